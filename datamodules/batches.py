@@ -1,0 +1,180 @@
+"""The one batch every stage consumes: prompts, each with one or more completions, packed without padding.
+
+Shape legend used across the project:
+    N  packed rows (tokens fed to the model; every prompt once, then each of its completions)
+    S  attention segments (one per prompt, one per completion)
+    M  key rows over all segments (a completion's keys are its prompt's rows, then its own)
+    K  scored positions (one per completion token)
+    Q  sequences (completions)
+    V  vocabulary, H hidden width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+
+class Role(IntEnum):
+    """What a completion is to the loss."""
+
+    CHOSEN = 0
+    """Preferred completion of a pair; also the single completion of a supervised example."""
+    REJECTED = 1
+    """Dispreferred completion of a pair."""
+    PROBE = 2
+    """Frozen response outside the pair: watched, weight 0 in every loss."""
+    SAMPLE = 3
+    """A response drawn for this prompt (a PPO or best-of-n group)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepShare:
+    """What the whole optimizer step holds, over all ranks and accumulation steps.
+
+    The planned counts let every microbatch weigh its units by the GLOBAL count without a collective: a loss summed over
+    the units of a microbatch and multiplied by `scale(...)` gives, after the strategy's mean over ranks and the trainer's
+    division by `accumulate_grad_batches`, the mean over all units of the step.
+    """
+
+    prompts: int
+    """Prompts (pairs, for preference data) in the optimizer step."""
+    targets: int
+    """Scored positions (completion tokens) in the optimizer step."""
+    microbatches: int
+    """Microbatches the step is cut into: world size x accumulate_grad_batches."""
+
+    def prompt_scale(self) -> float:
+        """Factor on a sum over this microbatch's prompts: `microbatches / prompts`."""
+        return self.microbatches / self.prompts
+
+    def target_scale(self) -> float:
+        """Factor on a sum over this microbatch's scored positions: `microbatches / targets`."""
+        return self.microbatches / self.targets
+
+
+@dataclass(frozen=True, eq=False)
+class CompletionBatch:
+    """Prompts with their completions, flat. Rows are laid out prompt by prompt as `P | C1 | C2 | ...`.
+
+    Segment s attends with the query rows `cu_q[s]:cu_q[s+1]` to the key rows `key_index[cu_k[s]:cu_k[s+1]]`, causally and
+    aligned at the bottom right: a prompt segment has its own rows as keys, a completion segment has P + C.
+    Sequences are numbered prompt by prompt, in the order of their segments.
+    """
+
+    input_ids: Tensor
+    """`[N]` int64."""
+    position_ids: Tensor
+    """`[N]` int64: 0.. in the prompt, len(P).. in each of its completions."""
+    key_index: Tensor
+    """`[M]` int64: row of N each key reads."""
+    cu_q: Tensor
+    """`[S + 1]` int32: cumulative query lengths."""
+    cu_k: Tensor
+    """`[S + 1]` int32: cumulative key lengths."""
+    target_index: Tensor
+    """`[K]` int64: row whose hidden state predicts the target; the last prompt row predicts every completion's first token."""
+    target_ids: Tensor
+    """`[K]` int64: token predicted, in [0, V)."""
+    target_sequence: Tensor
+    """`[K]` int64, non-decreasing: sequence the scored position belongs to, in [0, Q)."""
+    prompt_number: Tensor
+    """`[Q]` int64, non-decreasing: prompt of the sequence within this batch."""
+    roles: Tensor
+    """`[Q]` int64, values of `Role`."""
+    lengths: Tensor
+    """`[Q]` int64: completion tokens, >= 1."""
+    last_row: Tensor
+    """`[Q]` int64: row of the completion's last token (a reward model reads its score there)."""
+    row_numbers: Tensor
+    """`[Q]` int64: row of the source file the sequence came from (0-based); -1 where it came from none."""
+    example_index: Tensor
+    """`[Q]` int64: index of the example in its split's data set; -1 where it has none. Key of the reference cache."""
+    kinds: tuple[str, ...]
+    """Q labels in words: "chosen", "rejected", or what sort of probe it is ("leftover", "permuted", "unseen", ...)."""
+    query_lengths: tuple[int, ...]
+    """S lengths, the host-side twin of `cu_q` (no device sync in the hot path)."""
+    key_lengths: tuple[int, ...]
+    """S lengths, the host-side twin of `cu_k`."""
+    share: StepShare
+    """Counts of the whole optimizer step."""
+    reference_token_logps: Tensor | None = None
+    """`[K]` float32, nats: log-prob of every target under the frozen reference, if cached."""
+    scores: Tensor | None = None
+    """`[Q]` float32: judge scores, if the data has them (NaN where one is missing)."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Q."""
+        return len(self.kinds)
+
+    @property
+    def num_targets(self) -> int:
+        """K."""
+        return self.target_ids.shape[0]
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.input_ids.shape[0]
+
+    @property
+    def reference_logps(self) -> Tensor | None:
+        """`[Q]` float32 or None: reference log-prob of each completion, summed over its tokens (nats)."""
+        if self.reference_token_logps is None:
+            return None
+        return sum_by_sequence(self.reference_token_logps, self.target_sequence, self.num_sequences)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: _Move) -> Self:
+        moved: dict[str, Any] = {f.name: move(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+    def with_role(self, role: Role) -> Tensor:
+        """`[number with this role]` int64: sequence numbers that have `role`, in order."""
+        return (self.roles == int(role)).nonzero().squeeze(1)
+
+
+class _Move(Protocol):
+    def __call__(self, tensor: Tensor, /) -> Tensor: ...
+
+
+def sum_by_sequence(values: Tensor, target_sequence: Tensor, num_sequences: int) -> Tensor:
+    """Sum `[K]` per-token values into `[Q]` per-sequence values (differentiable, same dtype)."""
+    return values.new_zeros(num_sequences).index_add(0, target_sequence, values)
+
+
+class ReferenceStore(Protocol):
+    """What a preference module needs of its data module to compute reference log-probs once and have them in every batch."""
+
+    def data_fingerprint(self, split: str) -> str:
+        """Hex digest of the tokenised content of a split: same digest, same scored positions in the same order."""
+
+    def splits(self) -> Iterable[str]:
+        """Names of the splits that are set up."""
+
+    def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
+        """Every example of the split once, in order, in packed batches; the same on every rank."""
+
+    def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
+        """Attach `[all scored positions of the split]` float32 reference log-probs, in the order of `scoring_dataloader`."""
+
+
+class ProbeStore(Protocol):
+    """What the probe monitors need of a data module."""
+
+    def probe_batches(self) -> Iterator[CompletionBatch]:
+        """The frozen probe bank: fixed prompts with chosen, rejected and probes; the same at every call, may be empty."""

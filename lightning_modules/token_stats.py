@@ -1,0 +1,63 @@
+"""What the output head knows about every scored token, without ever holding `[N, V]` logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import sum_by_sequence
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStats:
+    """Statistics of the next-token distribution p at the K scored positions of a batch; y is the target token.
+
+    float32 (float64 when the policy is float64). Only `logps` carries a gradient; the rest is detached.
+    """
+
+    logps: Tensor
+    """`[K]` log p_y, nats, <= 0. Differentiable."""
+    entropy: Tensor
+    """`[K]` H = -sum_v p_v log p_v, nats, in [0, log V]."""
+    sum_sq_probs: Tensor
+    """`[K]` sum_v p_v^2, in [1/V, 1]."""
+    top1_probs: Tensor
+    """`[K]` max_v p_v, in [1/V, 1]."""
+    is_top1: Tensor
+    """`[K]` bool: whether y is the argmax."""
+    target_sequence: Tensor
+    """`[K]` int64: sequence of each position, in [0, Q)."""
+    num_sequences: int
+    """Q."""
+    hidden: Tensor | None = None
+    """`[K, H]` detached input of the output head, where the policy has one (head geometry and CHES read it)."""
+
+    def sum_by_sequence(self) -> Tensor:
+        """`[Q]` sequence log-probs: token log-probs summed over each completion (nats). Differentiable."""
+        return sum_by_sequence(self.logps, self.target_sequence, self.num_sequences)
+
+
+def softmax_gradient_l2(token_gradients: Tensor, stats: TokenStats) -> Tensor:
+    """L2 norm of dL/dlogits at each scored position: |g_t| sqrt(1 - 2 p_t + sum_v p_v^2).
+
+    Exact for any loss that reads the model through `logps`, because dL/dz_t = g_t (onehot(y_t) - p_t) (paper App. B.1,
+    generalised).
+
+    Args:
+        token_gradients: `[K]` g_t = dL/dlogp_t.
+        stats: statistics of the same positions.
+
+    Returns:
+        `[K]` norms, >= 0, in the unit of the loss per unit of logit.
+    """
+    probs = stats.logps.detach().exp()
+    # Rounding can push the square a few ulps below zero when p_t -> 1.
+    squared = (1 - 2 * probs + stats.sum_sq_probs).clamp_min(0)
+    return token_gradients.abs() * squared.sqrt()
+
+
+def softmax_gradient_l1(token_gradients: Tensor, stats: TokenStats) -> Tensor:
+    """L1 norm of dL/dlogits at each scored position: 2 |g_t| (1 - p_t), `[K]`."""
+    return 2 * token_gradients.abs() * -torch.expm1(stats.logps.detach())
