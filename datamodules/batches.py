@@ -92,6 +92,8 @@ class CompletionBatch:
     """`[Q]` int64: completion tokens, >= 1."""
     last_row: Tensor
     """`[Q]` int64: row of the completion's last token (a reward model reads its score there)."""
+    pairs: Tensor
+    """`[pairs, 2]` int64: sequence numbers (chosen, rejected) of every prompt that has both (the first of each)."""
     row_numbers: Tensor
     """`[Q]` int64: row of the source file the sequence came from (0-based); -1 where it came from none."""
     example_index: Tensor
@@ -102,6 +104,8 @@ class CompletionBatch:
     """S lengths, the host-side twin of `cu_q` (no device sync in the hot path)."""
     key_lengths: tuple[int, ...]
     """S lengths, the host-side twin of `cu_k`."""
+    num_prompts: int
+    """Prompts in this batch."""
     share: StepShare
     """Counts of the whole optimizer step."""
     reference_token_logps: Tensor | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, StepShare
+from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example
 
 
@@ -62,6 +62,7 @@ class _Layout:
         self.roles: list[int] = []
         self.lengths: list[int] = []
         self.last_row: list[int] = []
+        self.pairs: list[tuple[int, int]] = []
         self.row_numbers: list[int] = []
         self.example_index: list[int] = []
         self.kinds: list[str] = []
@@ -71,6 +72,7 @@ class _Layout:
         start, prompt_length = len(self.input_ids), len(example.prompt_ids)
         prompt_rows = range(start, start + prompt_length)
         self._add_segment(example.prompt_ids, 0, prompt_rows)
+        self._add_pair(example)
         for completion in example.completions:
             first, length = len(self.input_ids), len(completion.token_ids)
             rows = range(first, first + length)
@@ -86,6 +88,12 @@ class _Layout:
             self.example_index.append(index)
             self.kinds.append(completion.kind)
             self.scores.append(math.nan if completion.score is None else completion.score)
+
+    def _add_pair(self, example: Example) -> None:
+        roles = [completion.role for completion in example.completions]
+        if Role.CHOSEN in roles and Role.REJECTED in roles:
+            first = len(self.kinds)
+            self.pairs.append((first + roles.index(Role.CHOSEN), first + roles.index(Role.REJECTED)))
 
     def _add_segment(self, token_ids: tuple[int, ...], position: int, *key_rows: range) -> None:
         self.input_ids += token_ids
@@ -110,11 +118,13 @@ class _Layout:
             roles=torch.tensor(self.roles),
             lengths=torch.tensor(self.lengths),
             last_row=torch.tensor(self.last_row),
+            pairs=torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2),
             row_numbers=torch.tensor(self.row_numbers),
             example_index=torch.tensor(self.example_index),
             kinds=tuple(self.kinds),
             query_lengths=tuple(self.query_lengths),
             key_lengths=tuple(self.key_lengths),
+            num_prompts=num_prompts,
             share=share or StepShare(prompts=num_prompts, targets=len(self.target_ids), microbatches=1),
             reference_token_logps=reference_token_logps,
             scores=None if all(map(math.isnan, self.scores)) else torch.tensor(self.scores, dtype=torch.float32),

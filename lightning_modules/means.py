@@ -5,49 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torch import Tensor, distributed
 
 
-class CountedMeans(Metric):
+class CountedMeans:
     """Running sums and counts of named per-unit values.
 
-    `update` costs no device sync; `compute` reads all names at once (one collective over ranks, one transfer). Every rank
-    must update with the same names; an empty tensor is a legal value and weighs nothing.
+    `update` costs no device sync; `compute` reads all names at once: one collective over ranks, one transfer. Every rank
+    must have updated with the same names in the same order; an empty tensor is a legal value and weighs nothing.
     """
-
-    full_state_update = False
-    totals: Tensor
 
     def __init__(self) -> None:
         """Empty; names are taken from the updates."""
-        super().__init__(sync_on_compute=True)
-        self.names: list[str] = []
-        self.add_state("totals", default=torch.zeros(0, 2, dtype=torch.float64), dist_reduce_fx="sum")
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
     def update(self, values: Mapping[str, Tensor]) -> None:
         """Add `{name: [n] values}` (n may differ from name to name, and be 0)."""
-        new = [name for name in values if name not in self.names]
-        if new:
-            self.names += new
-            self.totals = torch.cat([self.totals, self.totals.new_zeros(len(new), 2)])
-        rows = [
-            torch.stack([values[name].detach().double().sum(), self.totals.new_tensor(float(values[name].numel()))])
-            if name in values
-            else self.totals.new_zeros(2)
-            for name in self.names
-        ]
-        self.totals = self.totals + torch.stack(rows).to(self.totals.device)
+        for name, value in values.items():
+            total = value.detach().double().sum()
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._counts[name] = self._counts.get(name, 0) + value.numel()
 
     def compute(self) -> dict[str, float]:
         """`{name: mean}` since the last reset, over all ranks; names that counted nothing are left out."""
-        means = {}
-        for name, (total, count) in zip(self.names, self.totals.tolist(), strict=True):
-            if count:
-                means[name] = total / count
-        return means
+        sums, counts = self._reduced()
+        return {name: total / count for name, total, count in zip(self._sums, sums, counts, strict=True) if count}
 
     def reset(self) -> None:
         """Forget values and names."""
-        super().reset()
-        self.names = []
+        self._sums, self._counts = {}, {}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """`{name: [sum, count]}` over all ranks (a collective: call it on every rank)."""
+        sums, counts = self._reduced()
+        return {name: [total, count] for name, total, count in zip(self._sums, sums, counts, strict=True)}
+
+    def load_state_dict(self, state: Mapping[str, list[float]], *, device: torch.device | str, keep: bool = True) -> None:
+        """Restore what `state_dict` gave. The sums stand for all ranks, so only one rank may `keep` them; the rest hold zeros."""
+        self._sums = {name: torch.tensor(total * keep, dtype=torch.float64, device=device) for name, (total, _) in state.items()}
+        self._counts = {name: int(count) * keep for name, (_, count) in state.items()}
+
+    def _reduced(self) -> tuple[list[float], list[float]]:
+        if not self._sums:
+            return [], []
+        sums = torch.stack(list(self._sums.values()))
+        totals = torch.stack([sums, torch.tensor(list(self._counts.values()), dtype=torch.float64).to(sums.device)])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(totals)
+        summed, counted = totals.tolist()
+        return summed, counted

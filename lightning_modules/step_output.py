@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.token_stats import TokenStats
+
+
+@dataclass(frozen=True, eq=False)
+class PairOutput:
+    """The pairs of one microbatch under a preference loss."""
+
+    sequences: SequenceLogps
+    """Per-pair log-probs; after backward the policy sides hold their gradients."""
+    losses: Tensor
+    """`[pairs]` detached."""
+    chosen_rewards: Tensor
+    """`[pairs]` detached, implicit reward of the loss."""
+    rejected_rewards: Tensor
+    """`[pairs]` detached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,30 +35,23 @@ class StepOutput:
     num_units: int
     """Units the sum runs over (pairs for preference losses, completion tokens for SFT)."""
     gradient_scale: float
-    """dL_step / d loss_sum as autograd saw it (before the trainer's division by accumulate_grad_batches)."""
+    """d(returned loss) / d(loss_sum), before the trainer's division by accumulate_grad_batches."""
     accumulation: int = 1
     """The trainer's accumulate_grad_batches, by which Lightning divides the loss before backward."""
-    sequences: SequenceLogps | None = None
-    """Per-pair log-probs; after backward the policy sides hold their gradients. None where there are no pairs."""
-    pair_losses: Tensor | None = None
-    """`[pairs]` detached."""
-    chosen_rewards: Tensor | None = None
-    """`[pairs]` detached, implicit reward of the loss."""
-    rejected_rewards: Tensor | None = None
-    """`[pairs]` detached."""
-    extra: dict[str, Tensor] = field(default_factory=dict)
-    """Further per-unit values the module wants averaged and logged under their own names, 1-D, detached."""
+    pairs: PairOutput | None = None
+    """The same step seen as pairs; None where there are none (SFT)."""
 
     def token_gradients(self) -> Tensor | None:
         """`[K]` g_t = d(unit loss)/dlogp_t, free of batch size, ranks and accumulation; None before backward."""
-        grad = self.stats.logps.grad
-        return None if grad is None else grad * (self.accumulation / self.gradient_scale)
+        return self._own_scale(self.stats.logps.grad)
 
     def incentives(self) -> tuple[Tensor, Tensor] | None:
         """`([pairs], [pairs])`: d_w = -dl/dlog pi+ and d_l = dl/dlog pi- of each pair's own loss; None before backward."""
-        if self.sequences is None or self.sequences.policy_chosen.grad is None:
+        if self.pairs is None:
             return None
-        factor = self.accumulation / self.gradient_scale
-        rejected = self.sequences.policy_rejected.grad
-        assert rejected is not None, "both sides of a pair are leaves of the same loss"
-        return -self.sequences.policy_chosen.grad * factor, rejected * factor
+        chosen = self._own_scale(self.pairs.sequences.policy_chosen.grad)
+        rejected = self._own_scale(self.pairs.sequences.policy_rejected.grad)
+        return None if chosen is None or rejected is None else (-chosen, rejected)
+
+    def _own_scale(self, gradient: Tensor | None) -> Tensor | None:
+        return None if gradient is None else gradient * (self.accumulation / self.gradient_scale)

@@ -1,0 +1,36 @@
+"""Supervised fine-tuning: next-token cross-entropy on completion tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.base import BaseModule
+from lightning_modules.step_output import StepOutput
+from lightning_modules.token_stats import TokenStats
+
+
+class SFTModule(BaseModule):
+    """Maximise the likelihood of every completion of the batch.
+
+    L = -(1/T) sum_t log pi(y_t | x, y_<t), T = completion tokens of the whole optimizer step (nats per token).
+    """
+
+    @override
+    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+        return StepOutput(
+            stats=stats,
+            loss_sum=-stats.logps.sum(),
+            num_units=batch.num_targets,
+            gradient_scale=batch.share.target_scale(),
+            accumulation=self.trainer.accumulate_grad_batches,
+        )
+
+    @override
+    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
+        return {
+            "loss": -output.stats.logps,
+            "entropy": output.stats.entropy,
+            "mean_token_accuracy": output.stats.is_top1,
+        }
