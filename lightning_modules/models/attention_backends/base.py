@@ -1,0 +1,67 @@
+"""What an attention backend is: one function over packed rows, and why it may be unusable.
+
+Shape legend: N packed rows, M gathered key rows, Hq query heads, Hk key/value heads (Hq a multiple of Hk), D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_modules.models.segments import PackedSegments
+
+
+class Attend(Protocol):
+    """Packed attention."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attend every segment's queries to its keys, bottom-right causal.
+
+        Args:
+            query: `[N, Hq, D]`.
+            key: `[N, Hk, D]`, one row per packed token (not gathered).
+            value: like `key`.
+            segments: who sees whom.
+            scaling: factor on the scores.
+            softcap: scores are capped as softcap * tanh(score / softcap), or None.
+
+        Returns:
+            `[N, Hq, D]`.
+        """
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """What a backend is asked to handle."""
+
+    device_type: str
+    dtype: torch.dtype
+    head_dim: int
+    softcap: bool
+
+
+@dataclass(frozen=True)
+class AttentionBackend:
+    """A way to compute packed attention."""
+
+    name: str
+    attend: Attend
+    obstacle: Callable[[AttentionCase], str | None]
+    """Why this backend cannot serve the case, in a few words; None if it can."""
+    install: str
+    """Shell command that makes it available; "" where there is nothing to install."""
+
+
+def half_precision_on_cuda(case: AttentionCase) -> str | None:
+    """The obstacle all FlashAttention kernels share."""
+    if case.device_type != "cuda":
+        return "needs a CUDA device"
+    if case.dtype not in (torch.float16, torch.bfloat16):
+        return f"needs float16 or bfloat16 queries, got {case.dtype}"
+    return None

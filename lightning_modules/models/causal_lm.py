@@ -1,0 +1,141 @@
+"""A Hugging Face causal language model as a policy: packed forward, chunked head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
+from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.head import HeadStats, ScoringHead
+from lightning_modules.models.padded import pad
+from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.sampling import generate_completions
+from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.weights import fingerprint, save_model
+from lightning_modules.token_stats import TokenStats
+
+Layout = Literal["packed", "padded"]
+"""`packed`: no padding, a prompt's rows once. `padded`: a row a completion, for models that cannot be packed."""
+
+
+class CausalLMPolicy(Policy):
+    """Wraps a causal LM. Scores only the K completion tokens, and never forms `[N, V]` logits.
+
+    Args:
+        model: the model, its dropout at 0; its output layer is replaced by a `ScoringHead` that shares the parameters.
+        layout: how a batch is run.
+        attention: attention backend of the packed layout, by name, or "auto".
+
+    Raises:
+        ValueError: if the model cannot be packed, or an attention backend is asked for that is not there.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, layout: Layout = "packed", attention: str = "auto") -> None:
+        super().__init__()
+        if layout not in ("packed", "padded"):
+            raise ValueError(f"expected layout packed or padded, got {layout!r}.")
+        self.model = model
+        self.layout = layout
+        self.vocab_size = model.get_output_embeddings().out_features
+        self._plain_attention = model.config._attn_implementation
+        self._selector = BackendSelector(attention)
+        _adopt_head(model)
+        if layout == "packed":
+            _refuse_unpackable(model)
+            register_packed_attention()
+            model.set_attn_implementation(PACKED_ATTENTION)
+        self.train()
+
+    def forward(self, batch: CompletionBatch) -> TokenStats:
+        """Statistics at the K scored positions (see `Policy`)."""
+        hidden = self._hidden(batch)
+        stats = self._head(hidden, batch.target_ids)
+        assert isinstance(stats, HeadStats), "a head given targets returns statistics"
+        return TokenStats(*stats, target_sequence=batch.target_sequence, num_sequences=batch.num_sequences, hidden=hidden.detach())
+
+    @property
+    def _head(self) -> nn.Module:
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @property
+    def _body(self) -> nn.Module:
+        body: nn.Module = self.model.get_decoder()
+        return body
+
+    def _hidden(self, batch: CompletionBatch) -> Tensor:
+        """`[K, H]` input of the head at the scored positions."""
+        return self._padded_hidden(batch) if self.layout == "padded" else self._packed_hidden(batch)
+
+    def _packed_hidden(self, batch: CompletionBatch) -> Tensor:
+        # use_cache=False is not a matter of memory only: with a cache, masks and positions are derived differently.
+        output = self._body(
+            batch.input_ids.unsqueeze(0),
+            position_ids=batch.position_ids.unsqueeze(0),
+            use_cache=False,
+            packed=PackedCall(PackedSegments.of(batch), self._selector),
+        )
+        rows: Tensor = output.last_hidden_state
+        return rows.squeeze(0).index_select(0, batch.target_index)
+
+    def _padded_hidden(self, batch: CompletionBatch) -> Tensor:
+        padded = pad(batch)
+        output = self._body(
+            padded.input_ids, attention_mask=padded.attention_mask, position_ids=padded.position_ids, use_cache=False
+        )
+        rows: Tensor = output.last_hidden_state
+        return rows.flatten(0, 1).index_select(0, padded.target_index)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
+    ) -> list[list[int]]:
+        """One completion for each prompt (see `Policy`)."""
+        with self.own_attention():
+            return generate_completions(self.model, prompts, parameters, eos_token_id=eos_token_id, seed=seed)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """Evaluation mode with the model's own attention, which knows caches; puts back what was there."""
+        packed, training = self.model.config._attn_implementation, self.training
+        self.eval()
+        self.model.set_attn_implementation(self._plain_attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(packed)
+            self.train(training)
+
+    def fingerprint(self) -> str:
+        """sha256 over weights and configuration (see `Policy`)."""
+        return fingerprint(self.model)
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`)."""
+        save_model(self.model, folder)
+
+
+def _adopt_head(model: PreTrainedModel) -> None:
+    linear = model.get_output_embeddings()
+    if not isinstance(linear, nn.Linear):
+        raise ValueError(f"expected a causal LM with a linear output layer, got {type(linear).__name__}. It cannot be a policy.")
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    head = ScoringHead.adopt(linear, softcap=getattr(config, "final_logit_softcapping", None), scale=scale)
+    model.set_output_embeddings(head)
+
+
+def _refuse_unpackable(model: PreTrainedModel) -> None:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or not model._supports_attention_backend:
+        reason = f"layers of kind {', '.join(sorted(kinds))}" if kinds else "an attention of its own"
+        raise ValueError(
+            f"expected a model whose every layer attends through transformers' attention interface, got {type(model).__name__} "
+            f"with {reason}. Use `layout: padded`."
+        )

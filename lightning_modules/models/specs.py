@@ -1,0 +1,91 @@
+"""Recipes for policies: what a config names under `policy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
+from lightning_modules.models.gguf import converted_folder
+from lightning_modules.models.layout_check import check_log_probs
+from lightning_modules.models.policy import PolicySpec
+
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+@dataclass(frozen=True)
+class PretrainedPolicy(PolicySpec):
+    """A policy with trained weights.
+
+    Raises:
+        ValueError: at `build`, if the model cannot be run in this layout.
+    """
+
+    path: str
+    """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`)."""
+    layout: Layout = "packed"
+    """`padded` for models that cannot be packed."""
+    attention: str = "auto"
+    """Attention backend of the packed layout, by name, or the fastest that is there."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in backward: less memory, about a third more compute."""
+    dtype: Precision = "float32"
+    """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    cache_dir: str = ".cache/prefscope"
+    """Where converted GGUF files are kept."""
+
+    def build(self) -> CausalLMPolicy:
+        """Load, check and wrap the model."""
+        path = converted_folder(self.path, self.cache_dir) if self.path.endswith(".gguf") else self.path
+        config = _without_dropout(AutoConfig.from_pretrained(path, revision=self.revision))
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, revision=self.revision, dtype=getattr(torch, self.dtype), use_safetensors=True
+        )
+        return _wrap(model, self)
+
+
+@dataclass(frozen=True)
+class RandomPolicy(PolicySpec):
+    """A policy with random weights, the same for the same seed."""
+
+    config: dict[str, Any]
+    """`model_type` and the fields of that model's configuration in transformers."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    layout: Layout = "packed"
+    """`padded` for models that cannot be packed."""
+    attention: str = "auto"
+    """Attention backend of the packed layout, by name, or the fastest that is there."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in backward: less memory, about a third more compute."""
+    dtype: Precision = "float32"
+    """Type of the weights."""
+
+    def build(self) -> CausalLMPolicy:
+        """Initialise, check and wrap the model."""
+        config = _without_dropout(AutoConfig.for_model(**self.config))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
+        return _wrap(model, self)
+
+
+def _wrap(model: PreTrainedModel, spec: PretrainedPolicy | RandomPolicy) -> CausalLMPolicy:
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy = CausalLMPolicy(model, layout=spec.layout, attention=spec.attention)
+    check_log_probs(policy)
+    return policy
+
+
+def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Every probability of dropping something at 0, whatever the architecture calls it."""
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name or "layerdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
