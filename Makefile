@@ -1,0 +1,56 @@
+# Every target sets up what it needs: a virtual environment in .venv with the tested versions of constraints.txt.
+# Another interpreter: make PYTHON=/path/to/python <target>. Another package index or PyTorch build: pip's own variables,
+# such as PIP_INDEX_URL and PIP_EXTRA_INDEX_URL.
+
+IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$python -c '$(IS_RECENT)' 2>/dev/null && echo $$python; done) python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
+# One thread an operation: the tests are many small ones, and two workers share the cores.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help demo test test-all lint format types setup setup-dev
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
+
+test: setup-dev  ## run the test suite
+	$(TEST_ENV) $(RUN) -m pytest
+
+test-all: setup-dev  ## run the test suite with the slow tests
+	$(TEST_ENV) $(RUN) -m pytest -m "not gpu"
+
+lint: setup-dev  ## check style and formatting
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup-dev  ## format the code and sort its imports
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+types: setup-dev  ## check types (mypy --strict)
+	$(RUN) -m mypy
+
+setup: $(VENV)/.runtime  ## install what running needs
+
+setup-dev: $(VENV)/.dev  ## install what developing needs
+
+# The stamps are made last: an installation that was interrupted is taken up again by the next call.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(IS_RECENT)' || { echo "expected Python >= 3.11, got $(PYTHON): $$($(PYTHON) --version 2>&1)." \
+	  "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "==> Setting up $(VENV) with $$($(PYTHON) --version), once; PyTorch is the largest download"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "==> Installing PyTorch"
+	@$(INSTALL) torch
+	@echo "==> Installing the rest of what running needs"
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "==> Installing what developing needs: pytest, ruff, mypy, judges"
+	@$(INSTALL) ".[dev,judges]"
+	@touch $@
