@@ -1,0 +1,47 @@
+"""AdaDPO: the chosen side's strength follows the ratio of the two likelihoods, to undo the paper's Corollary 1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.checks import require, require_positive
+from lightning_modules.losses.terms import mean_logps
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaDPOLoss(PreferenceLoss):
+    """-logsig(m) with m = beta (c h_w - h_l), c = clip(p_w / p_l, 1 / C, C) without gradient, p = exp(log pi / len), C = max_ratio.
+
+    Where c is not clipped and the completions are one token long, |dl/dpi+| = |dl/dpi-|: in DPO their ratio is pi- / pi+.
+
+    Source: Chen et al., arXiv 2605.28440, from a summary; the paper's formulas were not at hand, so that the clip
+    on both sides and the geometric mean over tokens are choices made here.
+    Incentives: d_w = c beta sig(-m), d_l = beta sig(-m).
+    Rewards: c beta h_w and beta h_l.
+
+    Raises:
+        ValueError: if a field is outside its range.
+    """
+
+    beta: float = 0.1
+    """Per nat, > 0; 0.005 to 0.1. As in DPO."""
+    max_ratio: float = 2.0
+    """Bound on c and 1 / c, >= 1, no unit. 1 is DPO."""
+
+    def __post_init__(self) -> None:
+        require_positive(beta=self.beta)
+        require(1 <= self.max_ratio < math.inf, "finite max_ratio >= 1", self.max_ratio)
+
+    def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
+        """Per-pair losses and rewards, `[pairs]`."""
+        chosen_logratios, rejected_logratios = logps.logratios()
+        mean_chosen, mean_rejected = mean_logps(logps)
+        bound = math.log(self.max_ratio)
+        # Clipped in log space: the ratio of two averages of -1e4 and 0 nats would overflow.
+        ratios = (mean_chosen - mean_rejected).detach().clamp(-bound, bound).exp()
+        chosen, rejected = self.beta * ratios * chosen_logratios, self.beta * rejected_logratios
+        return PreferenceLossOutput(-F.logsigmoid(chosen - rejected), chosen.detach(), rejected.detach())
