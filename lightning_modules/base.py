@@ -84,7 +84,7 @@ class BaseModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "step"}}
 
     @override
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         # Since 2.2 `fit` leaves modules in the mode they came in; from_pretrained hands them over in eval mode.
         self.policy.train()
 

@@ -53,6 +53,7 @@ class PreferenceModule(BaseModule):
 
     @override
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self._ensure_reference()
 
     @override
