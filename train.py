@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.cli import ArgsType, LightningCLI
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import Namespace, _typehints
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from lightning_modules.base import BaseModule
 
 
+class ExperimentCLI(LightningCLI):
+    """A command line whose runs go to `runs/<experiment>/version_N`, N counting up.
+
+    <experiment> is the file name of the (first) config; a logger that is given a `name` keeps it. The saved config holds the
+    name, so that running it again counts on in the same folder.
+    """
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        with _class_change_forgets_arguments():
+            super().parse_arguments(parser, args)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.config:
+            loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+            for logger in loggers:
+                if isinstance(logger, Namespace) and logger.init_args.get("name", "") is None:
+                    logger.init_args.name = Path(config.config[0].relative).stem
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the whole config in the run's own folder, and refuses a run that would have none.
+
+    Raises:
+        ValueError: if the first logger makes no new folder for every run: a second run would meet the first one's files.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(trainer.logger, TensorBoardLogger | CSVLogger):
+            raise ValueError(
+                f"expected TensorBoardLogger or CSVLogger as the first of trainer.logger, got {type(trainer.logger).__name__}. "
+                "They give every run a folder of its own; list other loggers after one of them."
+            )
+        super().setup(trainer, pl_module, stage)
+
+
+@contextmanager
+def _class_change_forgets_arguments() -> Iterator[None]:
+    """Make a later `class_path` drop all arguments of the class it replaces.
+
+    By default jsonargparse keeps those that the new class happens to accept too, without a word: SimPO would run with DPO's
+    beta. It has no setting for this, so the function that chooses is replaced while arguments are parsed.
+    """
+
+    def forget(_: object, previous: Namespace | None, value: Namespace) -> None:
+        if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
+            previous["init_args"] = Namespace()
+
+    original = _typehints.discard_init_args_on_class_path_change
+    _typehints.discard_init_args_on_class_path_change = forget
+    try:
+        yield
+    finally:
+        _typehints.discard_init_args_on_class_path_change = original
+
+
+def _version() -> str:
+    project = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
+
+
 def main(args: ArgsType = None) -> LightningCLI:
     """Run one subcommand; `args` replaces the command line (tests call it in process)."""
-    return LightningCLI(
+    return ExperimentCLI(
         BaseModule,
         BaseDataModule,
+        save_config_callback=SaveRunConfig,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"version": "0.1.0"},
+        parser_kwargs={"version": _version()},
         args=args,
     )
 
