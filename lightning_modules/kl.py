@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def k1(logps: Tensor, reference_logps: Tensor) -> Tensor:
-    """log pi - log pi0, `[K]` nats: unbiased, of either sign, high variance."""
+    """The log-ratio log pi - log pi0, `[K]` nats: unbiased, of either sign, high variance."""
     return logps - reference_logps
 
 
