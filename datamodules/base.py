@@ -1,0 +1,197 @@
+"""What every data module shares: splits, step plans, loaders, reference log-probs and the probe bank."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch
+from datamodules.examples import Example
+from datamodules.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
+from datamodules.partition import greedy_runs
+from datamodules.probes import probe_examples
+from datamodules.sampler import Microbatch, StepPlan, evaluation_plan
+from datamodules.step_plans import FixedSizePlan, TokenBudgetPlan
+from datamodules.store import ExampleStore
+from datamodules.tokenization import Tokenizer
+
+_SPLITS_OF_STAGE = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class BaseDataModule(LightningDataModule, ABC):
+    """Packed batches of prompts and completions, with the same optimizer steps on one rank and on many.
+
+    A subclass says what the examples of a split are (`examples`) and how text is made of ids (`tokenizer`). It is a
+    ReferenceStore and a ProbeStore. `use_distributed_sampler` of the trainer has no effect: every rank takes its own
+    microbatches of a common plan.
+
+    Args:
+        batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch to
+            `max_tokens_per_batch` instead, a step being world size x accumulate_grad_batches microbatches.
+        max_tokens_per_batch: tokens in one forward pass at the most, prompts counted once.
+        num_workers: processes that pack ahead; 0 packs in the training process.
+        seed: of the order of the data and of the probe bank.
+        num_probe_prompts: prompts in the frozen probe bank; 0 for none.
+    """
+
+    def __init__(
+        self,
+        batch_size: int | None = 32,
+        max_tokens_per_batch: int = 8192,
+        num_workers: int = 0,
+        seed: int = 0,
+        num_probe_prompts: int = 16,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.num_probe_prompts = num_probe_prompts
+        self._datasets: dict[str, SplitDataset] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._probes: list[CompletionBatch] | None = None
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """What turned text into token ids, and turns them back."""
+
+    @abstractmethod
+    def examples(self, split: str) -> Sequence[Example] | None:
+        """Examples of "train", "val", "test" or "predict", the same at every call and on every rank; None if there are none."""
+
+    @override
+    def setup(self, stage: str) -> None:
+        for split in _SPLITS_OF_STAGE[stage]:
+            if split not in self._datasets and (examples := self.examples(split)) is not None:
+                self._datasets[split] = SplitDataset(ExampleStore.of(examples))
+
+    @override
+    def train_dataloader(self) -> ResumableLoader:
+        plan = self.step_plan()
+        self._log_left_out(plan)
+        return ResumableLoader(
+            self.dataset("train"), plan, rank=self._rank, world_size=self._world_size, num_workers=self.num_workers
+        )
+
+    @override
+    def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
+        # Validation is optional: an empty list tells the trainer that there is none.
+        return self._evaluation_loader("val") if "val" in self._datasets else []
+
+    @override
+    def test_dataloader(self) -> EvaluationLoader:
+        return self._evaluation_loader("test")
+
+    @override
+    def predict_dataloader(self) -> EvaluationLoader:
+        return self._evaluation_loader("predict")
+
+    def dataset(self, split: str) -> SplitDataset:
+        """The packed split.
+
+        Raises:
+            ValueError: if it is not set up, or there is no such data.
+        """
+        if split not in self._datasets:
+            raise ValueError(f"expected {split} data, got only {sorted(self._datasets)}. Give a source for it in the config.")
+        return self._datasets[split]
+
+    def step_plan(self) -> StepPlan:
+        """The optimizer steps of the whole run, for the trainer's number of ranks and accumulation steps."""
+        lengths, microbatches = self.dataset("train").lengths, self._world_size * self._accumulation
+        if self.batch_size is None:
+            return TokenBudgetPlan(lengths, microbatches=microbatches, max_tokens=self.max_tokens_per_batch, seed=self.seed)
+        return FixedSizePlan(
+            lengths,
+            batch_size=self.batch_size,
+            microbatches=microbatches,
+            max_tokens=self.max_tokens_per_batch,
+            seed=self.seed,
+            world_size=self._world_size,
+        )
+
+    def data_fingerprint(self, split: str) -> str:
+        """Hex digest of the tokenised content of a split."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self.dataset(split).examples.fingerprint()
+        return self._fingerprints[split]
+
+    def splits(self) -> Iterable[str]:
+        """Names of the splits that are set up."""
+        return tuple(self._datasets)
+
+    def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
+        """Every example of the split once, in order; the same on every rank."""
+        dataset = self.dataset(split)
+        plan = evaluation_plan(dataset.lengths.rows, max_tokens=self.max_tokens_per_batch)
+        microbatches = [Microbatch(indices, dataset.lengths.share([indices])) for indices in plan]
+        return packing_loader(dataset, microbatches, self.num_workers)
+
+    def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
+        """Attach `[scored positions of the split]` reference log-probs (nats); batches carry them from now on."""
+        self.dataset(split).set_reference(token_logps)
+
+    def probe_batches(self) -> Iterator[CompletionBatch]:
+        """The probe bank, packed to the token budget; the same at every call."""
+        if self._probes is None:
+            self._probes = list(self._packed_probes())
+        yield from self._probes
+
+    def probe_bank(self) -> Sequence[Example]:
+        """Fixed training examples (of the split at hand where none train), then probes outside the pair.
+
+        Subclasses add kinds of probes.
+        """
+        examples = self.dataset("train" if "train" in self._datasets else next(iter(self._datasets), "train")).examples
+        number = min(self.num_probe_prompts, len(examples))
+        if not number:
+            return []
+        indices = np.sort(np.random.default_rng([self.seed, len(examples)]).choice(len(examples), number, replace=False))
+        return probe_examples(examples, indices.tolist(), self.seed)
+
+    def _packed_probes(self) -> Iterator[CompletionBatch]:
+        bank = ExampleStore.of(self.probe_bank())
+        if len(bank):
+            dataset = SplitDataset(bank)
+            for first, last in greedy_runs(dataset.lengths.rows.tolist(), self.max_tokens_per_batch):
+                indices = tuple(range(first, last))
+                yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]
+
+    def _evaluation_loader(self, split: str) -> EvaluationLoader:
+        dataset = self.dataset(split)
+        plan = evaluation_plan(dataset.lengths.rows, max_tokens=self.max_tokens_per_batch, world_size=self._world_size)
+        return EvaluationLoader(dataset, plan[self._rank :: self._world_size], self.num_workers)
+
+    def _log_left_out(self, plan: StepPlan) -> None:
+        left_out = plan.num_left_out()
+        if left_out:
+            rank_zero_info(
+                f"{left_out} of {len(plan.lengths.rows)} training prompts sit out each epoch, others every time: "
+                "they do not fill a step."
+            )
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _accumulation(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1

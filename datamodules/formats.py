@@ -1,0 +1,134 @@
+"""How the columns of a source make a prompt and its completions. A config names a format by `class_path`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from typing_extensions import override
+
+from datamodules.batches import Role
+from datamodules.cells import conversation, number_cell, text_cell
+from datamodules.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+
+Row = Mapping[str, object]
+"""Column name -> cell."""
+
+
+class RowFormat(ABC):
+    """Turns a row into a record. Subclasses are frozen dataclasses: their fields are part of the cache key."""
+
+    @abstractmethod
+    def parse(self, row: Row, row_number: int) -> Record:
+        """The record of a row.
+
+        Raises:
+            BadRowError: if the row has not what the format needs.
+        """
+
+
+@dataclass(frozen=True)
+class PairColumns(RowFormat):
+    """A pair in columns of text or of chat messages.
+
+    With `prompt: null` the chosen and rejected cells are whole conversations (lists of messages): all but the last message
+    are the prompt, and must be the same in both.
+    """
+
+    prompt: str | None = "prompt"
+    """Column of the prompt, or null."""
+    chosen: str = "chosen"
+    """Column of the preferred completion."""
+    rejected: str = "rejected"
+    """Column of the dispreferred completion."""
+    chosen_score: str | None = None
+    """Column of the judge's score of the preferred completion, if there is one."""
+    rejected_score: str | None = None
+    """Column of the judge's score of the dispreferred completion, if there is one."""
+    as_chat: bool = False
+    """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
+
+    @override
+    def parse(self, row: Row, row_number: int) -> Record:
+        prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.as_chat)
+        other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.as_chat)
+        scores = (number_cell(row, self.chosen_score), number_cell(row, self.rejected_score))
+        return pair_record(prompt, chosen, other_prompt, rejected, row_number, scores)
+
+
+@dataclass(frozen=True)
+class PromptCompletionColumns(RowFormat):
+    """A supervised example in columns of text or of chat messages.
+
+    With `prompt: null` the completion cell is a whole conversation (a list of messages) whose last message is the completion.
+    """
+
+    prompt: str | None = "prompt"
+    """Column of the prompt, or null."""
+    completion: str = "completion"
+    """Column of the completion."""
+    as_chat: bool = False
+    """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
+
+    @override
+    def parse(self, row: Row, row_number: int) -> Record:
+        prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.as_chat)
+        return Record(prompt, (CompletionRecord(completion, Role.CHOSEN, "chosen"),), row_number)
+
+
+def prompt_and_completion(row: Row, prompt: str | None, completion: str, as_chat: bool) -> tuple[Text, Text]:
+    """The prompt and one completion of a row.
+
+    Raises:
+        BadRowError: if a cell is missing or of another type, or one is text and the other messages.
+    """
+    last = text_cell(row, completion)
+    if prompt is None:
+        return conversation(last, completion)
+    first = text_cell(row, prompt)
+    if isinstance(first, str) and isinstance(last, str):
+        return ((Message("user", first),), (Message("assistant", last),)) if as_chat else (first, last)
+    if isinstance(first, str) or isinstance(last, str):
+        first = (Message("user", first),) if isinstance(first, str) else first
+        last = (Message("assistant", last),) if isinstance(last, str) else last
+    if len(last) != 1:
+        raise BadRowError(Fault.WRONG_TYPE, f"{completion!r} holds {len(last)} messages; expected the one reply")
+    return first, last
+
+
+def pair_record(
+    prompt: Text,
+    chosen: Text,
+    other_prompt: Text,
+    rejected: Text,
+    row_number: int,
+    scores: tuple[float | None, float | None] = (None, None),
+) -> Record:
+    """The record of a pair.
+
+    Raises:
+        BadRowError: if the two sides answer different prompts.
+    """
+    if prompt != other_prompt:
+        raise BadRowError(Fault.DIVERGING_PROMPTS, "the turns before the last assistant turn differ")
+    return Record(
+        prompt,
+        (
+            CompletionRecord(chosen, Role.CHOSEN, "chosen", scores[0]),
+            CompletionRecord(rejected, Role.REJECTED, "rejected", scores[1]),
+        ),
+        row_number,
+    )
+
+
+@dataclass(frozen=True)
+class ChosenOnly(RowFormat):
+    """What another format reads, without the completions that are not chosen: supervised data from pairs."""
+
+    format: RowFormat
+
+    @override
+    def parse(self, row: Row, row_number: int) -> Record:
+        record = self.format.parse(row, row_number)
+        return replace(record, completions=tuple(c for c in record.completions if c.role is Role.CHOSEN))

@@ -1,0 +1,183 @@
+"""Data loaders over step plans: what a rank sees, in order, from any position on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch
+from datamodules.packing import pack
+from datamodules.sampler import Microbatch, StepPlan
+from datamodules.store import ExampleStore
+
+
+class SplitDataset(Dataset[CompletionBatch]):
+    """The examples of a split, packed on request; carries the reference log-probs once they are known.
+
+    Args:
+        examples: of the split.
+    """
+
+    def __init__(self, examples: ExampleStore) -> None:
+        self.examples = examples
+        self.lengths = examples.lengths()
+        self._reference: Tensor | None = None
+        self._first_target = [0, *self.lengths.targets.cumsum().tolist()]
+
+    @property
+    def num_targets(self) -> int:
+        """Scored positions of the whole split."""
+        return int(self._first_target[-1])
+
+    def set_reference(self, token_logps: Tensor) -> None:
+        """Attach `[num_targets]` float32 reference log-probs (nats), example by example.
+
+        Raises:
+            ValueError: if their number is another.
+        """
+        if token_logps.shape != (self.num_targets,):
+            raise ValueError(
+                f"expected {self.num_targets} reference log-probs for the split, got {list(token_logps.shape)}. "
+                "The cache belongs to other data: delete it and compute it again."
+            )
+        self._reference = token_logps.detach().float().cpu()
+
+    @override
+    def __getitem__(self, microbatch: Microbatch) -> CompletionBatch:
+        indices = microbatch.indices
+        return pack(
+            [self.examples[index] for index in indices],
+            share=microbatch.share,
+            example_index=indices,
+            reference_token_logps=self._reference_of(indices),
+        )
+
+    def _reference_of(self, indices: Sequence[int]) -> Tensor | None:
+        if self._reference is None:
+            return None
+        return torch.cat([self._reference[self._first_target[i] : self._first_target[i + 1]] for i in indices])
+
+
+class EvaluationLoader:
+    """Microbatches in a fixed order, each its own step. Starts its workers when the first batch is asked for.
+
+    Not a DataLoader, so that Lightning neither replaces its sampler nor starts workers before reference log-probs are set.
+
+    Args:
+        dataset: of the split.
+        plan: index tuples of this rank's microbatches.
+        num_workers: processes that pack ahead; 0 packs in this one.
+    """
+
+    def __init__(self, dataset: SplitDataset, plan: Sequence[tuple[int, ...]], num_workers: int = 0) -> None:
+        self._dataset = dataset
+        self._microbatches = [Microbatch(indices, dataset.lengths.share([indices])) for indices in plan]
+        self._num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self._microbatches)
+
+    def __iter__(self) -> Iterator[CompletionBatch]:
+        yield from packing_loader(self._dataset, self._microbatches, self._num_workers)
+
+
+class ResumableLoader:
+    """Training batches of one rank, epoch after epoch, whose position is saved and restored in the middle of an epoch.
+
+    The position counts batches handed out, not batches packed ahead, so it is right with any number of workers. Nothing
+    starts before the first batch is asked for: Lightning may call `iter` early and set the epoch afterwards.
+
+    Iterating goes on from the position; at the end of an epoch, or when `set_epoch` names another, at the start of one.
+
+    Args:
+        dataset: of the split.
+        plan: steps of the whole run over all ranks.
+        rank: of this process.
+        world_size: ranks; rank r takes the microbatches r, r + world_size, ... of each step.
+        num_workers: processes that pack ahead; 0 packs in this one.
+    """
+
+    def __init__(self, dataset: SplitDataset, plan: StepPlan, *, rank: int = 0, world_size: int = 1, num_workers: int = 0) -> None:
+        self._dataset = dataset
+        self._plan = plan
+        self._rank = rank
+        self._world_size = world_size
+        self._num_workers = num_workers
+        self._epoch = 0
+        self._position = 0
+
+    @property
+    def sampler(self) -> ResumableLoader:
+        """Itself: where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of `epoch`, unless it is the current one."""
+        if epoch != self._epoch:
+            self._epoch, self._position = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, and the plan it is a position in."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "accumulation": self._accumulation,
+            "plan": self._plan.fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved position.
+
+        Raises:
+            ValueError: if the data, its order, or the accumulation is not what the position was saved with.
+        """
+        expected = {"plan": self._plan.fingerprint(), "accumulation": self._accumulation}
+        saved = {name: state[name] for name in expected}
+        if saved != expected:
+            raise ValueError(
+                f"expected a checkpoint of this data and order ({expected}), got one of {saved}. Resume with the data, seed, "
+                "batch size and accumulate_grad_batches of the run that wrote it, or start a new run from its weights."
+            )
+        self._epoch, self._position = state["epoch"], state["position"]
+
+    def __len__(self) -> int:
+        return self._plan.steps_per_epoch * self._accumulation
+
+    def __iter__(self) -> Iterator[CompletionBatch]:
+        if self._position >= len(self):
+            self.set_epoch(self._epoch + 1)
+        for batch in packing_loader(self._dataset, self._remaining(), self._num_workers):
+            self._position += 1
+            yield batch
+
+    @property
+    def _accumulation(self) -> int:
+        return self._plan.microbatches // self._world_size
+
+    def _remaining(self) -> list[Microbatch]:
+        steps = self._plan.steps(self._epoch)
+        return [microbatch for step in steps for microbatch in step[self._rank :: self._world_size]][self._position :]
+
+
+def packing_loader(dataset: SplitDataset, microbatches: Sequence[Microbatch], num_workers: int = 0) -> DataLoader[CompletionBatch]:
+    """A plain DataLoader over the given microbatches, in order."""
+    return DataLoader(
+        dataset,
+        # A sampler may yield any index; batch_size None hands it to the data set as it is.
+        sampler=microbatches,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        # Its own, or starting an epoch would move the global random state, and a resumed run would differ.
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_it_is(batch: object) -> object:
+    return batch

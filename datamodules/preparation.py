@@ -1,0 +1,139 @@
+"""A source, read, checked, tokenised and cut: from rows to a store of examples and a report on every row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from datamodules.encoding import EncodedRecord, Ids, PromptEncoder
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.formats import RowFormat
+from datamodules.readers import DataSource
+from datamodules.records import BadRowError, Fault, Record, is_blank
+from datamodules.row_report import RowReport
+from datamodules.store import ExampleStore, StoreWriter
+
+# Records tokenised in one call: enough to keep the tokenizer's threads busy, few enough to keep memory flat.
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class LengthLimits:
+    """What is cut, in tokens. The end of a prompt and the beginning of a completion are kept, at least one token of each."""
+
+    max_length: int
+    """Prompt and one completion together, >= 2."""
+    max_prompt_length: int | None = None
+    """Prompt, >= 1; uncut by default."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2 or (self.max_prompt_length is not None and self.max_prompt_length < 1):
+            raise ValueError(
+                f"expected max_length >= 2 and max_prompt_length >= 1, got {self.max_length} and {self.max_prompt_length}. "
+                "A prompt and a completion need a token each."
+            )
+
+
+class Preparation:
+    """Turns the rows of one source into examples.
+
+    Args:
+        source: where the rows are.
+        format: what their columns mean.
+        encoder: tokenises.
+        limits: what is cut.
+    """
+
+    def __init__(self, source: DataSource, format: RowFormat, encoder: PromptEncoder, limits: LengthLimits) -> None:
+        self._source = source
+        self._format = format
+        self._encoder = encoder
+        self._limits = limits
+        self._report = RowReport(source.path)
+        self._writer = StoreWriter()
+        self._seen: set[bytes] = set()
+
+    def run(self) -> tuple[ExampleStore, RowReport]:
+        """Read everything; bad rows are left out and reported.
+
+        Raises:
+            ValueError: if no row is left.
+        """
+        for records in _chunks(self._records()):
+            for record, encoded in zip(records, self._encoder.encode(records), strict=True):
+                self._add(record, encoded)
+        if not self._report.rows_kept:
+            raise ValueError(f"expected a usable row, got none: nothing is left after filtering.\n{self._report.summary()}")
+        return self._writer.store(), self._report
+
+    def _records(self) -> Iterator[Record]:
+        for row_number, row in enumerate(self._source.rows()):
+            self._report.rows_read += 1
+            try:
+                if isinstance(row, BadRowError):
+                    raise row
+                record = self._format.parse(row, row_number)
+                self._check(record)
+            except BadRowError as error:
+                self._report.add(row_number, error)
+            else:
+                yield record
+
+    def _check(self, record: Record) -> None:
+        texts = [completion.text for completion in record.completions]
+        if is_blank(record.prompt):
+            raise BadRowError(Fault.EMPTY_PROMPT, f"the prompt is {record.prompt!r}")
+        for completion in record.completions:
+            if is_blank(completion.text):
+                raise BadRowError(Fault.EMPTY_COMPLETION, f"the {completion.kind} completion is {completion.text!r}")
+        if len(set(texts)) < len(texts):
+            raise BadRowError(Fault.SAME_COMPLETIONS, f"both are {str(texts[0])[:80]!r}")
+        digest = hashlib.sha256(repr((record.prompt, texts)).encode("utf-8", "surrogatepass")).digest()[:16]
+        if digest in self._seen:
+            raise BadRowError(Fault.DUPLICATE, f"an earlier row has the same prompt and completions: {str(record.prompt)[:80]!r}")
+        self._seen.add(digest)
+
+    def _add(self, record: Record, encoded: EncodedRecord | BadRowError) -> None:
+        try:
+            if isinstance(encoded, BadRowError):
+                raise encoded
+            self._writer.add(self._example(record, encoded))
+            self._report.rows_kept += 1
+        except BadRowError as error:
+            self._report.add(record.row_number, error)
+
+    def _example(self, record: Record, encoded: EncodedRecord) -> Example:
+        prompt = self._cut_prompt(encoded.prompt_ids)
+        room = self._limits.max_length - len(prompt)
+        if room < 1:
+            raise BadRowError(Fault.NO_ROOM, f"the prompt has {len(prompt)} tokens, max_length is {self._limits.max_length}")
+        completions = [ids[:room] for ids in encoded.completion_ids]
+        if len(set(map(tuple, completions))) < len(completions):
+            raise BadRowError(Fault.SAME_WHEN_CUT, f"the completions share their first {room} tokens, all that fit")
+        self._report.truncated_prompts += len(prompt) < len(encoded.prompt_ids)
+        self._report.truncated_completions += sum(len(ids) > room for ids in encoded.completion_ids)
+        self._report.tokenized_apart += encoded.num_apart
+        return Example(
+            prompt_ids=tuple(prompt),
+            completions=tuple(
+                TokenizedCompletion(tuple(ids), completion.role, completion.kind, completion.score)
+                for completion, ids in zip(record.completions, completions, strict=True)
+            ),
+            row_number=record.row_number,
+        )
+
+    def _cut_prompt(self, prompt: Ids) -> Ids:
+        """The end of the prompt, behind the tokens that a model expects before every text."""
+        limit, leading = self._limits.max_prompt_length, self._encoder.leading_ids
+        if limit is None or len(prompt) <= limit:
+            return prompt
+        kept = leading if prompt[: len(leading)] == leading and len(leading) < limit else []
+        return kept + prompt[len(prompt) - limit + len(kept) :]
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk

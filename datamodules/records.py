@@ -1,0 +1,80 @@
+"""What a row of a source means: a prompt with completions, as text or chat messages, and what can be wrong with one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from datamodules.batches import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    """"system", "user", "assistant", or whatever else the tokenizer's chat template knows."""
+    content: str
+
+
+Text = str | tuple[Message, ...]
+"""Plain text, or the messages of a chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRecord:
+    """One completion before tokenisation."""
+
+    text: Text
+    """Text that follows the prompt, or the message(s) that follow the prompt's."""
+    role: Role
+    kind: str
+    score: float | None = None
+    """Judge score, if the row has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row that its format could read."""
+
+    prompt: Text
+    completions: tuple[CompletionRecord, ...]
+    row_number: int
+    """Row of the source (0-based, counted on over the files of a folder)."""
+
+
+class Fault(StrEnum):
+    """Kinds of bad rows."""
+
+    MALFORMED = "malformed JSON"
+    MISSING_FIELD = "missing field"
+    WRONG_TYPE = "wrong-typed field"
+    NOT_A_DIALOGUE = "not a dialogue that ends with an assistant turn"
+    DIVERGING_PROMPTS = "chosen and rejected answer different prompts"
+    EMPTY_PROMPT = "empty prompt"
+    EMPTY_COMPLETION = "empty completion"
+    SAME_COMPLETIONS = "chosen equals rejected"
+    DUPLICATE = "duplicate row"
+    NO_ROOM = "prompt leaves no room for a completion within max_length"
+    TEMPLATE_REFUSES = "chat template refuses the messages"
+    NOT_A_PREFIX = "chat template: the prompt is not a token prefix of the whole"
+    SAME_WHEN_CUT = "chosen equals rejected once cut to max_length"
+
+
+class BadRowError(Exception):
+    """A row that cannot be used.
+
+    Args:
+        fault: its kind.
+        detail: what was found, for the report.
+    """
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(f"{fault}: {detail}")
+        self.fault = fault
+        self.detail = detail
+
+
+def is_blank(text: Text) -> bool:
+    """Whether there is nothing but white space."""
+    return not text.strip() if isinstance(text, str) else not any(message.content.strip() for message in text)

@@ -1,0 +1,91 @@
+"""What became of every row of a source: counts, row numbers and first examples of each kind of bad row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+from datamodules.records import BadRowError, Fault
+
+_EXAMPLES = 3
+_ROWS_SHOWN = 10
+
+
+@dataclass
+class FaultCount:
+    """Rows with one kind of fault."""
+
+    rows: list[int] = field(default_factory=list)
+    """0-based row numbers, all of them."""
+    examples: list[str] = field(default_factory=list)
+    """What was found in the first of them."""
+
+
+@dataclass
+class RowReport:
+    """Grows while a source is read, then is written beside the data."""
+
+    source: str
+    rows_read: int = 0
+    rows_kept: int = 0
+    truncated_prompts: int = 0
+    """Prompts whose beginning was cut to `max_prompt_length`."""
+    truncated_completions: int = 0
+    """Completions whose tail was cut to `max_length`; at least one token of each is left."""
+    tokenized_apart: int = 0
+    """Completions whose first token would have merged with the prompt's last, so that they were tokenised on their own."""
+    faults: dict[str, FaultCount] = field(default_factory=dict)
+
+    def add(self, row_number: int, error: BadRowError) -> None:
+        """Count a bad row."""
+        count = self.faults.setdefault(error.fault.value, FaultCount())
+        count.rows.append(row_number)
+        if len(count.examples) < _EXAMPLES:
+            count.examples.append(f"row {row_number}: {error.detail}")
+
+    @property
+    def num_bad(self) -> int:
+        """Bad rows of all kinds (each row has one)."""
+        return sum(len(count.rows) for count in self.faults.values())
+
+    def has(self, fault: Fault) -> bool:
+        """Whether any row has this fault."""
+        return fault.value in self.faults
+
+    def require_clean(self) -> None:
+        """Refuse bad rows.
+
+        Raises:
+            ValueError: if there is one; it names every kind found.
+        """
+        if self.num_bad:
+            raise ValueError(
+                f"expected only usable rows, got {self.num_bad} bad ones of {self.rows_read}. Mend them, or leave them out with "
+                f"on_bad_row: skip.\n{self.summary()}"
+            )
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        head = (
+            f"{self.source}: {self.rows_kept} of {self.rows_read} rows kept, {self.num_bad} bad; {self.truncated_prompts} prompts "
+            f"and {self.truncated_completions} completions cut; {self.tokenized_apart} tokenised apart from their prompt"
+        )
+        return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items())])
+
+    def save(self, path: Path) -> None:
+        """Write everything as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        values = json.loads(path.read_text())
+        values["faults"] = {name: FaultCount(**count) for name, count in values["faults"].items()}
+        return cls(**values)
+
+
+def _describe(name: str, count: FaultCount) -> str:
+    shown = ", ".join(map(str, count.rows[:_ROWS_SHOWN])) + (", ..." if len(count.rows) > _ROWS_SHOWN else "")
+    return "\n".join([f"  {len(count.rows)} x {name} (rows {shown})", *(f"    {example}" for example in count.examples)])

@@ -1,0 +1,57 @@
+"""A tokenizer from anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Tokenizer(Protocol):
+    """What everything outside the readers needs of a tokenizer."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends a completion."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of the ids, special tokens included."""
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A fast tokenizer with an end-of-sequence token.
+
+    Args:
+        name: folder, hub name, or a `.gguf` file.
+
+    Raises:
+        ValueError: if there is none, or it has no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    path = Path(name).expanduser()
+    try:
+        if path.suffix == ".gguf":
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+    except (OSError, KeyError) as error:
+        raise ValueError(
+            f"expected a tokenizer at {name!r} (a folder, a hub name, or a .gguf file), got: {error}. "
+            "Check the name, or the network."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"expected a tokenizer with an end-of-sequence token, got {name!r} without. Set eos_token in its config.")
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex digest of everything that token ids depend on: vocabulary, merges, special tokens, chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    parts = (model, str(tokenizer.chat_template), repr(sorted(tokenizer.special_tokens_map.items())))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
