@@ -1,12 +1,14 @@
 """Measures the maths judge on real data: `python -m bench.judges_maths --data FOLDER [--output FILE]`.
 
-FOLDER holds math_test.jsonl.xz, gsm8k_example_model_solutions.jsonl.xz, gsm8k_train.jsonl.xz, math_train.jsonl.xz and ape210k_valid.jsonl.xz.
+FOLDER holds math_test.jsonl.xz, gsm8k_example_model_solutions.jsonl.xz, gsm8k_train.jsonl.xz, math_train.jsonl.xz
+and ape210k_valid.jsonl.xz.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import lzma
 import random
@@ -17,10 +19,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from judges.maths import MathsJudge
 from judges.mathematics.answers import canonical, gold_answer
 from judges.mathematics.arithmetic import check_equations
 from judges.mathematics.comparer import SymbolicComparer
+from judges.maths import MathsJudge
 
 NUM_GOLDS = 400
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
@@ -51,8 +53,8 @@ def measure_math(judge: MathsJudge, folder: Path, seed: int) -> Iterator[str]:
     own = [judge.judge("", solution, gold).details["correct"] for solution, gold in zip(solutions, golds, strict=True)]
     seconds = time.perf_counter() - start
     yield f"| MATH golds that verify against their own solution | {sum(own):.0f} of {len(own)} | all 400 |"
-    pairs = [(solutions[i], golds[(i + shift) % NUM_GOLDS], golds[i]) for shift in (1, 7, 50) for i in range(NUM_GOLDS)]
-    pairs = [(solution, other) for solution, other, gold in pairs if canonical(other) != canonical(gold)]
+    others = [(i, golds[(i + shift) % NUM_GOLDS]) for shift in (1, 7, 50) for i in range(NUM_GOLDS)]
+    pairs = [(solutions[i], other) for i, other in others if canonical(other) != canonical(golds[i])]
     refused = [judge.judge("", solution, other).details["correct"] == 0 for solution, other in pairs]
     yield f"| mismatched golds refused | {sum(refused)} of {len(refused)} ({sum(refused) / len(refused):.2%}) | >= 98% |"
     algebra = SymbolicComparer(judge.timeout)
@@ -61,7 +63,7 @@ def measure_math(judge: MathsJudge, folder: Path, seed: int) -> Iterator[str]:
     yield f"| the same 400 by computer algebra alone (no comparison of spellings) | {sum(again)} of {len(again)} | |"
     respelled = [(gold, rewrite) for gold in golds for rewrite in respell(gold)]
     accepted = [judge.judge("", f"So it is \\boxed{{{rewrite}}}.", gold).details["correct"] for gold, rewrite in respelled]
-    yield f"| golds respelled (fractions with a slash, spaces, `x =` in front) that verify | {sum(accepted):.0f} of {len(accepted)} | |"
+    yield f"| golds respelled (slash fractions, spaces, `x =`) that verify | {sum(accepted):.0f} of {len(accepted)} | |"
     changed = [(gold, change_digit(gold)) for gold in golds if any(c.isdigit() for c in gold)]
     refused = [judge.judge("", f"So it is \\boxed{{{other}}}.", gold).details["correct"] == 0 for gold, other in changed]
     yield f"| golds with one digit changed that are refused | {sum(refused)} of {len(refused)} | |"
@@ -101,7 +103,8 @@ def measure_gsm8k(judge: MathsJudge, folder: Path) -> Iterator[str]:
     yield f"| GSM8K answers of four models that agree with their label | {agree} of {count} ({agree / count:.2%}) | >= 99% |"
     yield f"| time per GSM8K response | {milliseconds:.2f} ms | |"
     for label in (True, False):
-        yield f"| scores 1-5 of answers labelled {'right' if label else 'wrong'} | {[scores[label, score] for score in range(1, 6)]} | |"
+        counts = [scores[label, score] for score in range(1, 6)]
+        yield f"| scores 1-5 of answers labelled {'right' if label else 'wrong'} | {counts} | |"
 
 
 def measure_false_alarms(folder: Path) -> Iterator[str]:
@@ -111,14 +114,14 @@ def measure_false_alarms(folder: Path) -> Iterator[str]:
         checked = [list(check_equations(str(row[key]))) for row in rows]
         flagged = sum(not all(results) for results in checked)
         total = sum(map(len, checked))
-        yield f"| {name}: gold solutions with an equation flagged as wrong | {flagged} of {len(rows)} ({total:,} equations checked) | |"
+        yield f"| {name}: gold solutions with an equation called wrong | {flagged} of {len(rows)} ({total:,} equations) | |"
 
 
 def measure_ape210k(judge: MathsJudge, folder: Path) -> Iterator[str]:
     """Chinese golds in five ways of stating an answer, right and mismatched."""
     golds = [str(row["ans"]) for row in read_rows(folder / "ape210k_valid.jsonl.xz")]
     right = [judge.judge("", form.format(gold), gold).details["correct"] for gold in golds for form in CHINESE_FORMS]
-    pairs = [(a, b) for a, b in zip(golds, golds[1:], strict=False) if a != b]
+    pairs = [(a, b) for a, b in itertools.pairwise(golds) if a != b]
     refused = [judge.judge("", CHINESE_FORMS[0].format(a), b).details["correct"] == 0 for a, b in pairs]
     yield f"| Ape210K golds read back from 5 Chinese answer forms | {sum(right):.0f} of {len(right)} | |"
     yield f"| Ape210K mismatched golds refused | {sum(refused)} of {len(refused)} ({sum(refused) / len(refused):.2%}) | |"
@@ -144,7 +147,15 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=5.0)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    lines = [f"Maths judge version {MathsJudge.version}, seed {args.seed}.", "", "| measured | result | asked |", "|---|---|---|"]
+    command = f"python -m bench.judges_maths --data FOLDER --seed {args.seed} --timeout {args.timeout:g}"
+    lines = [
+        "# The maths judge on real data",
+        "",
+        f"Version {MathsJudge.version}; `{command}`.",
+        "",
+        "| measured | result | asked |",
+        "|---|---|---|",
+    ]
     with MathsJudge(timeout=args.timeout) as judge:
         lines += measure_math(judge, args.data, args.seed)
         lines += measure_gsm8k(judge, args.data)

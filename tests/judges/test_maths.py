@@ -1,0 +1,123 @@
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from judges.mathematics.comparer import SymbolicComparer
+from judges.maths import MathsJudge
+
+PROMPT = "Janet has 16 eggs, eats 3, bakes with 4 and sells the rest for 2 dollars each. What does she make?"
+SOLUTION = "16 - 3 = 13 eggs.\n13 - 4 = 9 eggs.\n9 * 2 = 18 dollars.\n#### 18"
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[MathsJudge]:
+    with MathsJudge(timeout=1.0) as judge:
+        yield judge
+
+
+@pytest.mark.parametrize(
+    ("response", "score", "reason"),
+    [
+        ("She has 16 - 3 - 4 = 9 eggs, so 9 * 2 = 18. The answer is 18.", 5, "process present"),
+        ("18", 4, "no process"),
+        ("She sells nine eggs at two dollars. " * 5 + "#### 18", 4, "80% of the sentences repeat"),
+        ("9 * 2 = 18\n#### 18\n" + "Let me now say something else about hens. " * 6, 4, "redundant"),
+        ("She has 16 - 3 = 12 eggs and 18 in the end. #### 18", 3, "1 of 1 arithmetic equations do not hold"),
+        ("16 - 3 = 13 and 13 - 4 = 9, 9 * 3 = 27. #### 27", 3, "100% of the reference"),
+        ("16 - 3 = 13, 13 * 2 = 26\n#### 26", 3, "50% of the reference"),
+        ("I guess #### 5", 1, "0% of the reference"),
+        ("I do not know.", 1, "no final answer stated"),
+    ],
+)
+def test_five_points(judge: MathsJudge, response: str, score: int, reason: str) -> None:
+    verdict = judge.judge(PROMPT, response, SOLUTION)
+    assert verdict.score == score
+    assert reason in verdict.reason
+    assert verdict.details["correct"] == float(score >= 4 or response.endswith("#### 18"))
+
+
+@pytest.mark.parametrize(("response", "score"), [("3 * 4 = 12, so 12 * 2 = 24. #### 24", 2), ("3 * 4 = 13. #### 24", 1)])
+def test_without_a_reference_process_only_arithmetic_speaks_for_a_wrong_answer(
+    judge: MathsJudge, response: str, score: int
+) -> None:
+    assert judge.judge(PROMPT, response, "18").score == score
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "correct"),
+    [
+        (r"\boxed{(x+1)^2}", "x^2+2x+1", True),
+        (r"\boxed{(x+1)^2}", "x^2+2x+2", False),
+        (r"$\frac{\sqrt{2}}{2}$", r"\frac{1}{\sqrt{2}}", True),
+        (r"\boxed{\{1, 2\}}", r"\{2, 1\}", True),
+        (r"\boxed{[1, 2)}", r"[1, 2]", False),
+        (r"\boxed{\text{Evelyn}}", "Evelyn", True),
+        (r"\boxed{52_9}", "52_8", False),
+        (r"\boxed{101_{2}}", "101_2", True),
+    ],
+)
+def test_answers_are_compared_as_mathematics(judge: MathsJudge, response: str, gold: str, correct: bool) -> None:
+    assert judge.judge("", response, gold).details["correct"] == correct
+
+
+@pytest.mark.parametrize("expression", ["9^{9^{9^{9^{9}}}}", "(" * 900 + "3" + ")" * 900, "7" * 100_000 + "x"])
+def test_a_hostile_expression_is_wrong_and_the_next_one_is_served(judge: MathsJudge, expression: str) -> None:
+    verdict = judge.judge("", f"\\boxed{{{expression}}}", "x+3")
+    assert verdict.score == 1
+    assert judge.judge("", r"\boxed{3+x}", "x+3").details["correct"] == 1
+
+
+def test_a_comparison_is_ended_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparer = SymbolicComparer(timeout=0.3)
+    assert comparer.is_same("x+1", "1+x") is True
+    start = time.monotonic()
+    assert comparer.is_same("2", "9^{9^{9^{9}}}") is None
+    elapsed = time.monotonic() - start
+    comparer.close()
+    assert elapsed < 60  # an hour of arithmetic, had it not been ended; the figure itself is measured in bench
+
+
+def test_threads_share_one_judge(judge: MathsJudge) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        correct = list(pool.map(lambda n: judge.judge("", f"\\boxed{{x+{n}}}", f"{n % 3}+x").details["correct"], range(12)))
+    assert correct == [float(n < 3) for n in range(12)]
+
+
+def test_judge_many_keeps_the_order() -> None:
+    with MathsJudge(workers=2) as judge:
+        verdicts = judge.judge_many([""] * 4, [r"\boxed{x\cdot 2}", r"\boxed{2x}", "A: 3", ""], ["2x", "3x", "3", "x"])
+    assert [verdict.details["correct"] for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_copy_sent_to_another_process_has_its_own_workers(judge: MathsJudge) -> None:
+    judge.judge("", r"\boxed{x+1}", "1+x")
+    with pickle.loads(pickle.dumps(judge)) as copy:
+        assert copy.judge("", r"\boxed{x+1}", "1+x").details["correct"] == 1
+    assert judge.judge("", r"\boxed{x+1}", "1+x").details["correct"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork cannot fork")
+def test_a_forked_child_has_its_own_workers(judge: MathsJudge) -> None:
+    judge.judge("", r"\boxed{x+1}", "1+x")
+    comparer = judge._comparer
+    owner, comparer._owner = comparer._owner, -1  # what a child finds after a fork
+    try:
+        assert judge.judge("", r"\boxed{x+2}", "2+x").details["correct"] == 1
+        assert comparer._owner == os.getpid() == owner
+    finally:
+        comparer._owner = owner
+
+
+def test_a_gold_is_needed(judge: MathsJudge) -> None:
+    with pytest.raises(ValueError, match="expected a gold answer"):
+        judge.judge(PROMPT, "18", None)
+
+
+@pytest.mark.parametrize(("timeout", "workers"), [(0.0, 1), (1.0, 0)])
+def test_impossible_limits_are_refused(timeout: float, workers: int) -> None:
+    with pytest.raises(ValueError, match="expected timeout > 0 and workers >= 1"):
+        MathsJudge(timeout, workers)
