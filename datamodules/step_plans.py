@@ -73,7 +73,11 @@ class FixedSizePlan(StepPlan):
             return
         accumulations = range(1, self.batch_size // world_size + 1)
         enough = next((a for a in accumulations if self._fits(longest, a * world_size)), None)
-        remedy = f"Set accumulate_grad_batches to {enough}." if enough else "Lower batch_size, or raise max_tokens_per_batch."
+        remedy = (
+            f"Set accumulate_grad_batches to {enough}."
+            if enough
+            else ("Raise max_tokens_per_batch, or choose a batch_size with at least one prompt for each rank.")
+        )
         raise ValueError(
             f"expected a step of {self.batch_size} prompts (up to {sum(longest)} tokens) to fit {self.microbatches} non-empty "
             f"microbatches of at most max_tokens_per_batch = {self.max_tokens} tokens, got no way to cut it "

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.batches import Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.store import ExampleStore
+
+
+def make_examples() -> list[Example]:
+    return [
+        Example(
+            (5, 6, 7),
+            (TokenizedCompletion((8, 9), Role.CHOSEN, "chosen", 0.5), TokenizedCompletion((1,), Role.REJECTED, "rejected")),
+            4,
+        ),
+        Example((2,), (TokenizedCompletion((3, 4, 3), Role.CHOSEN, "chosen"),), 0),
+        Example((5, 6, 7), (TokenizedCompletion((0,), Role.PROBE, "leftover", -2.0),)),
+    ]
+
+
+def test_a_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    examples = make_examples()
+    store = ExampleStore.of(examples)
+    assert list(store) == examples
+    store.save(tmp_path)
+    loaded = ExampleStore.load(tmp_path)
+    assert list(loaded) == examples
+    assert loaded.fingerprint() == store.fingerprint()
+    assert ExampleStore.of(loaded) is loaded
+
+
+def test_lengths_and_prompt_keys_by_hand() -> None:
+    store = ExampleStore.of(make_examples())
+    assert store.lengths().rows.tolist() == [6, 4, 4]
+    assert store.lengths().targets.tolist() == [3, 3, 1]
+    assert store.prompt_key(0) == store.prompt_key(2) == np.array([5, 6, 7], dtype=np.int32).tobytes()
+    assert store.prompt_key(1) != store.prompt_key(0)
+
+
+def test_a_selection_is_a_store_of_its_own() -> None:
+    examples = make_examples()
+    selected = ExampleStore.of(examples).select([2, 0])
+    assert list(selected) == [examples[2], examples[0]]
+    assert selected.lengths().rows.tolist() == [4, 6]
+    assert list(selected.select([1])) == [examples[0]]
+    assert list(selected[1:]) == [examples[0]]
+    assert selected.prompt_key(0) == selected.prompt_key(1)
+    assert selected.fingerprint() == ExampleStore.of([examples[2], examples[0]]).fingerprint()
+
+
+def test_fingerprint_sees_tokens_cuts_and_order() -> None:
+    def pair(prompt: tuple[int, ...], chosen: tuple[int, ...]) -> Example:
+        return Example(prompt, (TokenizedCompletion(chosen, Role.CHOSEN, "chosen"),))
+
+    stores = [
+        [pair((1, 2), (3,)), pair((4,), (5,))],
+        [pair((1,), (2, 3)), pair((4,), (5,))],
+        [pair((4,), (5,)), pair((1, 2), (3,))],
+        [pair((1, 2), (3,)), pair((4,), (6,))],
+    ]
+    assert len({ExampleStore.of(examples).fingerprint() for examples in stores}) == 4
+
+
+def test_an_index_past_the_end_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        ExampleStore.of(make_examples())[3]
