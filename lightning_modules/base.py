@@ -19,6 +19,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ProbeStore
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
@@ -60,6 +61,8 @@ class BaseModule(LightningModule):
         self._make_scheduler = lr_scheduler
         self._train_means = CountedMeans()
         self._eval_means = CountedMeans()
+        self._configured: Hyperparameters = []
+        self._configured_then: Hyperparameters = []
         self._probe_memo: tuple[int, list[tuple[CompletionBatch, TokenStats]]] | None = None
 
     @abstractmethod
@@ -78,6 +81,7 @@ class BaseModule(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        self._configured = hyperparameters(optimizer)
         if self._make_scheduler is None:
             return optimizer
         # Lightning's default interval is the epoch; schedules here count optimizer steps.
@@ -87,18 +91,25 @@ class BaseModule(LightningModule):
     def on_fit_start(self) -> None:
         # Since 2.2 `fit` leaves modules in the mode they came in; from_pretrained hands them over in eval mode.
         self.policy.train()
+        if self._configured_then:
+            is_scheduled = self._make_scheduler is not None
+            apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
 
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
         output = self.objective(batch, self.policy(batch))
         _retain_gradients(output)
+        self._train_means.update(self._prefixed("train", output, batch))
         return {"loss": output.loss_sum * output.gradient_scale, "step": output}
 
     @override
-    def on_train_batch_end(self, outputs: Any, batch: CompletionBatch, batch_idx: int) -> None:
-        self._train_means.update(self._prefixed("train", cast(TrainingStepOutput, outputs)["step"], batch))
-        if self.completes_step(batch_idx) and self.trainer.global_step % self._log_every_n_steps() == 0:
-            self._log_train_means()
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end: Lightning writes checkpoints before it calls that hook of the module, and
+        # a run resumed from one would average over other steps. The step is counted after this hook.
+        step = self.trainer.global_step + 1
+        if step % self._log_every_n_steps() == 0:
+            self._log_train_means(step)
 
     @override
     def validation_step(self, batch: CompletionBatch, batch_idx: int) -> EvalStepOutput:
@@ -139,15 +150,13 @@ class BaseModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_means"] = self._train_means.state_dict()
+        checkpoint["optimizer_config"] = self._configured
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._configured_then = checkpoint["optimizer_config"]
         keep = self.trainer.is_global_zero
         self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
-
-    def completes_step(self, batch_idx: int) -> bool:
-        """Whether microbatch `batch_idx` of the epoch ends an optimizer step (the sampler never plans half a step)."""
-        return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
         """The frozen probe bank under the policy as it is now, without gradient; evaluated once per step however many ask."""
@@ -177,18 +186,18 @@ class BaseModule(LightningModule):
     def _prefixed(self, stage: str, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
         return {f"{stage}/{name}": values for name, values in self.metrics(output, batch).items()}
 
-    def _log_train_means(self) -> None:
+    def _log_train_means(self, step: int) -> None:
         means = self._train_means.compute()
         self._train_means.reset()
         loss = means["train/loss"]
         if not math.isfinite(loss):
             raise ValueError(
-                f"expected a finite training loss, got {loss} around step {self.trainer.global_step}. "
+                f"expected a finite training loss, got {loss} around step {step}. "
                 "Lower the learning rate, or look at the last rows of the run's diagnostics for where it began."
             )
         # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
         for logger in self.trainer.loggers:
-            logger.log_metrics(means, step=self.trainer.global_step)
+            logger.log_metrics(means, step=step)
         self.log_dict(means, logger=False)
         self.log("loss", loss, prog_bar=True, logger=False)
 

@@ -1,0 +1,40 @@
+"""Checkpoints to resume from: every n optimizer steps, and always the state after the last one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint of a run, and `last.ckpt` as a link to it.
+
+    A run that was killed goes on from there with `--ckpt_path`, in a new run folder, to the same bits as one that was not.
+    Differs from Lightning's ModelCheckpoint: the step that ends the training is saved whatever the cadence, and a run resumed
+    into another folder keeps its own list of files, without a warning.
+
+    Args:
+        every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
+            float32 16 bytes a parameter.
+        keep_all: keep every checkpoint and not only the newest.
+    """
+
+    def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
+        super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1, save_last="link")
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        # Here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
+        is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
+        if is_final and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)

@@ -1,0 +1,37 @@
+"""What a resumed run takes from its config although the checkpoint has it too: the optimizer's hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+
+Hyperparameters = list[dict[str, Any]]
+"""One dictionary a parameter group: learning rate, weight decay, ... as configured, before any schedule."""
+
+
+def hyperparameters(optimizer: Optimizer) -> Hyperparameters:
+    """What `optimizer` was built with."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def apply_changes(optimizer: Optimizer, then: Sequence[dict[str, Any]], now: Hyperparameters, *, is_scheduled: bool) -> None:
+    """Give a restored optimizer what the config says now, wherever that differs from what it said when the checkpoint was saved.
+
+    Nothing is touched if the config is the same, so that a schedule of any kind goes on undisturbed.
+
+    Args:
+        optimizer: as restored from a checkpoint; changed in place.
+        then: what it had been built with.
+        now: what this run's config built.
+        is_scheduled: whether a schedule sets the learning rate. Those of `schedules.py` follow the config by themselves.
+    """
+    for group, before, current in zip(optimizer.param_groups, then, now, strict=True):
+        changed = {name: value for name, value in current.items() if before.get(name) != value}
+        if is_scheduled:
+            changed.pop("lr", None)
+        if changed:
+            rank_zero_warn(f"The config differs from the checkpoint's, and wins: the optimizer goes on with {changed}.")
+        group.update(changed)
