@@ -33,10 +33,8 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if config.config:
-            loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-            for logger in loggers:
-                if isinstance(logger, Namespace) and logger.init_args.get("name", "") is None:
-                    logger.init_args.name = Path(config.config[0].relative).stem
+            _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
+        _share_tokenizer(config)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -54,6 +52,20 @@ class SaveRunConfig(SaveConfigCallback):
                 "They give every run a folder of its own; list other loggers after one of them."
             )
         super().setup(trainer, pl_module, stage)
+
+
+def _name_runs(loggers: object, experiment: str) -> None:
+    """Give every logger whose `name` is null the experiment's."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and logger.init_args.get("name", "") is None:
+            logger.init_args.name = experiment
+
+
+def _share_tokenizer(config: Namespace) -> None:
+    """Let a data module whose `tokenizer` is null take the one that lies with the policy's weights."""
+    data, policy = config.data.init_args, config.model.init_args.get("policy")
+    if policy is not None and data.get("tokenizer", "") is None:
+        data.tokenizer = policy.init_args.get("path")
 
 
 @contextmanager

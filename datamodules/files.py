@@ -31,7 +31,7 @@ class FileDataModule(BaseDataModule):
     log once, into the cache, and into the run folder (`data_<split>.json`).
 
     Args:
-        tokenizer: folder, hub name, or `.gguf` file.
+        tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
         train: where the training rows are.
         format: what the columns mean.
         val: where the validation rows are; by default `val_fraction` of the training rows is held out, by prompt.
@@ -50,7 +50,7 @@ class FileDataModule(BaseDataModule):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str | None,
         train: DataSource,
         format: RowFormat,
         val: DataSource | None = None,
@@ -69,6 +69,10 @@ class FileDataModule(BaseDataModule):
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"expected val_fraction in [0, 1), got {val_fraction}. Use 0 to hold nothing out.")
+        if tokenizer is None:
+            raise ValueError(
+                "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
+            )
         self._tokenizer_name = tokenizer
         self._sources = {"train": train, "val": val, "test": test}
         self._format = format
