@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,8 +82,10 @@ class PreferenceLossOutput(NamedTuple):
 class PreferenceLoss(ABC):
     """A loss over pairs. Subclasses are frozen dataclasses, one a file; adding one touches no other file."""
 
-    needs_reference: ClassVar[bool] = True
-    """Whether reference log-probs are read; when False they are never computed."""
+    # Not annotated as ClassVar: jsonargparse resolves a subclass's hints in the subclass's module, and where that does not import
+    # ClassVar it would accept any value for any field without a word.
+    needs_reference: bool = True
+    """Class attribute: whether reference log-probs are read; when False they are never computed."""
 
     @abstractmethod
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 
@@ -25,7 +24,7 @@ class CPOLoss(PreferenceLoss):
         ValueError: if a field is outside its range.
     """
 
-    needs_reference: ClassVar[bool] = False
+    needs_reference = False
 
     beta: float = 0.1
     """Per nat, > 0. A larger beta stops pushing after fewer nats of margin."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,7 @@ class ORPOLoss(PreferenceLoss):
         ValueError: if weight is negative.
     """
 
-    needs_reference: ClassVar[bool] = False
+    needs_reference = False
 
     weight: float = 0.1
     """lambda, >= 0, no unit. Weight of the odds-ratio term; 0 is supervised fine-tuning on the chosen completions."""

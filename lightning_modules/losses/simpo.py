@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 
@@ -24,7 +23,7 @@ class SimPOLoss(PreferenceLoss):
         ValueError: if a field is outside its range.
     """
 
-    needs_reference: ClassVar[bool] = False
+    needs_reference = False
 
     beta: float = 2.0
     """Per (nat per token), > 0; 2 to 2.5, 10 for stronger base models. Far above DPO's, for it scales averages."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -25,7 +24,7 @@ class SLiCLoss(PreferenceLoss):
         ValueError: if a field is negative.
     """
 
-    needs_reference: ClassVar[bool] = False
+    needs_reference = False
 
     delta: float = 5.0
     """Target margin of the log-probs in nats, >= 0. Pairs apart by more get no contrast."""

@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
@@ -36,6 +37,19 @@ def test_is_a_frozen_documented_dataclass(cls: type[PreferenceLoss]) -> None:
         assert f.kw_only, f"{cls.__name__}.{f.name} can be given by position"
         _, _, after = source.partition(f"\n    {f.name}:")
         assert after.split("\n")[1].startswith('    """'), f"{cls.__name__}.{f.name} has no docstring"
+
+
+@pytest.mark.parametrize("cls", loss_classes(), ids=lambda cls: cls.__name__)
+def test_is_built_from_a_config_by_class_path(cls: type[PreferenceLoss]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(PreferenceLoss, "loss")
+    given = parser.parse_object({"loss": {"class_path": f"{cls.__module__}.{cls.__name__}"}})
+    # What is saved beside a run must build the same loss again.
+    saved = parser.parse_string(parser.dump(given))
+    assert parser.instantiate(saved).loss == cls()
+    for f in fields(cls):
+        with pytest.raises(ArgumentError, match="nonsense"):
+            parser.parse_object({"loss": {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": {f.name: "nonsense"}}})
 
 
 @every_loss
