@@ -24,6 +24,7 @@ class Side:
     bf16: bool
     gradient_checkpointing: bool
     diagnostics: bool
+    diagnostics_every: int
     share_prompts: bool
 
     def memory_floor(self) -> int:
@@ -52,6 +53,7 @@ def add_side_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bf16", action="store_true", help="bf16-mixed: float32 weights, bf16 matrix products")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--diagnostics", choices=["on", "off"], default="on", help="our callbacks; the peer has none")
+    parser.add_argument("--diagnostics-every", type=int, default=10, help="their cadence in steps")
     parser.add_argument("--no-shared-prompts", action="store_true", help="ours: store the prompt once per completion instead")
 
 
@@ -66,6 +68,7 @@ def side_from(options: argparse.Namespace) -> Side:
         bf16=options.bf16,
         gradient_checkpointing=options.gradient_checkpointing,
         diagnostics=options.diagnostics == "on",
+        diagnostics_every=options.diagnostics_every,
         share_prompts=not options.no_shared_prompts,
     )
 

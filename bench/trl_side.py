@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from bench.side import Side, add_side_arguments, now, side_from
+from bench.workload import write_in_order
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # untyped base
@@ -34,7 +35,7 @@ def run(side: Side) -> dict[str, Any]:
 
     torch.set_num_threads(side.threads)
     model = AutoModelForCausalLM.from_pretrained(side.workload / "model", dtype=torch.float32, attn_implementation="sdpa")
-    dataset = load_dataset("json", data_files=str(side.workload / "pairs.jsonl"), split="train")
+    dataset = load_dataset("json", data_files=str(write_in_order(side.workload, side.pairs_per_step)), split="train")
     clock = _Clock()
     with tempfile.TemporaryDirectory() as output:
         trainer = DPOTrainer(
@@ -45,7 +46,8 @@ def run(side: Side) -> dict[str, Any]:
                 max_steps=side.steps,
                 learning_rate=side.learning_rate,
                 lr_scheduler_type="constant",
-                weight_decay=0.01,
+                # The peer would not decay norms and biases, ours would: left out, so that both take the same step.
+                weight_decay=0.0,
                 max_grad_norm=0.0,
                 optim="adamw_torch_fused",
                 precompute_ref_log_probs=True,

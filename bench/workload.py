@@ -11,9 +11,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+from datamodules.sampler import Lengths
+from datamodules.step_plans import FixedSizePlan
 
 EOS = "<eos>"
 
@@ -70,6 +74,18 @@ def build_workload(folder: Path, shape: str, mix: str, pairs: int, seed: int = 0
     _write_pairs(folder / "pairs.jsonl", read_lengths(mix)[:pairs], SHAPES[shape].vocab, seed)
     stamp.write_text(description)
     return folder
+
+
+def write_in_order(folder: Path, pairs_per_step: int) -> Path:
+    """`pairs_in_order.jsonl`: the same pairs in the order in which our step plan (seed 0, first epoch) takes them."""
+    rows = (folder / "pairs.jsonl").read_text().splitlines()
+    tokens = np.array([sum(len(cell.split()) for cell in json.loads(row).values()) + 2 for row in rows])
+    plan = FixedSizePlan(
+        Lengths(rows=tokens, targets=tokens), batch_size=pairs_per_step, microbatches=1, max_tokens=1 << 30, seed=0
+    )
+    path = folder / "pairs_in_order.jsonl"
+    path.write_text("".join(rows[i] + "\n" for step in plan.compositions(0) for microbatch in step for i in microbatch))
+    return path
 
 
 def read_lengths(mix: str) -> list[tuple[int, int, int]]:
