@@ -92,7 +92,7 @@ class ResumableLoader:
     The position counts batches handed out, not batches packed ahead, so it is right with any number of workers. Nothing
     starts before the first batch is asked for: Lightning may call `iter` early and set the epoch afterwards.
 
-    Iterating goes on from the position; at the end of an epoch, or when `set_epoch` names another, at the start of one.
+    Iterating goes on from the position, or starts the next epoch if the last one is over.
 
     Args:
         dataset: of the split.
@@ -110,6 +110,7 @@ class ResumableLoader:
         self._num_workers = num_workers
         self._epoch = 0
         self._position = 0
+        self._announced: int | None = None
 
     @property
     def sampler(self) -> ResumableLoader:
@@ -117,15 +118,23 @@ class ResumableLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless it is the current one."""
-        if epoch != self._epoch:
-            self._epoch, self._position = epoch, 0
+        """The trainer is at this epoch: a number other than the last one ends an epoch that has begun, complete or not.
+
+        The number itself counts only as long as the loader knows nothing better (Lightning 2.6 restores no loader state at the
+        end of an epoch under `max_epochs`); there, under `max_steps`, Lightning counts one epoch twice.
+        """
+        if self._announced is None:
+            self._epoch = epoch
+        elif epoch != self._announced and self._position:
+            self._start_next_epoch()
+        self._announced = epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Position, and the plan it is a position in."""
         return {
             "epoch": self._epoch,
             "position": self._position,
+            "announced": self._announced,
             "accumulation": self._accumulation,
             "plan": self._plan.fingerprint(),
         }
@@ -143,17 +152,20 @@ class ResumableLoader:
                 f"expected a checkpoint of this data and order ({expected}), got one of {saved}. Resume with the data, seed, "
                 "batch size and accumulate_grad_batches of the run that wrote it, or start a new run from its weights."
             )
-        self._epoch, self._position = state["epoch"], state["position"]
+        self._epoch, self._position, self._announced = state["epoch"], state["position"], state["announced"]
 
     def __len__(self) -> int:
         return self._plan.steps_per_epoch * self._accumulation
 
     def __iter__(self) -> Iterator[CompletionBatch]:
         if self._position >= len(self):
-            self.set_epoch(self._epoch + 1)
+            self._start_next_epoch()
         for batch in packing_loader(self._dataset, self._remaining(), self._num_workers):
             self._position += 1
             yield batch
+
+    def _start_next_epoch(self) -> None:
+        self._epoch, self._position = self._epoch + 1, 0
 
     @property
     def _accumulation(self) -> int:
