@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
+from callbacks.readings import Readings, Values
+from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import CompletionBatch
-from lightning_modules.means import CountedMeans
 from lightning_modules.step_output import StepOutput
-from lightning_modules.token_stats import TokenStats
-
-
-class ProbedModule(Protocol):
-    """What probe monitors need of a module."""
-
-    def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
-        """The frozen probe bank under the policy as it is now; evaluated once per step however many ask."""
 
 
 class Diagnostic(Callback):
     """Measures whole optimizer steps at a cadence; writes means to every logger and rows to `<run>/diagnostics/<name>.jsonl`.
 
     On a due step `measure` sees each of its microbatches, after backward; the values are averaged over all microbatches and
-    ranks by count. Nothing runs on other steps, and nothing needs a further forward pass.
+    ranks by count, in one transfer from the device. Nothing runs on other steps, and nothing needs a further forward pass.
+    What is measured at step n is the policy that step n started from.
 
     Args:
         every_n_steps: cadence in optimizer steps, >= 1. Step 1 is always measured.
@@ -44,14 +35,29 @@ class Diagnostic(Callback):
         if every_n_steps < 1:
             raise ValueError(f"expected every_n_steps >= 1, got {every_n_steps}. Leave the callback out to switch it off.")
         self.every_n_steps = every_n_steps
-        self._means = CountedMeans()
+        self._readings = Readings(self.keeps)
 
     @abstractmethod
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        """`{metric: [n] per-item values}` of one microbatch, detached. Every rank must return the same names."""
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        """`{metric: [n] per-item values}` of one microbatch, detached."""
+
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
+        """Further values of a due step, of the policy after it and the same on every rank; none by default."""
+        return ()
+
+    def finish(self, means: dict[str, float]) -> dict[str, float]:
+        """What is written, from the means over microbatches and ranks; ratios of means belong here."""
+        return means
+
+    def keeps(self, name: str) -> bool:
+        """Whether the spread of a metric is wanted: quantiles in the rows, and values for `draw`."""
+        return False
+
+    def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
+        """Histograms of the kept per-item values; called on a due step on the rank that has a TensorBoard writer."""
 
     def after_step(self, trainer: Trainer, pl_module: LightningModule, means: dict[str, float]) -> None:
-        """Called on a due step when its last microbatch has been measured and `means` written; for histograms and images."""
+        """Called on a due step when its last microbatch has been measured and `means` written."""
 
     def is_due(self, step: int) -> bool:
         """Whether optimizer step `step` (1-based) is measured."""
@@ -66,32 +72,38 @@ class Diagnostic(Callback):
         step = trainer.global_step + (0 if completes else 1)
         if not self.is_due(step):
             return
-        self._means.update(self.measure(cast(StepOutput, outputs["step"]), batch))
+        self.read([self.measure(cast(StepOutput, outputs["step"]), batch)])
         if completes:
-            means = self._means.compute()
-            self._means.reset()
-            self.write(trainer, means)
-            self.after_step(trainer, pl_module, means)
+            self.read(self.measure_policy(trainer, pl_module))
+            self.after_step(trainer, pl_module, self.flush(trainer))
 
-    def write(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Write scalars of the current step to every logger and one row to the run folder (rank 0 only)."""
+    def read(self, parts: Iterable[Values]) -> None:
+        """Add values to what the next `flush` writes."""
+        for values in parts:
+            self._readings.update(values)
+
+    def flush(self, trainer: Trainer) -> dict[str, float]:
+        """Write what has been read since the last time and return the means. Call it on every rank."""
+        reading = self._readings.take()
+        values = self.finish(reading.means)
+        self.write(trainer, values, reading.quantiles())
+        writer = self.tensorboard(trainer)
+        if writer is not None and reading.kept:
+            self.draw(writer, trainer.global_step, reading.kept)
+        return values
+
+    def write(self, trainer: Trainer, values: Mapping[str, float], quantiles: Mapping[str, float] | None = None) -> None:
+        """Write scalars of the current step to every logger, and with the quantiles one row to the run folder (rank 0 only)."""
         if not trainer.is_global_zero or not values:
             return
         for logger in trainer.loggers:
             logger.log_metrics(dict(values), step=trainer.global_step)
-        self.write_row(trainer, self.name, {"step": trainer.global_step, **values})
+        self.write_row(trainer, self.name, {"step": trainer.global_step, **values, **(quantiles or {})})
 
     def write_row(self, trainer: Trainer, name: str, row: Mapping[str, Any]) -> None:
-        """Append one JSON line to `<run>/diagnostics/<name>.jsonl` (rank 0 only; nowhere without a run folder)."""
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            path = Path(trainer.log_dir) / "diagnostics" / f"{name}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as rows:
-                rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+        """Append one JSON line to `<run>/diagnostics/<name>.jsonl` (see `append_row`)."""
+        append_row(trainer, name, row)
 
     def tensorboard(self, trainer: Trainer) -> SummaryWriter | None:
         """The TensorBoard writer of this rank; None where there is none."""
-        if not trainer.is_global_zero:
-            return None
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        return cast(SummaryWriter, writers[0]) if writers else None
+        return tensorboard_writer(trainer)

@@ -1,0 +1,103 @@
+"""Whether the objective still learns the chosen side: the paper's Degradation into response suppression (Property 2)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.readings import Counted, Values
+from datamodules.batches import CompletionBatch, sum_by_sequence
+from lightning_modules.losses.base import SequenceLogps
+from lightning_modules.step_output import PairOutput, StepOutput
+
+SATURATED = 0.01
+"""A pair whose weight sigma(-margin) is below this has all but stopped teaching."""
+
+
+MIN_FALL = 0.01
+"""Nats. A likelihood that moved by less has not moved: rounding differs from packing to packing."""
+
+
+def quadrants(chosen_change: Tensor, rejected_change: Tensor) -> dict[str, Tensor]:
+    """In which quadrant of (change of chosen, change of rejected) each pair lies: `{<quadrant>: [pairs] bool}` (paper.md 7, D2.1).
+
+    A fall of less than 0.01 nats counts as up. `both_down` is suppression; `chosen_up_rejected_down` is what a preference asks for.
+
+    Args:
+        chosen_change: `[pairs]` Delta+ since the reference, nats.
+        rejected_change: `[pairs]` Delta-, nats.
+    """
+    fell = (chosen_change < -MIN_FALL, rejected_change < -MIN_FALL)
+    return {
+        "both_up": ~fell[0] & ~fell[1],
+        "chosen_up_rejected_down": ~fell[0] & fell[1],
+        "chosen_down_rejected_up": fell[0] & ~fell[1],
+        "both_down": fell[0] & fell[1],
+    }
+
+
+def rankings(sequences: SequenceLogps) -> dict[str, Tensor]:
+    """Whether the policy itself ranks the pair right, pi+ > pi-, and which pairs changed sides (arXiv 2405.19534; D2.6).
+
+    Returns:
+        `{ranking_accuracy: [pairs] bool}` and, with a reference, `flips_to_right`, `flips_to_wrong`. Not the reward accuracy, which
+        compares log-ratios: a pair may have a right reward and a wrong ranking.
+    """
+    right = sequences.policy_chosen.detach() > sequences.policy_rejected.detach()
+    if sequences.reference_chosen is None or sequences.reference_rejected is None:
+        return {"ranking_accuracy": right}
+    was_right = sequences.reference_chosen > sequences.reference_rejected
+    return {"ranking_accuracy": right, "flips_to_right": right & ~was_right, "flips_to_wrong": was_right & ~right}
+
+
+def control(pairs: PairOutput) -> dict[str, Tensor]:
+    """How much each pair still pushes: `weight` w = sigma(-margin) in (0, 1) and `saturated` 1[w < 0.01] (D2.2).
+
+    The margin is the loss's own: chosen minus rejected implicit reward. For DPO w is 1/2 at the start, and d_w = beta w.
+    """
+    weight = (pairs.rejected_rewards - pairs.chosen_rewards).sigmoid()
+    return {"weight": weight, "saturated": weight < SATURATED}
+
+
+def chosen_change_by_class(batch: CompletionBatch, token_changes: Tensor) -> dict[str, Counted]:
+    """Change of the chosen completions' tokens by what they are to the rejected one (D2.7; tests Corollary 3).
+
+    The paper's account is that chosen falls because it shares tokens with rejected; then `shared` and `overlap` fall, `novel` not.
+
+    Args:
+        batch: the pairs.
+        token_changes: `[K]` log pi - log pi0 of every token, nats.
+
+    Returns:
+        `{chosen/<class>/change_per_token: sum and count over the tokens of the class}`.
+    """
+    tokens = pair_tokens(batch)
+    members = {c: (tokens.sides == 0) & (tokens.classes == c) for c in TokenClass}
+    return {
+        f"chosen/{token_class.label}/change_per_token": Counted((token_changes * member).sum(), member.sum())
+        for token_class, member in members.items()
+    }
+
+
+class DegradationMonitor(Diagnostic):
+    """Displacement, quadrants, rankings and saturation of the training pairs; nothing where there are no pairs.
+
+    What counts from the reference is left out where none is cached. Every metric: docs/metrics.md.
+    """
+
+    name = "degradation"
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        if output.pairs is None:
+            return {}
+        values: dict[str, Tensor | Counted] = {**control(output.pairs), **rankings(output.pairs.sequences)}
+        if batch.reference_token_logps is not None:
+            token_changes = output.stats.logps.detach() - batch.reference_token_logps
+            changes = sum_by_sequence(token_changes, batch.target_sequence, batch.num_sequences)[batch.pairs]
+            values["displaced"] = changes[:, 0] < -MIN_FALL
+            values |= {f"quadrant/{name}": member for name, member in quadrants(changes[:, 0], changes[:, 1]).items()}
+            values |= chosen_change_by_class(batch, token_changes)
+        return {f"degradation/{name}": value for name, value in values.items()}

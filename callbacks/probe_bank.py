@@ -1,0 +1,146 @@
+"""The frozen probe bank and its step-0 baseline: what a diagnostic needs that follows the same completions through a run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.readings import Values
+from datamodules.batches import CompletionBatch, sum_by_sequence
+from lightning_modules.token_stats import TokenStats
+
+
+class ProbedModule(Protocol):
+    """What probe monitors need of a module."""
+
+    def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
+        """The frozen probe bank under the policy as it is now; evaluated once per step however many ask."""
+
+
+@dataclass(frozen=True, eq=False)
+class BankBatch:
+    """One batch of the probe bank, now and at the baseline."""
+
+    batch: CompletionBatch
+    stats: TokenStats
+    """Under the policy as it is now."""
+    baseline_token_logps: Tensor
+    """`[K]` log-probs of the same tokens when training started, nats."""
+
+    def token_changes(self) -> Tensor:
+        """`[K]` log pi - log pi0 of every token, nats; pi0 is the policy at the baseline."""
+        return self.stats.logps.detach() - self.baseline_token_logps
+
+    def changes(self) -> Tensor:
+        """`[Q]` the same, summed over each completion."""
+        return sum_by_sequence(self.token_changes(), self.batch.target_sequence, self.batch.num_sequences)
+
+
+class ProbeBaseline:
+    """The probe bank's token log-probs when training started; taken at the first evaluation, kept in the checkpoint."""
+
+    def __init__(self) -> None:
+        self._token_logps: Tensor | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there has been an evaluation, in this process or in the run it resumes."""
+        return self._token_logps is not None
+
+    def evaluate(self, pl_module: LightningModule) -> list[BankBatch]:
+        """The probe bank under the policy as it is now, beside its baseline; empty where the data has no probes.
+
+        Raises:
+            ValueError: if the bank is not the one the baseline was taken of.
+        """
+        evaluation = cast(ProbedModule, pl_module).probe_evaluation()
+        if self._token_logps is None:
+            self._token_logps = torch.cat([stats.logps.cpu() for _, stats in evaluation] or [torch.empty(0)])
+        counts = [batch.num_targets for batch, _ in evaluation]
+        if sum(counts) != len(self._token_logps):
+            raise ValueError(
+                f"expected the probe bank of the checkpoint with {len(self._token_logps)} scored tokens, got {sum(counts)}. "
+                "Resume with the data and the tokenizer the run was started with."
+            )
+        return [
+            BankBatch(batch, stats, part.to(stats.logps.device, non_blocking=True))
+            for (batch, stats), part in zip(evaluation, torch.split(self._token_logps, counts), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {} if self._token_logps is None else {"token_logps": self._token_logps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the baseline of the run that is resumed."""
+        self._token_logps = state_dict["token_logps"]
+
+
+class ProbeMonitor(Diagnostic):
+    """A diagnostic that also evaluates the frozen probe bank, at a cadence of its own, when training starts and when it ends.
+
+    The bank costs one forward pass without gradient, shared by all monitors that are due at the same step. The baseline is
+    taken when training starts and kept in the checkpoint, so that a resumed run counts its changes from the same step 0.
+    Bank values at step n are those of the policy after step n.
+
+    Args:
+        every_n_steps: cadence in optimizer steps of what is read off the training batches.
+        probe_every_n_steps: cadence of the probe bank, a multiple of `every_n_steps`.
+    """
+
+    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int = 50) -> None:
+        super().__init__(every_n_steps)
+        if probe_every_n_steps < 1 or probe_every_n_steps % every_n_steps:
+            raise ValueError(
+                f"expected probe_every_n_steps to be a multiple of every_n_steps = {every_n_steps}, got {probe_every_n_steps}. "
+                "The bank is read on steps that are measured anyway."
+            )
+        self.probe_every_n_steps = probe_every_n_steps
+        self._baseline = ProbeBaseline()
+        self._measured_at = -1
+
+    @abstractmethod
+    def measure_bank(self, bank: BankBatch) -> Values:
+        """`{metric: [n] per-item values}` of one batch of the bank."""
+
+    @override
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
+        return () if trainer.global_step % self.probe_every_n_steps else self._bank_values(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._baseline.is_taken:
+            return
+        if trainer.global_step:
+            rank_zero_warn(
+                f"The checkpoint has no probe baseline of {type(self).__name__}: its changes count from step {trainer.global_step}."
+            )
+        self.read(self._bank_values(trainer, pl_module))
+        self.flush(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._measured_at != trainer.global_step:
+            self.read(self._bank_values(trainer, pl_module))
+            self.flush(trainer)
+
+    def _bank_values(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
+        self._measured_at = trainer.global_step
+        return [self.measure_bank(part) for part in self._baseline.evaluate(pl_module)]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._baseline.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._baseline.load_state_dict(state_dict)
