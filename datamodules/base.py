@@ -78,6 +78,9 @@ class BaseDataModule(LightningDataModule, ABC):
         for split in _SPLITS_OF_STAGE[stage]:
             if split not in self._datasets and (examples := self.examples(split)) is not None:
                 self._datasets[split] = SplitDataset(ExampleStore.of(examples))
+        if stage == "fit" and "val" not in self._datasets and self.trainer:
+            # An empty loader would do too, but Lightning warns of it.
+            self.trainer.limit_val_batches = 0
 
     @override
     def train_dataloader(self) -> ResumableLoader:
@@ -88,9 +91,8 @@ class BaseDataModule(LightningDataModule, ABC):
         )
 
     @override
-    def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
-        # Validation is optional: an empty list tells the trainer that there is none.
-        return self._evaluation_loader("val") if "val" in self._datasets else []
+    def val_dataloader(self) -> EvaluationLoader:
+        return self._evaluation_loader("val")
 
     @override
     def test_dataloader(self) -> EvaluationLoader:
@@ -156,10 +158,10 @@ class BaseDataModule(LightningDataModule, ABC):
 
         Subclasses add kinds of probes.
         """
+        if not self.num_probe_prompts:
+            return []
         examples = self.dataset("train" if "train" in self._datasets else next(iter(self._datasets), "train")).examples
         number = min(self.num_probe_prompts, len(examples))
-        if not number:
-            return []
         indices = np.sort(np.random.default_rng([self.seed, len(examples)]).choice(len(examples), number, replace=False))
         return probe_examples(examples, indices.tolist(), self.seed)
 

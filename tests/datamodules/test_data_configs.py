@@ -1,0 +1,70 @@
+"""The shipped data configs build from YAML with paths given on the command line, as LightningCLI does it in subclass mode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from datamodules.base import BaseDataModule
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+DIALOGUE = "\n\nHuman: {}\n\nAssistant: "
+HH_ROWS = [{"chosen": DIALOGUE.format(i) + "yes", "rejected": DIALOGUE.format(i) + "no"} for i in range(50)]
+TEXT_ROWS = [{"prompt": str(i % 25), "chosen": f"yes {i}", "rejected": "no", "annotator": "x"} for i in range(50)]
+
+
+def build(*arguments: str) -> BaseDataModule:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(BaseDataModule, "data")
+    built: BaseDataModule = parser.instantiate_classes(parser.parse_args(list(arguments))).data
+    return built
+
+
+@pytest.mark.parametrize(("config", "rows"), [("hh_harmless", HH_ROWS), ("alpaca_eval", TEXT_ROWS)])
+def test_config_with_a_file_of_the_users(config: str, rows: list[dict[str, str]], tmp_path: Path, tokenizer_folder: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = build(
+        f"--data={CONFIGS / config}.yaml",
+        f"--data.init_args.train.path={file}",
+        f"--data.init_args.tokenizer={tokenizer_folder}",
+        f"--data.init_args.cache_dir={tmp_path / 'cache'}",
+        f"--data.init_args.test.path={file}",
+    )
+    data.setup("fit")
+    data.setup("test")
+    assert len(data.dataset("train").examples) + len(data.dataset("val").examples) == 50
+    assert len(data.dataset("test").examples) == 50
+    batch = next(iter(data.train_dataloader()))
+    assert batch.num_prompts == 32
+    first = batch.input_ids[: batch.query_lengths[0]].tolist()
+    assert data.tokenizer.decode(first).startswith("<|user|>")
+    assert data.tokenizer.decode(first).endswith("<|assistant|>")
+
+
+def test_supervised_data_from_the_command_line(tmp_path: Path, tokenizer_folder: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in TEXT_ROWS))
+    data = build(
+        "--data=datamodules.sft.SFTDataModule",
+        f"--data.tokenizer={tokenizer_folder}",
+        f"--data.train.path={file}",
+        "--data.format=datamodules.formats.PromptCompletionColumns",
+        "--data.format.completion=chosen",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        "--data.batch_size=null",
+        "--data.max_tokens_per_batch=64",
+    )
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch.kinds) == {"chosen"}
+    assert batch.num_rows <= 64
+
+
+def test_a_misspelt_column_option_is_named_at_parse_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build(f"--data={CONFIGS / 'alpaca_eval.yaml'}", "--data.init_args.format.init_args.chosn=x")
+    assert "chosn" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+
+from datamodules.batches import Role
+from datamodules.dialogues import HHDialogues
+from datamodules.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
+from datamodules.records import BadRowError, CompletionRecord, Fault, Message, Record
+
+USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}
+GOOD, BAD = {"role": "assistant", "content": "hello"}, {"role": "assistant", "content": "go away"}
+
+
+def fault(format: RowFormat, row: dict[str, object]) -> Fault:
+    with pytest.raises(BadRowError) as caught:
+        format.parse(row, 0)
+    return caught.value.fault
+
+
+def test_pairs_of_text_under_any_column_names() -> None:
+    row = {"q": "Why?", "yes": "So.", "no": "Eh.", "s": 3, "t": -1.5, "other": None}
+    record = PairColumns("q", "yes", "no", chosen_score="s", rejected_score="t").parse(row, 7)
+    assert record == Record(
+        "Why?",
+        (CompletionRecord("So.", Role.CHOSEN, "chosen", 3.0), CompletionRecord("Eh.", Role.REJECTED, "rejected", -1.5)),
+        7,
+    )
+
+
+def test_text_as_chat_becomes_a_user_and_an_assistant_message() -> None:
+    record = PairColumns(as_chat=True).parse({"prompt": "hi", "chosen": "hello", "rejected": "go away"}, 0)
+    assert record.prompt == (Message("user", "hi"),)
+    assert [completion.text for completion in record.completions] == [
+        (Message("assistant", "hello"),),
+        (Message("assistant", "go away"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        (PairColumns(), {"prompt": [SYSTEM, USER], "chosen": [GOOD], "rejected": [BAD]}),
+        (PairColumns(), {"prompt": [SYSTEM, USER], "chosen": "hello", "rejected": [BAD]}),
+        (PairColumns(prompt=None), {"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}),
+    ],
+)
+def test_the_ways_to_write_messages_mean_the_same(format: RowFormat, row: dict[str, object]) -> None:
+    record = format.parse(row, 0)
+    assert record.prompt == (Message("system", "be kind"), Message("user", "hi"))
+    assert [completion.text for completion in record.completions] == [
+        (Message("assistant", "hello"),),
+        (Message("assistant", "go away"),),
+    ]
+
+
+def test_supervised_rows() -> None:
+    row = {"prompt": "2+2=", "completion": "4"}
+    assert PromptCompletionColumns().parse(row, 1) == Record("2+2=", (CompletionRecord("4", Role.CHOSEN, "chosen"),), 1)
+    chat = PromptCompletionColumns(prompt=None, completion="messages").parse({"messages": [USER, GOOD]}, 2)
+    assert chat == Record((Message("user", "hi"),), (CompletionRecord((Message("assistant", "hello"),), Role.CHOSEN, "chosen"),), 2)
+
+
+def test_chosen_only_drops_the_rejected_side() -> None:
+    record = ChosenOnly(PairColumns()).parse({"prompt": "a", "chosen": "b", "rejected": "c"}, 0)
+    assert record == Record("a", (CompletionRecord("b", Role.CHOSEN, "chosen"),), 0)
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "expected"),
+    [
+        (PairColumns(), {"prompt": "a", "chosen": "b"}, Fault.MISSING_FIELD),
+        (PairColumns(), {"prompt": "a", "chosen": "b", "rejected": None}, Fault.MISSING_FIELD),
+        (PairColumns(), {"prompt": 3, "chosen": "b", "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": b"a", "chosen": "b", "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": "a", "chosen": ["b"], "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": "a", "chosen": [], "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [BAD]}, Fault.WRONG_TYPE),
+        (PairColumns(chosen_score="s"), {"prompt": "a", "chosen": "b", "rejected": "c", "s": "1"}, Fault.WRONG_TYPE),
+        (PairColumns(chosen_score="s"), {"prompt": "a", "chosen": "b", "rejected": "c", "s": True}, Fault.WRONG_TYPE),
+        (PairColumns(prompt=None), {"chosen": "b", "rejected": "c"}, Fault.WRONG_TYPE),
+        (PairColumns(prompt=None), {"chosen": [GOOD], "rejected": [BAD]}, Fault.NOT_A_DIALOGUE),
+        (PairColumns(prompt=None), {"chosen": [USER, USER], "rejected": [USER, BAD]}, Fault.NOT_A_DIALOGUE),
+        (PairColumns(prompt=None), {"chosen": [USER, GOOD], "rejected": [SYSTEM, BAD]}, Fault.DIVERGING_PROMPTS),
+    ],
+)
+def test_bad_rows_by_kind(format: RowFormat, row: dict[str, object], expected: Fault) -> None:
+    assert fault(format, row) is expected
+
+
+HISTORY = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"
+
+
+def test_dialogues_share_the_prompt_up_to_the_last_reply() -> None:
+    row = {"chosen": HISTORY + "\n\nAssistant: d", "rejected": HISTORY + "\n\nAssistant: e\nf"}
+    record = HHDialogues().parse(row, 0)
+    assert record.prompt == (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    assert [c.text for c in record.completions] == [(Message("assistant", "d"),), (Message("assistant", "e\nf"),)]
+    plain = HHDialogues(as_chat=False).parse(row, 0)
+    assert plain.prompt == HISTORY + "\n\nAssistant:"
+    assert [completion.text for completion in plain.completions] == [" d", " e\nf"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        (HISTORY + "\n\nAssistant: d", "\n\nHuman: a\n\nAssistant: b\n\nHuman: x\n\nAssistant: d", Fault.DIVERGING_PROMPTS),
+        (HISTORY + "\n\nAssistant: d", HISTORY + "\n\nAssistant: d\n\nHuman: x\n\nAssistant: d", Fault.DIVERGING_PROMPTS),
+        (HISTORY, HISTORY + "\n\nAssistant: d", Fault.NOT_A_DIALOGUE),
+        ("no marks", HISTORY + "\n\nAssistant: d", Fault.NOT_A_DIALOGUE),
+        ("\n\nAssistant: d", "\n\nAssistant: e", Fault.NOT_A_DIALOGUE),
+        ([USER, GOOD], HISTORY + "\n\nAssistant: d", Fault.WRONG_TYPE),
+    ],
+)
+def test_bad_dialogues_by_kind(chosen: object, rejected: object, expected: Fault) -> None:
+    assert fault(HHDialogues(), {"chosen": chosen, "rejected": rejected}) is expected
