@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
+from datamodules.toy_scenarios import initial_row
 from lightning_modules.base import BaseModule
 
 
@@ -23,6 +24,10 @@ class ExperimentCLI(LightningCLI):
     <experiment> is the file name of the (first) config; a logger that is given a `name` keeps it. The saved config holds the
     name, so that running it again counts on in the same folder.
     """
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.scenario", "model.init_args.policy.init_args.initial_row", compute_fn=initial_row)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -103,6 +108,8 @@ def main(args: ArgsType = None) -> LightningCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        # It serves save_hyperparameters, which no module here calls: a checkpoint's would override the command line.
+        load_from_checkpoint_support=False,
         parser_kwargs={"version": _version()},
         args=args,
     )

@@ -35,6 +35,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's own would write last.ckpt into the working directory under fast_dev_run.
+        return
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)

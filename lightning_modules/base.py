@@ -91,6 +91,10 @@ class BaseModule(LightningModule):
     def on_fit_start(self) -> None:
         # Since 2.2 `fit` leaves modules in the mode they came in; from_pretrained hands them over in eval mode.
         self.policy.train()
+
+    @override
+    def on_train_start(self) -> None:
+        # on_fit_start would be too early: the optimizer is restored between the two.
         if self._configured_then:
             is_scheduled = self._make_scheduler is not None
             apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
