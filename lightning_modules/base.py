@@ -17,8 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ProbeStore
+from datamodules.prompts import PromptBatch
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
@@ -122,6 +123,12 @@ class BaseModule(LightningModule):
     @override
     def test_step(self, batch: CompletionBatch, batch_idx: int) -> EvalStepOutput:
         return {"step": self._eval_step("test", batch)}
+
+    @override
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[int]]:
+        """`num_samples` completions of each prompt, prompt by prompt."""
+        parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
+        return self.policy.sample(batch.repeated_ids(), parameters, eos_token_id=batch.eos_token_id, seed=batch.seed)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -1,0 +1,89 @@
+"""How many held-out problems of the task the policy solves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.readings import Values
+from datamodules.batches import CompletionBatch
+from datamodules.prompts import TaskPrompt, TaskStore
+from judges.base import Judge, Verdict
+from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.step_output import StepOutput
+
+
+class AccuracyMonitor(Diagnostic):
+    """Decodes the task's held-out problems greedily before training, at a cadence and after it, and has them judged.
+
+    Metrics: `task/accuracy` (share whose final answer is right: the judge's detail `correct`), `task/score` (mean, on the
+    judge's scale), `task/length` (mean tokens of a response). Step 0 is the policy as training starts from it.
+
+    Args:
+        judge: scores a response and says in its details whether it is `correct`.
+        every_n_steps: cadence in optimizer steps.
+        num_problems: of the held-out problems the first so many; all by default.
+        max_new_tokens: tokens of a response at the most.
+    """
+
+    name = "accuracy"
+
+    def __init__(self, judge: Judge, every_n_steps: int = 50, num_problems: int | None = None, max_new_tokens: int = 256) -> None:
+        super().__init__(every_n_steps)
+        self.judge = judge
+        self.num_problems = num_problems
+        self._parameters = SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0)
+        self._measured_at = -1
+
+    @override
+    def is_due(self, step: int) -> bool:
+        # Unlike a reading of the training batches, step 1 says nothing that step 0 did not.
+        return step % self.every_n_steps == 0
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        return {}
+
+    @override
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
+        self._measured_at = trainer.global_step
+        store = cast(TaskStore, trainer.datamodule)  # type: ignore[attr-defined]
+        problems = store.task_prompts()[: self.num_problems]
+        own = problems[trainer.global_rank :: trainer.world_size]
+        return [self._examine(cast(Policy, pl_module.policy), store, own)] if own else []
+
+    def _examine(self, policy: Policy, store: TaskStore, problems: Sequence[TaskPrompt]) -> Values:
+        eos = store.tokenizer.eos_token_id
+        assert eos is not None, "data modules of text refuse a tokenizer without one"
+        completions = policy.sample([problem.prompt_ids for problem in problems], self._parameters, eos_token_id=eos, seed=0)
+        verdicts = [self._judge(store, problem, ids) for problem, ids in zip(problems, completions, strict=True)]
+        return {
+            "task/accuracy": torch.tensor([verdict.details["correct"] for verdict in verdicts]),
+            "task/score": torch.tensor([verdict.score for verdict in verdicts]),
+            "task/length": torch.tensor([float(len(ids)) for ids in completions]),
+        }
+
+    def _judge(self, store: TaskStore, problem: TaskPrompt, completion: list[int]) -> Verdict:
+        eos = store.tokenizer.eos_token_id
+        text = store.tokenizer.decode(completion[:-1] if completion[-1:] == [eos] else completion)
+        return self.judge.judge(problem.item.prompt, text, problem.item.answer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A resumed run has had its step 0.
+        if trainer.global_step == 0:
+            self._write_now(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._measured_at != trainer.global_step:
+            self._write_now(trainer, pl_module)
+
+    def _write_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read(self.measure_policy(trainer, pl_module))
+        self.flush(trainer)

@@ -1,0 +1,103 @@
+"""Judges sampled responses and appends them to a response pool, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from datamodules.pool import DATASET, PoolRow, Response, Sampling
+from datamodules.pool_files import PoolAppender
+from datamodules.prompts import PromptBatch
+from datamodules.tasks import Task, TaskItem
+from datamodules.tokenization import Tokenizer
+from judges.base import Judge, Verdict
+from lightning_modules.models.policy import Policy
+
+
+class PromptStore(Protocol):
+    """What the writer needs of the data module."""
+
+    task: Task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes text of ids."""
+
+    def leave_out(self, prompts: Collection[str]) -> None:
+        """Skip prompts that have their responses already."""
+
+
+class PoolWriter(Callback):
+    """Writes the responses of `predict` to a pool, each with its score and where it came from.
+
+    A killed run loses at most the batch in hand. A second run goes on where the first one stopped, and samples no prompt
+    twice. A row has the data set's own solution beside the sampled responses, judged like them.
+
+    Args:
+        pool: a `.jsonl` file; made when missing, appended to when not.
+        source: `policy` for the model that will be aligned, or a name for another model.
+        judge: scores the responses.
+    """
+
+    def __init__(self, pool: str, source: str, judge: Judge) -> None:
+        if source == DATASET:
+            raise ValueError(f"expected policy or the name of another model, got {source!r}: that is the data set's own solutions.")
+        self.pool = pool
+        self.source = source
+        self.judge = judge
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            raise ValueError(f"expected one process to write {self.pool}, got {trainer.world_size}. Set trainer.devices to 1.")
+        self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
+        self._appender = PoolAppender(self.pool)
+        # Prompts without a row of this source are sampled; other sources in the file do not count.
+        answered = [row.prompt for row in self._appender.rows if row.by_source(self.source)]
+        self._store.leave_out([prompt for prompt in answered if isinstance(prompt, str)])
+        if answered:
+            rank_zero_info(f"{self.pool} has responses to {len(answered)} prompts; going on with the others.")
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._model = cast(Policy, pl_module.policy).fingerprint()
+        known = {response.model for row in self._appender.rows for response in row.by_source(self.source)}
+        if known - {self._model}:
+            raise ValueError(
+                f"expected {self.pool} to hold responses of one model as {self.source!r}, got those of {sorted(map(str, known))} "
+                f"and now {self._model}. Write to another file, or under another source."
+            )
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        completions = cast(Sequence[list[int]], outputs)
+        groups = [completions[start : start + batch.num_samples] for start in range(0, len(completions), batch.num_samples)]
+        self._appender.append(self._row(prompt.item, group, batch) for prompt, group in zip(batch.prompts, groups, strict=True))
+
+    def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch) -> PoolRow:
+        sampled = [self._sampled(item, ids, batch) for ids in completions]
+        own = [] if item.solution is None else [self._judged(item, Response(item.solution, DATASET))]
+        return PoolRow(item.prompt, (*own, *sampled), item.answer, self._store.task.name)
+
+    def _sampled(self, item: TaskItem, completion: list[int], batch: PromptBatch) -> Response:
+        is_cut = completion[-1:] != [batch.eos_token_id]
+        text = self._store.tokenizer.decode(completion if is_cut else completion[:-1])
+        sampling = Sampling(batch.temperature, batch.top_p, batch.max_new_tokens)
+        return self._judged(item, Response(text, self.source, model=self._model, sampling=sampling, seed=batch.seed, is_cut=is_cut))
+
+    def _judged(self, item: TaskItem, response: Response) -> Response:
+        verdict: Verdict = self.judge.judge(item.prompt, response.text, item.answer)
+        return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)

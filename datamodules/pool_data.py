@@ -1,0 +1,162 @@
+"""Preference pairs from a response pool, by scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from datamodules.batches import Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.in_memory import OnBadRow
+from datamodules.pool import PoolRow
+from datamodules.pool_files import read_pool
+from datamodules.prompt_split import split_by_prompt
+from datamodules.records import CompletionRecord, Message, Record, Text
+from datamodules.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
+from datamodules.store import ExampleStore
+from datamodules.task_data import TaskDataModule
+from datamodules.tasks import Task
+
+LEFTOVER = "leftover"
+"""Kind of the probes that are the pool's other responses to the prompt."""
+
+
+class PoolDataModule(TaskDataModule):
+    """Pairs of one of the paper's four scenarios (Table 4), on prompts that all of them share.
+
+    Args:
+        pool: JSONL or Parquet, plain or compressed.
+        scenario: 1 policy/policy, 2 dataset/policy, 3 policy/other, 4 dataset/other (chosen/rejected source).
+        tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
+        task: where held-out problems come from; null for none.
+        mix: share of the prompts, in [0, 1], whose pair is scenario 1's instead.
+        shared: the scenarios that all must have a pair for a prompt to be used. Narrow it where a source is missing.
+        rules: which pairs count; those that differ by a point at the least by default.
+        limit: prompts at the most, the first ones of the pool; all by default.
+        val_fraction: share of the prompts held out for validation, in [0, 1); 0 for none.
+        num_leftovers: leftover responses of each prompt in the probe bank at the most.
+        max_length: tokens of a prompt and one completion; the tail of a longer completion is cut.
+        max_prompt_length: tokens of a prompt; the beginning of a longer one is cut. Uncut by default.
+        on_bad_row: "error" or "skip", for rows of the pool and for pairs alike.
+        batch_size: pairs per optimizer step over all ranks and accumulation steps; null fills every microbatch.
+        max_tokens_per_batch: tokens in one forward pass at the most, prompts counted once.
+        num_workers: processes that pack ahead.
+        seed: of the order of the data, the split, and the probe bank.
+        num_probe_prompts: prompts in the frozen probe bank.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        scenario: int,
+        tokenizer: str | None,
+        task: Task | None = None,
+        mix: float = 0.0,
+        shared: Sequence[int] = tuple(SCENARIOS),
+        rules: PairRules | None = None,
+        limit: int | None = None,
+        val_fraction: float = 0.0,
+        num_leftovers: int = 4,
+        max_length: int = 1024,
+        max_prompt_length: int | None = None,
+        on_bad_row: OnBadRow = "error",
+        batch_size: int | None = 32,
+        max_tokens_per_batch: int = 8192,
+        num_workers: int = 0,
+        seed: int = 0,
+        num_probe_prompts: int = 16,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            task=task,
+            max_length=max_length,
+            max_prompt_length=max_prompt_length,
+            on_bad_row=on_bad_row,
+            batch_size=batch_size,
+            max_tokens_per_batch=max_tokens_per_batch,
+            num_workers=num_workers,
+            seed=seed,
+            num_probe_prompts=num_probe_prompts,
+        )
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"expected val_fraction in [0, 1), got {val_fraction}. Use 0 to hold nothing out.")
+        self._pool = pool
+        self._scenario = scenario
+        self._mix = mix
+        self._shared = tuple(shared)
+        self._rules = rules or PairRules()
+        self._limit = limit
+        self._val_fraction = val_fraction
+        self._num_leftovers = num_leftovers
+
+    @override
+    def examples(self, split: str) -> ExampleStore | None:
+        if split == "train":
+            return self._split_store(0)
+        return self._split_store(1) if split == "val" and self._val_fraction else None
+
+    @override
+    def probe_bank(self) -> list[Example]:
+        """The base bank, and with each prompt the pool's other responses to it."""
+        bank = super().probe_bank()
+        leftovers = self._leftovers({example.row_number for example in bank})
+        return [self._with_probes(example, leftovers.get(example.row_number, [])) for example in bank]
+
+    @cached_property
+    def view(self) -> ScenarioView:
+        """The pairs, and what was left out of the pool."""
+        view = view_scenario(self._rows, self._scenario, mix=self._mix, shared=self._shared, rules=self._rules)
+        rank_zero_info(f"{self._pool}, scenario {self._scenario}: {view.summary()}")
+        return replace(view, pairs=view.pairs[: self._limit])
+
+    @cached_property
+    def _rows(self) -> Mapping[int, PoolRow]:
+        rows, report = read_pool(self._pool)
+        if self._on_bad_row == "error":
+            report.require_clean()
+        elif report.num_bad:
+            rank_zero_info(report.summary())
+        return rows
+
+    @cached_property
+    def _store(self) -> ExampleStore:
+        records = [_pair_record(self._rows[pair.row_number], pair) for pair in self.view.pairs]
+        return self.prepared(f"{self._pool} scenario {self._scenario}", records)
+
+    def _split_store(self, side: int) -> ExampleStore:
+        if not self._val_fraction:
+            return self._store
+        return self._store.select(split_by_prompt(self._store, self._val_fraction, self.seed)[side])
+
+    def _leftovers(self, row_numbers: set[int]) -> dict[int, list[TokenizedCompletion]]:
+        """Row number -> the other responses, no more than asked for."""
+        records = [
+            Record(row.prompt, (CompletionRecord(_reply(row.prompt, response.text), Role.PROBE, LEFTOVER, response.score),), number)
+            for number, row, pair in ((pair.row_number, self._rows[pair.row_number], pair) for pair in self.view.pairs)
+            if number in row_numbers
+            for response in pair.leftovers[: self._num_leftovers]
+        ]
+        by_row: dict[int, list[TokenizedCompletion]] = {}
+        for example in self.prepared("leftover responses", records) if records else ():
+            by_row.setdefault(example.row_number, []).append(example.completions[0])
+        return by_row
+
+    def _with_probes(self, example: Example, probes: list[TokenizedCompletion]) -> Example:
+        known = {completion.token_ids for completion in example.completions}
+        return replace(example, completions=(*example.completions, *(probe for probe in probes if probe.token_ids not in known)))
+
+
+def _pair_record(row: PoolRow, pair: ScenarioPair) -> Record:
+    sides = ((pair.chosen, Role.CHOSEN, "chosen"), (pair.rejected, Role.REJECTED, "rejected"))
+    completions = tuple(
+        CompletionRecord(_reply(row.prompt, response.text), role, kind, response.score) for response, role, kind in sides
+    )
+    return Record(row.prompt, completions, pair.row_number)
+
+
+def _reply(prompt: Text, text: str) -> Text:
+    return text if isinstance(prompt, str) else (Message("assistant", text),)

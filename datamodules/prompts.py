@@ -1,0 +1,55 @@
+"""Prompts without completions: what is asked of a policy when it is sampled or examined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+
+from datamodules.tasks import TaskItem
+from datamodules.tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPrompt:
+    """A problem of a task, tokenised."""
+
+    item: TaskItem
+    prompt_ids: tuple[int, ...]
+
+
+class TaskStore(Protocol):
+    """What an examination of the policy needs of a data module."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes text of ids."""
+
+    def task_prompts(self) -> Sequence[TaskPrompt]:
+        """The held-out problems, the same at every call and on every rank; may be empty."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts to draw responses for, with all that the draw depends on."""
+
+    prompts: tuple[TaskPrompt, ...]
+    num_samples: int
+    """Responses to each prompt."""
+    seed: int
+    """Of this batch alone."""
+    eos_token_id: int
+    max_new_tokens: int
+    temperature: float
+    """0 means greedy decoding."""
+    top_p: float
+
+    def repeated_ids(self) -> list[tuple[int, ...]]:
+        """The ids of every prompt, `num_samples` times in a row."""
+        return [prompt.prompt_ids for prompt in self.prompts for _ in range(self.num_samples)]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Itself: it holds no tensor. Lightning moves a batch that can be asked to, and would take a frozen one apart."""
+        return self

@@ -1,0 +1,96 @@
+"""Prompts to draw responses for: what `python train.py predict` reads to make a response pool."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from datamodules.examples import Example
+from datamodules.in_memory import encode_prompts
+from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.task_data import TaskDataModule
+from datamodules.tasks import Task
+
+
+class SamplingDataModule(TaskDataModule):
+    """The "pool" problems of a task, a batch at a time.
+
+    The prompts are cut into batches before those that have been answered are left out, and each batch has a seed of its own:
+    a run that goes on after it was killed draws what it would have drawn.
+
+    Args:
+        task: where the problems come from.
+        tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
+        num_samples: responses to each prompt.
+        temperature: of the draw; 0 means greedy decoding.
+        top_p: nucleus, in (0, 1].
+        max_new_tokens: tokens of a response at the most.
+        prompts_per_batch: prompts in one call of the policy.
+        seed: of the draw.
+    """
+
+    task: Task
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: str | None,
+        num_samples: int = 8,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 256,
+        prompts_per_batch: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, task, seed=seed, num_probe_prompts=0)
+        if num_samples < 1 or prompts_per_batch < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(
+                f"expected num_samples, prompts_per_batch and max_new_tokens >= 1, temperature >= 0 and top_p in (0, 1], got "
+                f"{num_samples}, {prompts_per_batch}, {max_new_tokens}, {temperature} and {top_p}."
+            )
+        self.num_samples = num_samples
+        self.temperature = temperature
+        self.top_p = top_p
+        self.max_new_tokens = max_new_tokens
+        self.prompts_per_batch = prompts_per_batch
+        self._answered: frozenset[str] = frozenset()
+
+    @override
+    def examples(self, split: str) -> Sequence[Example] | None:
+        return None
+
+    def leave_out(self, prompts: Collection[str]) -> None:
+        """Skip prompts that have their responses already; call it before the first batch is asked for."""
+        self._answered = frozenset(prompts)
+
+    @override
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
+        batches = list(self._batches())
+        return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+
+    def _batches(self) -> Iterator[PromptBatch]:
+        prompts = encode_prompts(list(self.task.items("pool")), self.tokenizer)
+        for start in range(0, len(prompts), self.prompts_per_batch):
+            batch = prompts[start : start + self.prompts_per_batch]
+            missing = tuple(prompt for prompt in batch if prompt.item.prompt not in self._answered)
+            if missing:
+                yield self._batch(missing, start)
+
+    def _batch(self, prompts: tuple[TaskPrompt, ...], start: int) -> PromptBatch:
+        digest = hashlib.sha256(f"{self.seed}:{start}".encode()).digest()
+        return PromptBatch(
+            prompts=prompts,
+            num_samples=self.num_samples,
+            seed=int.from_bytes(digest[:4], "big"),
+            eos_token_id=self.tokenizer.eos_token_id,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+
+
+def _as_it_is(batch: PromptBatch) -> PromptBatch:
+    return batch

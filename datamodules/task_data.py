@@ -1,0 +1,82 @@
+"""What the data modules of a task share: its tokenizer, its held-out problems, and records as examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from datamodules.base import BaseDataModule
+from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
+from datamodules.preparation import LengthLimits
+from datamodules.prompts import TaskPrompt
+from datamodules.records import Record
+from datamodules.store import ExampleStore
+from datamodules.tasks import Task
+from datamodules.tokenization import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TaskDataModule(BaseDataModule):
+    """Examples made in memory, beside the held-out problems of a task (a TaskStore).
+
+    Args:
+        tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
+        task: where held-out problems come from; null for none.
+        max_length: tokens of a prompt and one completion; the tail of a longer completion is cut.
+        max_prompt_length: tokens of a prompt; the beginning of a longer one is cut. Uncut by default.
+        on_bad_row: "error" or "skip".
+        batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch.
+        max_tokens_per_batch: tokens in one forward pass at the most, prompts counted once.
+        num_workers: processes that pack ahead.
+        seed: of the order of the data, and of the probe bank.
+        num_probe_prompts: prompts in the frozen probe bank.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | None,
+        task: Task | None,
+        max_length: int = 1024,
+        max_prompt_length: int | None = None,
+        on_bad_row: OnBadRow = "error",
+        batch_size: int | None = 32,
+        max_tokens_per_batch: int = 8192,
+        num_workers: int = 0,
+        seed: int = 0,
+        num_probe_prompts: int = 16,
+    ) -> None:
+        super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
+        if tokenizer is None:
+            raise ValueError(
+                "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
+            )
+        self._tokenizer_name = tokenizer
+        self._limits = LengthLimits(max_length, max_prompt_length)
+        self._on_bad_row = on_bad_row
+        self.task = task
+
+    @property
+    @override
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._loaded_tokenizer
+
+    def task_prompts(self) -> Sequence[TaskPrompt]:
+        """The held-out problems; none without a task."""
+        return self._task_prompts
+
+    def prepared(self, name: str, records: Iterable[Record]) -> ExampleStore:
+        """Records, checked, tokenised and cut (see `prepare_records`)."""
+        return prepare_records(name, records, self.tokenizer, self._limits, self._on_bad_row)
+
+    @cached_property
+    def _task_prompts(self) -> list[TaskPrompt]:
+        return [] if self.task is None else encode_prompts(list(self.task.items("test")), self.tokenizer)
+
+    @cached_property
+    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._tokenizer_name)

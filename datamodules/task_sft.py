@@ -1,0 +1,29 @@
+"""Supervised data of a task: its problems with the data set's own solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from typing_extensions import override
+
+from datamodules.batches import Role
+from datamodules.records import CompletionRecord, Record
+from datamodules.store import ExampleStore
+from datamodules.task_data import TaskDataModule
+from datamodules.tasks import Task
+
+
+class TaskSFTDataModule(TaskDataModule):
+    """Problems with the data set's own solutions. See TaskDataModule for the options; `task` is required."""
+
+    task: Task
+
+    @override
+    def examples(self, split: str) -> ExampleStore | None:
+        records = list(self._records("test" if split == "predict" else split))
+        return self.prepared(f"{self.task.name} {split}", records) if records else None
+
+    def _records(self, split: str) -> Iterator[Record]:
+        for number, item in enumerate(self.task.items(split)):
+            if item.solution is not None:
+                yield Record(item.prompt, (CompletionRecord(item.solution, Role.CHOSEN, "chosen"),), number)
