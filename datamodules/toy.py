@@ -150,6 +150,7 @@ class ToyDataModule(BaseDataModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and "train" not in self._datasets:
             self._datasets["train"] = _LastPackedDataset(ExampleStore.of(self.examples("train") or []))
+        super().setup(stage)
 
     @override
     def step_plan(self) -> ToyPlan:
