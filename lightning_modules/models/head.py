@@ -1,6 +1,6 @@
-"""The output head: log-probs and statistics of the scored tokens, a few rows at a time, so that `[K, V]` never exists.
+"""The output head: log-probs and statistics of the scored tokens, tile by tile, so that `[K, V]` never exists.
 
-Shape legend: K scored positions, H hidden width, V vocabulary, R rows of one chunk.
+Shape legend: K scored positions, H hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import NamedTuple, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.models.chunked_log_probs import ChunkedLogProbs, LogitTransform
+from lightning_modules.models.tiled_log_probs import TiledLogProbs
+from lightning_modules.models.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
 
 class HeadStats(NamedTuple):
@@ -60,4 +61,5 @@ class ScoringHead(nn.Linear):
         if target_ids is None:
             return functional.linear(hidden, self.weight, self.bias)
         transform = LogitTransform(self.scale, self.softcap)
-        return HeadStats(*ChunkedLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform))  # type: ignore[no-untyped-call]
+        tile = CPU_TILE if hidden.device.type == "cpu" else DEVICE_TILE
+        return HeadStats(*TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile))  # type: ignore[no-untyped-call]
