@@ -1,0 +1,131 @@
+"""The rules of docs/architecture.md that a machine can hold: who imports whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges")
+OURS = (*PACKAGES, "train", "report", "bench", "tests")
+MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
+
+# What a batch and a step are: the contracts that every package may know of datamodules.
+CONTRACTS = {f"datamodules.{name}" for name in ("batches", "examples", "packing", "prompts")}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def everything() -> list[Path]:
+    return sorted([*ROOT.glob("*.py"), *files(*PACKAGES, "bench", "tests")])
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules of ours that a file imports, wherever in the file the import stands."""
+    for node in ast.walk(tree(path)):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (name for name in names if name.split(".")[0] in OURS)
+
+
+def base_names(node: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
+
+
+def concrete_modules() -> set[str]:
+    """Files that define a LightningModule or a LightningDataModule."""
+    return {
+        module_name(path)
+        for path in files("datamodules", "lightning_modules")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef) and any(name.endswith("Module") and name != "Module" for name in base_names(node))
+    }
+
+
+def within(*allowed: str) -> Callable[[str], bool]:
+    return lambda name: any(name == prefix or name.startswith(prefix + ".") for prefix in allowed)
+
+
+RULES: dict[str, Callable[[str], bool]] = {
+    "datamodules": within("datamodules"),
+    "judges": within("judges"),
+    "lightning_modules/losses": within("lightning_modules.losses"),
+    "lightning_modules/models": lambda name: (
+        name in CONTRACTS or within("lightning_modules.models", "lightning_modules.token_stats", "lightning_modules.losses")(name)
+    ),
+    "lightning_modules": lambda name: name in CONTRACTS or within("lightning_modules")(name),
+    "callbacks": lambda name: (
+        within("callbacks", "judges", "lightning_modules", "datamodules")(name) and name not in concrete_modules()
+    ),
+}
+"""Folder -> whether a file in it may import a module of ours."""
+
+
+@pytest.mark.parametrize("folder", RULES)
+def test_packages_import_only_what_they_may(folder: str) -> None:
+    wrong = [f"{module_name(path)} imports {name}" for path in files(folder) for name in imports(path) if not RULES[folder](name)]
+    assert not wrong
+
+
+def test_the_rules_see_what_they_forbid() -> None:
+    """A rule that allowed everything would pass; these are the imports that must not come."""
+    assert {"lightning_modules.preference", "lightning_modules.base", "datamodules.base"} <= concrete_modules()
+    assert not RULES["callbacks"]("lightning_modules.preference")
+    assert not RULES["datamodules"]("lightning_modules.base")
+    assert not RULES["lightning_modules"]("datamodules.preference")
+    assert not RULES["judges"]("datamodules.pool")
+
+
+def test_only_tests_and_measurements_import_the_entry_points() -> None:
+    wrong = [module_name(path) for path in files(*PACKAGES) if {"train", "report", "bench", "tests"} & {*imports(path)}]
+    assert not wrong
+
+
+def test_files_are_small_and_named_for_what_they_hold() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in everything()}
+    limit = {path: MAX_TEST_LINES if (ROOT / "tests") in path.parents else MAX_LINES for path in lengths}
+    assert {module_name(path): length for path, length in lengths.items() if length > limit[path]} == {}
+    assert [module_name(path) for path in lengths if path.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{module_name(path)}.{node.name}": node.end_lineno - node.lineno + 1
+        for path in everything()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_no_code_asks_for_the_name_of_a_loss() -> None:
+    names = {path.stem for path in files("lightning_modules/losses")} - {"__init__", "base"}
+    asked = [
+        f"{module_name(path)}:{node.lineno}"
+        for path in [ROOT / "train.py", *files("lightning_modules", "callbacks")]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        and any(isinstance(leaf, ast.Constant) and leaf.value in names for leaf in ast.walk(node))
+    ]
+    assert not asked
+
+
+def test_no_module_saves_hyperparameters() -> None:
+    """Those in a checkpoint would override the config and the command line on resumption."""
+    callers = [module_name(path) for path in files(*PACKAGES) if ".save_hyperparameters(" in path.read_text(encoding="utf-8")]
+    assert not callers

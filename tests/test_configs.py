@@ -1,0 +1,171 @@
+"""Every config against the code: it parses, names each class once, and hides nothing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import tomllib
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from packaging.requirements import Requirement
+from typing_extensions import override
+
+import lightning_modules.losses
+from lightning_modules.losses.base import PreferenceLoss
+from train import ExperimentCLI, main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
+LOSSES = sorted((CONFIGS / "model" / "loss").glob("*.yaml"))
+PARTS = [(part, path) for part in ("trainer", "model", "data") for path in sorted((CONFIGS / part).glob("*.yaml"))]
+BASE = CONFIGS / "experiment" / "smollm2_hh_dpo.yaml"
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML without its silent trap: of a key that stands twice, the last one wins."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise ValueError(f"{node.start_mark}: {twice} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+
+
+Parse = Callable[..., Namespace]
+
+
+@pytest.fixture(scope="module")
+def parse() -> Iterator[Parse]:
+    """The command line up to the parsed config; nothing is built. One parser for all tests: making it takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py"])
+        patch.setattr(ExperimentCLI, "instantiate_classes", lambda self: None)
+        patch.setattr(ExperimentCLI, "_run_subcommand", lambda self, subcommand: None)
+        cli = main(["fit", "--config", str(BASE)])
+
+        def parse_only(subcommand: str, *arguments: object) -> Namespace:
+            cli.parse_arguments(cli.parser, [subcommand, *(str(argument) for argument in arguments)])
+            cli.subcommand = subcommand
+            cli.before_instantiate_classes()
+            return cli.config[subcommand]
+
+        yield parse_only
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("subcommand", ["fit", "validate"])
+def test_experiments_parse(parse: Parse, path: Path, subcommand: str) -> None:
+    config = parse(subcommand, "--config", path)
+    assert config.model.class_path.startswith("lightning_modules.")
+    assert config.data.class_path.startswith("datamodules.")
+    assert [logger.init_args.name for logger in config.trainer.logger][:1] == [path.stem]
+
+
+@pytest.mark.parametrize(("part", "path"), PARTS, ids=[relative(path) for _, path in PARTS])
+def test_parts_parse(parse: Parse, part: str, path: Path) -> None:
+    config = parse("fit", "--config", BASE, f"--{part}", path)
+    for key, value in load(path).items():
+        if key == "class_path":
+            assert config[part].class_path == value
+
+
+@pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
+def test_losses_parse_with_every_field_at_its_default(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(PreferenceLoss, "loss")
+    loss = parser.instantiate(parser.parse_args([f"--loss={path}"])).loss
+    assert path.stem == type(loss).__module__.rsplit(".", 1)[1]
+    assert loss == type(loss)()
+    assert set(load(path).get("init_args", {})) == {field.name for field in fields(loss)}
+
+
+def test_every_loss_has_a_config() -> None:
+    for module in pkgutil.iter_modules(lightning_modules.losses.__path__):
+        importlib.import_module(f"lightning_modules.losses.{module.name}")
+    concrete = [loss for loss in PreferenceLoss.__subclasses__() if not inspect.isabstract(loss)]
+    named = {load(path)["class_path"] for path in LOSSES}
+    assert {f"{loss.__module__}.{loss.__qualname__}" for loss in concrete} == named
+
+
+@cache
+def composed(path: Path) -> tuple[tuple[str, str], ...]:
+    """(key, class_path) of every class a config names, parts included, in order."""
+    return tuple(_classes(load(path), path, ""))
+
+
+def _classes(value: Any, path: Path, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) and value.endswith(".yaml"):
+        part = (path.parent / value).resolve()
+        yield from _classes(load(part), part, key)
+    elif isinstance(value, dict):
+        if "class_path" in value:
+            yield key, value["class_path"]
+        for name, item in value.items():
+            yield from _classes(item, path, f"{key}.{name}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _classes(item, path, f"{key}[{number}]")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_name_each_class_once(path: Path) -> None:
+    """One place, one class: nothing is layered, so nothing can be inherited. Of callbacks there is one of a kind."""
+    content = load(path)
+    assert set(content) == {"seed_everything", "trainer", "model", "data"}
+    keys = [key for key, _ in composed(path)]
+    assert len(set(keys)) == len(keys)
+    callbacks = [class_path for key, class_path in composed(path) if "callbacks" in key and key.endswith("]")]
+    assert len(set(callbacks)) == len(callbacks)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
+    classes = dict(composed(path))
+    assert "callbacks.checkpoint.RunCheckpoint" in classes.values()
+    assert classes[".trainer.logger[0]"].endswith(("TensorBoardLogger", "CSVLogger"))
+
+
+def test_every_part_is_used_or_documented() -> None:
+    """A config that no experiment names and no document mentions is dead."""
+    documents = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+    experiments = "".join(path.read_text(encoding="utf-8") for path in EXPERIMENTS)
+    dead = [relative(path) for _, path in PARTS if f"{path.parent.name}/{path.name}" not in experiments + documents]
+    assert not dead
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {normal(name): version for name, version in (line.split("==") for line in lines if not line.startswith("#"))}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_tested_versions_lie_within_the_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    versions = pinned()
+    for line in [*project["dependencies"], *extras["dev"], *extras["judges"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(versions[normal(requirement.name)], prereleases=True), line
