@@ -13,8 +13,12 @@ from lightning_modules.models.causal_lm import CausalLMPolicy
 _SHAPES = ((5, (3, 4)), (2, (4,)), (7, (1, 3, 3)))
 """(prompt tokens, completion tokens) of the made-up batch: shared prompts, equal and different lengths, a single token."""
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Mean absolute difference of log-probs (nats) that rounding may make. A leak between sequences makes about 0.5."""
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
+"""Mean absolute difference of log-probs (nats) that rounding may make (models normalise in float32 even in float64).
+
+A leak between sequences makes about 0.5 in a trained model, 0.0006 to 0.09 in a tiny one with initial weights; rounding in
+float32 makes 6e-6 in SmolLM2-135M.
+"""
 
 
 @torch.no_grad()

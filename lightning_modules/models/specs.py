@@ -77,7 +77,9 @@ class RandomPolicy(PolicySpec):
 
 def _wrap(model: PreTrainedModel, spec: PretrainedPolicy | RandomPolicy) -> CausalLMPolicy:
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed in transformers 5.2x; the old name warns there.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     policy = CausalLMPolicy(model, layout=spec.layout, attention=spec.attention)
     check_log_probs(policy)
     return policy
