@@ -123,6 +123,19 @@ def supervised(pairs: Sequence[Example]) -> list[Example]:
     return [replace(example, completions=example.completions[:1]) for example in pairs]
 
 
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            raise Interrupted
+
+
 def fit(
     module: BaseModule, callbacks: list[Callback], folder: Path, *, data: Any = None, accumulate: int = 1, **options: Any
 ) -> Trainer:

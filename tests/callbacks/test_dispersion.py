@@ -75,8 +75,8 @@ def test_off_pair_mass_equals_brute_force_over_a_real_distribution() -> None:
     probs = logits.softmax(-1)
     # First scored position of each chosen completion, and where it parts from the rejected one.
     branches = ((2, 5, 6), (9, 7, 8), (14 + 1, 6, 7))
-    expected = sum(1 - probs[row, chosen] - probs[row, rejected] for row, chosen, rejected in branches)
-    assert off_pair_mass(stats, batch)["off_pair_mass"].total.item() == pytest.approx(expected.item(), rel=1e-12)
+    expected = sum((1 - probs[row, chosen] - probs[row, rejected]).item() for row, chosen, rejected in branches)
+    assert off_pair_mass(stats, batch)["off_pair_mass"].total.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_sharpness_is_split_by_kind() -> None:

@@ -16,7 +16,18 @@ from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
-from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, events, fit, pair, supervised
+from tests.callbacks.rig import (
+    PAIRS,
+    BigramPolicy,
+    BigramSpec,
+    InterruptAt,
+    Interrupted,
+    ProbedPairs,
+    events,
+    fit,
+    pair,
+    supervised,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -101,9 +112,9 @@ def test_rows_follow_the_policy_from_step_to_step(tmp_path: Path) -> None:
                 assert rows[step][f"likelihood/bank/{name}/change"] == pytest.approx(change.mean().item(), abs=1e-5)
     assert not any(name.startswith("likelihood/bank/") for step in (1, 3) for name in rows[step])
     bank = rows[4]
-    change = {side: bank[f"likelihood/bank/{side}/change"] for side in ("chosen", "rejected")}
-    assert change["chosen"] - change["rejected"] > 0.5, "the margin has grown, or the next line shows nothing"
-    assert bank["likelihood/bank/drop_share"] == pytest.approx(-change["rejected"] / (change["chosen"] - change["rejected"]))
+    rose, fell = (bank[f"likelihood/bank/{side}/change"] for side in ("chosen", "rejected"))
+    assert rose - fell > 0.5, "the margin has grown, or the next line shows nothing"
+    assert bank["likelihood/bank/drop_share"] == pytest.approx(-fell / (rose - fell))
     assert {name.split("/")[2] for name in bank if name.startswith("likelihood/bank/")} == {
         *("chosen", "rejected", "other_chosen", "permuted", "drop_gap", "drop_share")
     }
@@ -149,19 +160,6 @@ def test_no_row_without_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     fit(dpo(tmp_path), [LikelihoodMonitor(1, 1)], tmp_path, logger=False)
     assert {path.name for path in tmp_path.iterdir()} == {"cache"}
-
-
-class Interrupted(Exception):
-    pass
-
-
-class InterruptAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
-            raise Interrupted
 
 
 def test_a_resumed_run_counts_from_the_first_runs_step_0(tmp_path: Path) -> None:

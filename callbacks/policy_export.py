@@ -1,0 +1,60 @@
+"""The trained policy in a folder of its own: what the next stage, or any other tool, loads."""
+
+from __future__ import annotations
+
+from itertools import chain, count
+from pathlib import Path
+from typing import Protocol, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from callbacks.run_files import run_folder
+
+
+class SavingPolicy(Protocol):
+    """What is exported."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a folder that is not there yet."""
+
+
+class ExportedModule(Protocol):
+    """What the export needs of a module."""
+
+    policy: SavingPolicy
+
+
+class PolicyExport(Callback):
+    """Saves the policy to `<run>/policy` when a fit has ended; never over an earlier one, and not after an error.
+
+    Raises:
+        ValueError: when a fit starts without a run folder, rather than when its work is done.
+    """
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not _is_trial(trainer) and run_folder(trainer) is None:
+            raise ValueError(
+                "expected a logger with a folder to save the policy in, got none. Set trainer.logger to TensorBoardLogger."
+            )
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and folder is not None and not _is_trial(trainer):
+            target = free_folder(folder, trainer.global_step)
+            cast(ExportedModule, pl_module).policy.save(target)
+            rank_zero_info(f"The trained policy is in {target}")
+
+
+def free_folder(run: Path, step: int) -> Path:
+    """`<run>/policy`, or where that is taken (a second fit into the same folder) `policy_step_<n>`, then with a count."""
+    names = chain(["policy", f"policy_step_{step}"], (f"policy_step_{step}_{number}" for number in count(2)))
+    return next(folder for name in names if not (folder := run / name).exists())
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    """`fast_dev_run` replaces the loggers: there is no folder, and nothing worth keeping."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
