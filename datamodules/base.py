@@ -86,9 +86,11 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         plan = self.step_plan()
         self._log_left_out(plan)
-        return ResumableLoader(
+        loader = ResumableLoader(
             self.dataset("train"), plan, rank=self._rank, world_size=self._world_size, num_workers=self.num_workers
         )
+        self._require_whole_steps(len(loader))
+        return loader
 
     @override
     def val_dataloader(self) -> EvaluationLoader:
@@ -184,6 +186,20 @@ class BaseDataModule(LightningDataModule, ABC):
             rank_zero_info(
                 f"{left_out} of {len(plan.lengths.rows)} training prompts sit out each epoch, others every time: "
                 "they do not fill a step."
+            )
+
+    def _require_whole_steps(self, batches: int) -> None:
+        """Lightning would step on the last batch of a shortened epoch, with a loss scaled for a whole step."""
+        trainer = self.trainer
+        if trainer is None or trainer.fast_dev_run:
+            return
+        limit = trainer.limit_train_batches
+        taken = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        if trainer.overfit_batches or taken % self._accumulation:
+            raise ValueError(
+                f"expected an epoch of whole optimizer steps of {self._accumulation} batches and overfit_batches: 0, got {taken} "
+                f"batches and overfit_batches: {trainer.overfit_batches}. Choose limit_train_batches as a multiple of "
+                "accumulate_grad_batches; to overfit, read a slice of the data."
             )
 
     @property

@@ -19,7 +19,7 @@ TEXT_ROWS = [{"prompt": str(i % 25), "chosen": f"yes {i}", "rejected": "no", "an
 def build(*arguments: str) -> BaseDataModule:
     parser = ArgumentParser()
     parser.add_subclass_arguments(BaseDataModule, "data")
-    built: BaseDataModule = parser.instantiate_classes(parser.parse_args(list(arguments))).data
+    built: BaseDataModule = parser.instantiate(parser.parse_args(list(arguments))).data
     return built
 
 

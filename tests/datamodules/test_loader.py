@@ -15,6 +15,9 @@ from datamodules.sampler import StepPlan
 from datamodules.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.store import ExampleStore
 
+# Python 3.12 warns of every fork of a process with threads, which torch's own data workers are.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 
 def make_dataset(number: int = 30) -> SplitDataset:
     generator = np.random.default_rng(0)

@@ -18,6 +18,9 @@ from datamodules.examples import Example
 from tests.datamodules.conftest import build_tokenizer
 from tests.datamodules.test_loader import equal, make_dataset
 
+# Python 3.12 warns of every fork of a process with threads, which torch's own data workers are.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 # 30 prompts in steps of 7: 4 steps an epoch.
 STEPS_PER_EPOCH = 4
 
@@ -153,6 +156,12 @@ def test_resuming_twice_where_the_trainer_counts_an_epoch_twice(tmp_path: Path) 
 
 def test_resuming_with_workers_that_pack_ahead(tmp_path: Path) -> None:
     compare(tmp_path, workers=2, accumulation=1, every_n_steps=3, dies_at=4, limits={"max_epochs": 2})
+
+
+@pytest.mark.parametrize("limits", [{"limit_train_batches": 3}, {"limit_train_batches": 0.9}, {"overfit_batches": 2}])
+def test_epochs_cut_inside_a_step_are_refused(tmp_path: Path, limits: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="whole optimizer steps of 2 batches"):
+        make_trainer(tmp_path, 2, None, max_epochs=1, **limits).fit(Recorder(), PairData(7, 0))
 
 
 def test_epochs_differ_and_validation_sees_every_example_once(tmp_path: Path) -> None:

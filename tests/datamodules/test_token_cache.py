@@ -12,6 +12,9 @@ from datamodules.row_report import RowReport
 from datamodules.store import ExampleStore
 from datamodules.token_cache import TokenCache
 
+# Python 3.12 warns of every fork of a process with threads, which torch's own data workers are.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 
 def make_entry() -> tuple[ExampleStore, RowReport]:
     examples = [Example((i, 1), (TokenizedCompletion(tuple(range(i + 1)), Role.CHOSEN, "chosen"),), i) for i in range(200)]
