@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -37,6 +38,7 @@ class FileDataModule(BaseDataModule):
         val: where the validation rows are; by default `val_fraction` of the training rows is held out, by prompt.
         test: where the test rows are; `predict` reads them too, or else the validation rows.
         val_fraction: share of the training rows held out where `val` is not given, in [0, 1); 0 for none.
+        limit: rows of `train` to use, drawn by the seed before the held-out rows are taken; all by default.
         max_length: tokens of a prompt and one completion; the tail of a longer completion is cut.
         max_prompt_length: tokens of a prompt; the beginning of a longer one is cut. Uncut by default.
         on_bad_row: "error" or "skip".
@@ -56,6 +58,7 @@ class FileDataModule(BaseDataModule):
         val: DataSource | None = None,
         test: DataSource | None = None,
         val_fraction: float = 0.05,
+        limit: int | None = None,
         max_length: int = 1024,
         max_prompt_length: int | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
@@ -73,6 +76,9 @@ class FileDataModule(BaseDataModule):
             raise ValueError(
                 "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
             )
+        if limit is not None and limit < 1:
+            raise ValueError(f"expected limit >= 1, got {limit}. Leave it out to use every row.")
+        self._limit = limit
         self._tokenizer_name = tokenizer
         self._sources = {"train": train, "val": val, "test": test}
         self._format = format
@@ -124,10 +130,18 @@ class FileDataModule(BaseDataModule):
         if split not in self._stores:
             source = self._sources[split]
             assert source is not None, "callers ask for splits that have a source"
-            self._stores[split], report = self._read(source)
+            store, report = self._read(source)
             rank_zero_info(report.summary())
+            self._stores[split] = self._limited(store) if split == "train" else store
             self._write_report(split, report)
         return self._stores[split]
+
+    def _limited(self, store: ExampleStore) -> ExampleStore:
+        if self._limit is None or self._limit >= len(store):
+            return store
+        drawn = np.random.default_rng([self.seed, len(store)]).choice(len(store), self._limit, replace=False)
+        rank_zero_info(f"Using {self._limit} of {len(store)} training rows (limit).")
+        return store.select(np.sort(drawn).tolist())
 
     def _read(self, source: DataSource) -> tuple[ExampleStore, RowReport]:
         key = (source.fingerprint(), self._row_format, self._limits, tokenizer_fingerprint(self.tokenizer))

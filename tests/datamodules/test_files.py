@@ -233,3 +233,17 @@ def test_supervised_data_keeps_the_chosen_side(tmp_path: Path, tokenizer_folder:
     assert set(batch.kinds) == {"chosen"}
     assert set(batch.roles.tolist()) == {Role.CHOSEN}
     assert list(modules[0].dataset("train").examples) == list(modules[1].dataset("train").examples)
+
+
+def test_limit_draws_rows_of_the_whole_file_by_the_seed(tmp_path: Path, make: type[PreferenceDataModule]) -> None:
+    file = write(tmp_path / "a.jsonl", ROWS)
+    drawn = []
+    for seed in (0, 0, 1):
+        module = make(file, val_fraction=0.0, limit=12, seed=seed)
+        module.setup("fit")
+        drawn.append([example.row_number for example in module.dataset("train").examples])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 12
+    assert max(drawn[0]) > 30, "not just the head of the file"
+    with pytest.raises(ValueError, match=r"expected limit >= 1, got 0"):
+        make(file, limit=0)
