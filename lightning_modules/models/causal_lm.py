@@ -31,13 +31,13 @@ class CausalLMPolicy(Policy):
     Args:
         model: the model, its dropout at 0; its output layer is replaced by a `ScoringHead` that shares the parameters.
         layout: how a batch is run.
-        attention: attention backend of the packed layout, by name, or "auto".
+        attention: chooses the backend of the packed layout; segment by segment by default.
 
     Raises:
-        ValueError: if the model cannot be packed, or an attention backend is asked for that is not there.
+        ValueError: if the model cannot be packed.
     """
 
-    def __init__(self, model: PreTrainedModel, *, layout: Layout = "packed", attention: str = "auto") -> None:
+    def __init__(self, model: PreTrainedModel, *, layout: Layout = "packed", attention: BackendSelector | None = None) -> None:
         super().__init__()
         if layout not in ("packed", "padded"):
             raise ValueError(f"expected layout packed or padded, got {layout!r}.")
@@ -45,7 +45,7 @@ class CausalLMPolicy(Policy):
         self.layout = layout
         self.vocab_size = model.get_output_embeddings().out_features
         self._plain_attention = model.config._attn_implementation
-        self._selector = BackendSelector(attention)
+        self.attention = attention or BackendSelector("sdpa", announce=False)
         _adopt_head(model)
         if layout == "packed":
             _refuse_unpackable(model)
@@ -80,7 +80,7 @@ class CausalLMPolicy(Policy):
             batch.input_ids.unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
-            packed=PackedCall(PackedSegments.of(batch), self._selector),
+            packed=PackedCall(PackedSegments.of(batch), self.attention),
         )
         rows: Tensor = output.last_hidden_state
         return rows.squeeze(0).index_select(0, batch.target_index)

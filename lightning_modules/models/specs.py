@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.gguf import converted_folder
 from lightning_modules.models.layout_check import check_log_probs
@@ -80,8 +81,11 @@ def _wrap(model: PreTrainedModel, spec: PretrainedPolicy | RandomPolicy) -> Caus
         # Renamed in transformers 5.2x; the old name warns there.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    policy = CausalLMPolicy(model, layout=spec.layout, attention=spec.attention)
+    attention = BackendSelector(spec.attention)
+    policy = CausalLMPolicy(model, layout=spec.layout)
+    # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
     check_log_probs(policy)
+    policy.attention = attention
     return policy
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -54,8 +55,18 @@ class AttentionBackend:
     attend: Attend
     obstacle: Callable[[AttentionCase], str | None]
     """Why this backend cannot serve the case, in a few words; None if it can."""
-    install: str
-    """Shell command that makes it available; "" where there is nothing to install."""
+    module: str = "torch"
+    """Python module it needs."""
+    install: str = ""
+    """Shell command that installs that module."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether the module can be found (its parents are imported, it is not)."""
+        try:
+            return find_spec(self.module) is not None
+        except ModuleNotFoundError:
+            return False
 
 
 def half_precision_on_cuda(case: AttentionCase) -> str | None:
@@ -63,5 +74,5 @@ def half_precision_on_cuda(case: AttentionCase) -> str | None:
     if case.device_type != "cuda":
         return "needs a CUDA device"
     if case.dtype not in (torch.float16, torch.bfloat16):
-        return f"needs float16 or bfloat16 queries, got {case.dtype}"
+        return f"needs float16 or bfloat16, got {case.dtype}"
     return None

@@ -58,4 +58,4 @@ def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, s
     return weights.to(value.dtype) @ value
 
 
-PER_SEGMENT = AttentionBackend(name="sdpa", attend=attend, obstacle=lambda _: None, install="")
+PER_SEGMENT = AttentionBackend(name="sdpa", attend=attend, obstacle=lambda _: None)

@@ -6,30 +6,93 @@ import logging
 from collections.abc import Sequence
 
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
+from lightning_modules.models.attention_backends.flash_attention_2 import FLASH_ATTENTION_2
+from lightning_modules.models.attention_backends.flash_attention_4 import FLASH_ATTENTION_4
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
+from lightning_modules.models.attention_backends.self_test import failure
+from lightning_modules.models.attention_backends.torch_varlen import TORCH_VARLEN
 
-BACKENDS: tuple[AttentionBackend, ...] = (PER_SEGMENT,)
+BACKENDS = (FLASH_ATTENTION_4, TORCH_VARLEN, FLASH_ATTENTION_2, PER_SEGMENT)
+"""Fastest first."""
+
+ON_REQUEST_ONLY = frozenset({FLASH_ATTENTION_4.name})
+"""Backends that "auto" passes over: betas, which may compile for minutes."""
 
 _log = logging.getLogger(__name__)
 
 
 class BackendSelector:
-    """Picks the fastest backend that serves a case; remembers the choice, so that the hot path costs a dictionary look-up.
+    """Picks a backend for every case that comes; remembers it, so that the hot path costs a dictionary look-up.
+
+    Args:
+        requested: name of a backend, or "auto" for the fastest that works.
+        backends: what there is, fastest first; the last one must serve every case.
+        announce: whether to log each choice.
 
     Raises:
-        ValueError: if `requested` is neither "auto" nor the name of a backend.
+        ValueError: if `requested` names no backend, or one that is not installed.
     """
 
-    def __init__(self, requested: str = "auto", backends: Sequence[AttentionBackend] = BACKENDS) -> None:
-        names = [backend.name for backend in backends]
-        if requested not in ("auto", *names):
-            raise ValueError(f"expected attention to be auto or one of {', '.join(names)}, got {requested!r}.")
-        self._requested = requested
-        self._backends = tuple(backends)
+    def __init__(self, requested: str = "auto", backends: Sequence[AttentionBackend] = BACKENDS, *, announce: bool = True) -> None:
+        by_name = {backend.name: backend for backend in backends}
+        if requested != "auto" and requested not in by_name:
+            raise ValueError(f"expected attention to be auto or one of {', '.join(by_name)}, got {requested!r}.")
+        if requested != "auto" and not by_name[requested].installed:
+            raise ValueError(
+                f"expected attention backend {requested} to be installed, {by_name[requested].module} was not found. "
+                f"Install it with: {by_name[requested].install}"
+            )
+        self._requested, self._backends, self._announce = requested, tuple(backends), announce
         self._chosen: dict[AttentionCase, AttentionBackend] = {}
 
     def choose(self, case: AttentionCase) -> AttentionBackend:
-        """The backend for `case`."""
+        """The backend for `case`.
+
+        Raises:
+            ValueError: if a backend was asked for by name and cannot serve the case.
+        """
         if case not in self._chosen:
-            self._chosen[case] = self._backends[0]
+            self._chosen[case] = self._choose_by_name(case) if self._requested != "auto" else self._choose_fastest(case)
         return self._chosen[case]
+
+    def _choose_by_name(self, case: AttentionCase) -> AttentionBackend:
+        backend = next(backend for backend in self._backends if backend.name == self._requested)
+        if reason := _obstacle(backend, case):
+            raise ValueError(
+                f"expected attention backend {backend.name} to work for {_describe(case)}, but it {reason}. Use `attention: auto`."
+            )
+        self._say(backend, case, "asked for by name")
+        return backend
+
+    def _choose_fastest(self, case: AttentionCase) -> AttentionBackend:
+        passed_over: list[str] = []
+        for backend in self._backends:
+            if backend.name in ON_REQUEST_ONLY:
+                continue
+            if reason := _obstacle(backend, case):
+                passed_over.append(f"{backend.name} {reason}")
+                continue
+            self._say(backend, case, "; ".join(passed_over) or "the fastest there is")
+            return backend
+        raise AssertionError("the last backend serves every case")
+
+    def _say(self, backend: AttentionBackend, case: AttentionCase, reason: str) -> None:
+        faster = self._backends[: self._backends.index(backend)]
+        hints = [f"{b.name}: {b.install}" for b in faster if not b.installed and b.obstacle(case) is None]
+        hint = f" Faster, once installed: {'; '.join(hints)}" if hints else ""
+        if self._announce:
+            _log.info("Packed attention for %s: %s (%s).%s", _describe(case), backend.name, reason, hint)
+
+
+def _obstacle(backend: AttentionBackend, case: AttentionCase) -> str | None:
+    reason = backend.obstacle(case)
+    if reason is None and not backend.installed:
+        reason = "is not installed"
+    if reason is None and backend is not PER_SEGMENT:
+        reason = failure(backend, case)
+    return reason
+
+
+def _describe(case: AttentionCase) -> str:
+    softcap = ", soft-cap" if case.softcap else ""
+    return f"{case.device_type}, {str(case.dtype).removeprefix('torch.')}, head width {case.head_dim}{softcap}"
