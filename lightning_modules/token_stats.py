@@ -52,10 +52,12 @@ def softmax_gradient_l2(token_gradients: Tensor, stats: TokenStats) -> Tensor:
     Returns:
         `[K]` norms, >= 0, in the unit of the loss per unit of logit.
     """
-    probs = stats.logps.detach().exp()
-    # Rounding can push the square a few ulps below zero when p_t -> 1.
-    squared = (1 - 2 * probs + stats.sum_sq_probs).clamp_min(0)
-    return token_gradients.abs() * squared.sqrt()
+    logps = stats.logps.detach()
+    own = torch.expm1(logps).square()
+    # 1 - 2 p + sum p^2 cancels to nothing in float32 where p_t -> 1, as most tokens of a trained policy do. It is
+    # (1 - p_t)^2 + sum_{v != t} p_v^2, and the second term lies between 0 and the first.
+    others = torch.minimum((stats.sum_sq_probs - logps.exp().square()).clamp_min(0), own)
+    return token_gradients.abs() * (own + others).sqrt()
 
 
 def softmax_gradient_l1(token_gradients: Tensor, stats: TokenStats) -> Tensor:

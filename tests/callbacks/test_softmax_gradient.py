@@ -29,6 +29,7 @@ from lightning_modules.losses.slic import SLiCLoss
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, events, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -178,3 +179,23 @@ def test_histograms_come_at_their_own_cadence(tmp_path: Path) -> None:
     assert histogram[0].histogram_value.num == sum(len(example.completions[1].token_ids) for example in PAIRS[:3])
     with pytest.raises(ValueError, match=r"expected histogram_every_n_steps to be a multiple of every_n_steps = 3, got 4"):
         SoftmaxGradientMonitor(every_n_steps=3, histogram_every_n_steps=4)
+
+
+@pytest.mark.parametrize("margin", [0.0, 8.0, 12.0, 16.0])
+def test_norms_of_confident_tokens_do_not_cancel_in_float32(margin: float) -> None:
+    logits = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[:, 0] += margin
+
+    def norms(logits: Tensor) -> Tensor:
+        probs = logits.softmax(-1)
+        logps, none = logits.log_softmax(-1)[:, 0], torch.zeros(64)
+        stats = TokenStats(logps, none, probs.square().sum(-1), none, none > 0, torch.arange(64), 64)
+        return softmax_gradient_l2(torch.ones(64, dtype=logits.dtype), stats)
+
+    exact = norms(logits)
+    # What is left: the rounding of log p itself (about 1e-6 of a nat, against 1 - p), and that of sum p^2 (1e-7) as far as
+    # the bound on the other tokens' share lets it through.
+    slack = 1e-5 * exact + 4e-6 + torch.minimum(2e-7 / exact, (2**0.5 - 1) * exact)
+    found = norms(logits.float()).double()
+    assert ((found - exact).abs() <= slack).all()
+    assert found.min() > 0.5 * exact.min() > 0, "the plain formula gives 0"
