@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,21 +107,21 @@ class _Layout:
     def batch(self, share: StepShare | None, reference_token_logps: Tensor | None) -> CompletionBatch:
         num_prompts = self.prompt_number[-1] + 1
         return CompletionBatch(
-            input_ids=torch.tensor(self.input_ids),
-            position_ids=torch.tensor(self.position_ids),
-            key_index=torch.tensor(self.key_index),
+            input_ids=_integers(self.input_ids),
+            position_ids=_integers(self.position_ids),
+            key_index=_integers(self.key_index),
             cu_q=_cumulative(self.query_lengths),
             cu_k=_cumulative(self.key_lengths),
-            target_index=torch.tensor(self.target_index),
-            target_ids=torch.tensor(self.target_ids),
-            target_sequence=torch.tensor(self.target_sequence),
-            prompt_number=torch.tensor(self.prompt_number),
-            roles=torch.tensor(self.roles),
-            lengths=torch.tensor(self.lengths),
-            last_row=torch.tensor(self.last_row),
-            pairs=torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2),
-            row_numbers=torch.tensor(self.row_numbers),
-            example_index=torch.tensor(self.example_index),
+            target_index=_integers(self.target_index),
+            target_ids=_integers(self.target_ids),
+            target_sequence=_integers(self.target_sequence),
+            prompt_number=_integers(self.prompt_number),
+            roles=_integers(self.roles),
+            lengths=_integers(self.lengths),
+            last_row=_integers(self.last_row),
+            pairs=_integers(self.pairs).reshape(-1, 2),
+            row_numbers=_integers(self.row_numbers),
+            example_index=_integers(self.example_index),
             kinds=tuple(self.kinds),
             query_lengths=tuple(self.query_lengths),
             key_lengths=tuple(self.key_lengths),
@@ -129,6 +130,11 @@ class _Layout:
             reference_token_logps=reference_token_logps,
             scores=None if all(map(math.isnan, self.scores)) else torch.tensor(self.scores, dtype=torch.float32),
         )
+
+
+def _integers(values: Sequence[object]) -> Tensor:
+    # Six times as fast as torch.tensor on a list, which is most of the time that packing takes.
+    return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 def _cumulative(lengths: list[int]) -> Tensor:
