@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
@@ -15,7 +16,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch, ReferenceStore, Role
-from datamodules.files import FileDataModule
 from datamodules.formats import PairColumns, PromptCompletionColumns
 from datamodules.preference import PreferenceDataModule
 from datamodules.readers import DataSource
@@ -32,7 +32,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 @pytest.fixture
-def make(tmp_path: Path, tokenizer_folder: Path) -> type[PreferenceDataModule]:
+def make(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., PreferenceDataModule]:
     """PreferenceDataModule with the tokenizer and a cache of the test's own."""
 
     class Made(PreferenceDataModule):
@@ -82,7 +82,7 @@ def make_trainer(folder: Path, logger: CSVLogger | bool = False) -> Trainer:
     )
 
 
-def test_twins_in_other_containers_give_equal_examples(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_twins_in_other_containers_give_equal_examples(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     plain = write(tmp_path / "a.jsonl", ROWS)
     files = [plain, tmp_path / "a.jsonl.gz", tmp_path / "a.jsonl.xz", tmp_path / "a.parquet"]
     files[1].write_bytes(gzip.compress(plain.read_bytes()))
@@ -95,7 +95,7 @@ def test_twins_in_other_containers_give_equal_examples(make: type[FileDataModule
     assert list(modules[3].dataset("train").examples) == list(modules[0].dataset("train").examples)
 
 
-def test_the_split_is_by_prompt_seeded_and_whole(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_the_split_is_by_prompt_seeded_and_whole(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", ROWS)
     modules = [make(file, val_fraction=0.2, seed=seed) for seed in (0, 0, 1)]
     for module in modules:
@@ -107,14 +107,14 @@ def test_the_split_is_by_prompt_seeded_and_whole(make: type[FileDataModule], tmp
     assert modules[0].data_fingerprint("val") == modules[1].data_fingerprint("val") != modules[2].data_fingerprint("val")
 
 
-def test_one_prompt_cannot_be_split(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_one_prompt_cannot_be_split(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     module = make(write(tmp_path / "a.jsonl", [{**row, "prompt": "p"} for row in ROWS]))
     with pytest.raises(ValueError, match="two different prompts"):
         module.setup("fit")
 
 
 def test_prompts_shared_with_a_validation_file_are_counted(
-    make: type[FileDataModule], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., PreferenceDataModule], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     val = write(tmp_path / "val.jsonl", [{**ROWS[0], "chosen": "other"}, {**ROWS[1], "prompt": "new"}])
     module = make(write(tmp_path / "a.jsonl", ROWS), val=DataSource(str(val)))
@@ -124,7 +124,7 @@ def test_prompts_shared_with_a_validation_file_are_counted(
     assert len(module.dataset("train").examples) == 60
 
 
-def test_bad_rows_stop_or_are_left_out_also_from_the_cache(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_bad_rows_stop_or_are_left_out_also_from_the_cache(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [*ROWS, {"prompt": "p", "chosen": "x", "rejected": "x"}])
     for _ in range(2):
         with pytest.raises(ValueError, match="chosen equals rejected"):
@@ -135,7 +135,7 @@ def test_bad_rows_stop_or_are_left_out_also_from_the_cache(make: type[FileDataMo
 
 
 def test_text_is_tokenised_once_until_something_changes(
-    make: type[FileDataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., PreferenceDataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[object] = []
     write_entry = TokenCache._write
@@ -149,7 +149,7 @@ def test_text_is_tokenised_once_until_something_changes(
     assert len(prepared) == 4
 
 
-def test_fit_validate_test_and_predict_see_their_rows_once(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_fit_validate_test_and_predict_see_their_rows_once(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     test = write(tmp_path / "test.jsonl", ROWS[:7])
     data = make(write(tmp_path / "a.jsonl", ROWS), test=DataSource(str(test)), batch_size=4, max_tokens_per_batch=128)
     model, trainer = Counter(), make_trainer(tmp_path)
@@ -162,7 +162,7 @@ def test_fit_validate_test_and_predict_see_their_rows_once(make: type[FileDataMo
     assert model.seen["test"] == [row for rows in predicted for row in rows] == list(range(7))
 
 
-def test_fit_without_validation_data(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_fit_without_validation_data(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     model = Counter()
     data = make(write(tmp_path / "a.jsonl", ROWS), val_fraction=0.0, batch_size=4)
     make_trainer(tmp_path).fit(model, data)
@@ -170,13 +170,13 @@ def test_fit_without_validation_data(make: type[FileDataModule], tmp_path: Path)
     assert not model.seen["val"]
 
 
-def test_test_without_test_data_names_the_remedy(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_test_without_test_data_names_the_remedy(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected test data, got only \[\]"):
         make_trainer(tmp_path).test(Counter(), make(write(tmp_path / "a.jsonl", ROWS)), verbose=False)
 
 
 def test_the_report_is_logged_once_and_lies_in_the_run_folder(
-    make: type[FileDataModule], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., PreferenceDataModule], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = make(write(tmp_path / "a.jsonl", [*ROWS, ROWS[0]]), on_bad_row="skip", batch_size=4)
     with caplog.at_level(logging.INFO):
@@ -186,7 +186,7 @@ def test_the_report_is_logged_once_and_lies_in_the_run_folder(
     assert caplog.text.count("60 of 61 rows kept, 1 bad") == 1
 
 
-def test_scoring_and_reference_log_probs_round_trip(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_scoring_and_reference_log_probs_round_trip(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     data: ReferenceStore = make(write(tmp_path / "a.jsonl", ROWS), batch_size=8, max_tokens_per_batch=400)
     data.setup("fit")  # type: ignore[attr-defined]
     for split in data.splits():
@@ -196,7 +196,7 @@ def test_scoring_and_reference_log_probs_round_trip(make: type[FileDataModule], 
         assert torch.equal(batch.reference_token_logps, -batch.target_ids.float())
 
 
-def test_the_probe_bank_is_frozen_and_outside_the_pair(make: type[FileDataModule], tmp_path: Path) -> None:
+def test_the_probe_bank_is_frozen_and_outside_the_pair(make: Callable[..., PreferenceDataModule], tmp_path: Path) -> None:
     data = make(write(tmp_path / "a.jsonl", ROWS), num_probe_prompts=6, max_tokens_per_batch=128)
     data.setup("fit")
     batches = list(data.probe_batches())
