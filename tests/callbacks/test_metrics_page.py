@@ -1,0 +1,99 @@
+"""docs/metrics.md names every metric a run writes, and nothing that no run writes."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback
+from torch.optim import SGD
+from torch.utils.data import DataLoader
+
+from callbacks.degradation import DegradationMonitor
+from callbacks.dispersion import DispersionMonitor
+from callbacks.likelihood import LikelihoodMonitor
+from callbacks.samples import SampleLogger
+from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.token_heatmap import TokenHeatmap
+from callbacks.toy_ledger import ToyLedger
+from datamodules.batches import CompletionBatch
+from datamodules.toy import ToyPreferenceDataModule
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.preference import PreferenceModule
+from lightning_modules.sft import SFTModule
+from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, events, fit, supervised
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+
+class Validated(ProbedPairs):
+    def val_dataloader(self) -> DataLoader[CompletionBatch]:
+        return self.train_dataloader()
+
+
+def monitors() -> list[Callback]:
+    return [LikelihoodMonitor(1, 1), SoftmaxGradientMonitor(1, 1), DegradationMonitor(1), DispersionMonitor(1, 1)]
+
+
+@pytest.fixture(scope="module")
+def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What TensorBoard holds of a preference run, a supervised run and a toy run, by kind."""
+    folder, optimizer = tmp_path_factory.mktemp("runs"), partial(SGD, lr=0.3)
+    cache, microbatches = str(folder / "cache"), [[0, 1, 2], [3, 4], [0, 1], [2, 3, 4]]
+    toy = ToyPreferenceDataModule(num_seeds=2)
+    runs = [
+        fit(
+            PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
+            [*monitors(), TokenHeatmap(), SampleLogger()],
+            folder,
+            data=Validated(PAIRS, microbatches, 1),
+        ),
+        fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
+        fit(
+            PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
+            [*monitors(), ToyLedger(every_n_steps=1)],
+            folder,
+            data=toy,
+            max_steps=3,
+        ),
+    ]
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for kind, names in events(run).Tags().items():
+            if isinstance(names, list):
+                found.setdefault(kind, set()).update(names)
+    return found
+
+
+def documented() -> dict[str, re.Pattern[str]]:
+    """The names in the first column of the page's tables, as patterns: `<...>` stands for one part of a name."""
+    cells = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `") and "/" in line.split("|")[1]]
+    names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    return {name: re.compile(re.sub(r"<[a-z]+>", "[^/]+", name)) for name in names}
+
+
+def test_every_metric_is_on_the_page(tags: dict[str, set[str]]) -> None:
+    patterns = documented().values()
+    # Lightning's own: a counter, and the optimizer's rate where it is monitored.
+    metrics = tags["scalars"] - {"epoch", "hp_metric"}
+    assert len(metrics) > 100
+    assert sorted(name for name in metrics if not any(pattern.fullmatch(name) for pattern in patterns)) == []
+    assert tags["images"] == {"softmax_grad/tokens"}
+    assert tags["histograms"] == {f"softmax_grad/{side}/{norm}" for side in ("chosen", "rejected") for norm in ("l1", "l2")}
+
+
+def test_nothing_on_the_page_is_out_of_date(tags: dict[str, set[str]]) -> None:
+    stale = [name for name, pattern in documented().items() if not any(map(pattern.fullmatch, tags["scalars"]))]
+    assert stale == []
+
+
+def test_placeholders_do_not_swallow_names_of_their_own() -> None:
+    patterns = documented()
+    assert patterns["likelihood/<kind>/logp"].fullmatch("likelihood/chosen/logp")
+    assert not patterns["likelihood/<kind>/logp"].fullmatch("likelihood/bank/chosen/logp")
+    assert not any(pattern.fullmatch("likelihood/chosen/logps") for pattern in patterns.values())
