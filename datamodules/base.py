@@ -191,14 +191,15 @@ class BaseDataModule(LightningDataModule, ABC):
     def _require_whole_steps(self, batches: int) -> None:
         """Lightning would step on the last batch of a shortened epoch, with a loss scaled for a whole step."""
         trainer = self.trainer
-        if trainer is None or trainer.fast_dev_run:
+        if trainer is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         limit = trainer.limit_train_batches
         taken = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        if trainer.overfit_batches or taken % self._accumulation:
+        overfit: float = trainer.overfit_batches  # type: ignore[attr-defined]
+        if overfit or taken % self._accumulation:
             raise ValueError(
                 f"expected an epoch of whole optimizer steps of {self._accumulation} batches and overfit_batches: 0, got {taken} "
-                f"batches and overfit_batches: {trainer.overfit_batches}. Choose limit_train_batches as a multiple of "
+                f"batches and overfit_batches: {overfit}. Choose limit_train_batches as a multiple of "
                 "accumulate_grad_batches; to overfit, read a slice of the data."
             )
 

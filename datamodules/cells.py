@@ -11,11 +11,11 @@ def text_cell(row: Mapping[str, object], column: str) -> Text:
     """Text, or the messages of a chat.
 
     Raises:
-        BadRowError: if the column is missing (or null), or holds something else.
+        BadRowError: if the column is missing (or null), or holds something else or broken text.
     """
     cell = _cell(row, column)
     if isinstance(cell, str):
-        return cell
+        return _whole(cell, column)
     if isinstance(cell, Sequence) and cell:
         return tuple(_message(item, column) for item in cell)
     raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {_shorten(cell)}; expected text or a list of messages")
@@ -58,8 +58,17 @@ def _message(item: object, column: str) -> Message:
     if isinstance(item, Mapping):
         role, content = item.get("role"), item.get("content")
         if isinstance(role, str) and isinstance(content, str):
-            return Message(role, content)
+            return Message(role, _whole(content, column))
     raise BadRowError(Fault.WRONG_TYPE, f"{column!r} holds {_shorten(item)}; expected messages {{role: text, content: text}}")
+
+
+def _whole(text: str, column: str) -> str:
+    """The text, if it has a UTF-8 form: JSON can spell half a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError(Fault.NOT_UNICODE, f"{column!r} at character {error.start}: {text[error.start]!r}") from error
+    return text
 
 
 def _shorten(value: object) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,19 @@ class DataSource:
     """Configuration of a hub data set."""
 
     def rows(self) -> Iterator[RawRow]:
-        """Every row, in order; a line that is not a JSON object comes as the error it is."""
+        """Every row, in order; a line that is not a JSON object comes as the error it is.
+
+        Raises:
+            ValueError: if there are no files, or a compressed one is broken.
+        """
         files = self.files()
         if not files:
             yield from self._hub_rows()
         for file in files:
-            yield from _READERS[_format_suffix(file)](file)
+            try:
+                yield from _READERS[_format_suffix(file)](file)
+            except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+                raise ValueError(f"expected a whole compressed file, got {file}: {error}. Fetch it again.") from error
 
     def fingerprint(self) -> str:
         """Hex digest of the bytes behind the rows."""

@@ -49,6 +49,7 @@ class Fault(StrEnum):
     MALFORMED = "malformed JSON"
     MISSING_FIELD = "missing field"
     WRONG_TYPE = "wrong-typed field"
+    NOT_UNICODE = "text with half a surrogate pair"
     NOT_A_DIALOGUE = "not a dialogue that ends with an assistant turn"
     DIVERGING_PROMPTS = "chosen and rejected answer different prompts"
     EMPTY_PROMPT = "empty prompt"

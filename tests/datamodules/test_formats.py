@@ -76,6 +76,12 @@ def test_chosen_only_drops_the_rejected_side() -> None:
         (PairColumns(), {"prompt": "a", "chosen": [], "rejected": "c"}, Fault.WRONG_TYPE),
         (PairColumns(), {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "c"}, Fault.WRONG_TYPE),
         (PairColumns(), {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [BAD]}, Fault.WRONG_TYPE),
+        (PairColumns(), {"prompt": "a", "chosen": "b\ud800", "rejected": "c"}, Fault.NOT_UNICODE),
+        (
+            PairColumns(),
+            {"prompt": "a", "chosen": [{"role": "assistant", "content": "\udc00"}], "rejected": "c"},
+            Fault.NOT_UNICODE,
+        ),
         (PairColumns(chosen_score="s"), {"prompt": "a", "chosen": "b", "rejected": "c", "s": "1"}, Fault.WRONG_TYPE),
         (PairColumns(chosen_score="s"), {"prompt": "a", "chosen": "b", "rejected": "c", "s": True}, Fault.WRONG_TYPE),
         (PairColumns(prompt=None), {"chosen": "b", "rejected": "c"}, Fault.WRONG_TYPE),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
@@ -84,6 +85,15 @@ def test_paths_that_lead_nowhere_are_named(tmp_path: Path, name: str, message: s
     (tmp_path / "notes.txt").write_text("not data")
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("damage", [slice(None, -20), slice(20, None)])
+def test_a_broken_compressed_file_is_named(tmp_path: Path, compress: Callable[[bytes], bytes], damage: slice) -> None:
+    file = tmp_path / ("a.jsonl.gz" if compress is gzip.compress else "a.jsonl.xz")
+    file.write_bytes(compress(as_jsonl(TEXT_ROWS * 50))[damage])
+    with pytest.raises(ValueError, match="expected a whole compressed file"):
+        read(file)
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
