@@ -28,6 +28,7 @@ class ExperimentCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.scenario", "model.init_args.policy.init_args.initial_row", compute_fn=initial_row)
+        parser.link_arguments("data.init_args.num_seeds", "model.init_args.policy.init_args.num_seeds")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
