@@ -33,6 +33,8 @@ class TokenStats:
     """Q."""
     hidden: Tensor | None = None
     """`[K, H]` detached input of the output head, where the policy has one (head geometry and CHES read it)."""
+    other_sq_probs: Tensor | None = None
+    """`[K]` sum_{v != y} p_v^2, where the head sums it apart: `sum_sq_probs` - p_y^2 has no digits left where p_y is near 1."""
 
     def sum_by_sequence(self) -> Tensor:
         """`[Q]` sequence log-probs: token log-probs summed over each completion (nats). Differentiable."""
@@ -56,7 +58,9 @@ def softmax_gradient_l2(token_gradients: Tensor, stats: TokenStats) -> Tensor:
     own = torch.expm1(logps).square()
     # 1 - 2 p + sum p^2 cancels to nothing in float32 where p_t -> 1, as most tokens of a trained policy do. It is
     # (1 - p_t)^2 + sum_{v != t} p_v^2, and the second term lies between 0 and the first.
-    others = torch.minimum((stats.sum_sq_probs - logps.exp().square()).clamp_min(0), own)
+    others = stats.other_sq_probs
+    if others is None:
+        others = torch.minimum((stats.sum_sq_probs - logps.exp().square()).clamp_min(0), own)
     return token_gradients.abs() * (own + others).sqrt()
 
 

@@ -13,10 +13,13 @@ from transformers import PreTrainedModel
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.generation.batched import BatchedEngine
+from lightning_modules.models.generation.cached_decoder import CachedDecoder
+from lightning_modules.models.generation.engine import SamplingEngine
+from lightning_modules.models.generation.packed_decoder import PackedDecoder
 from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.padded import pad
-from lightning_modules.models.policy import Policy, SamplingParameters
-from lightning_modules.models.sampling import generate_completions
+from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.weights import fingerprint, save_model
 from lightning_modules.token_stats import TokenStats
@@ -58,7 +61,9 @@ class CausalLMPolicy(Policy):
         hidden = self._hidden(batch)
         stats = self._head(hidden, batch.target_ids)
         assert isinstance(stats, HeadStats), "a head given targets returns statistics"
-        return TokenStats(*stats, target_sequence=batch.target_sequence, num_sequences=batch.num_sequences, hidden=hidden.detach())
+        return TokenStats(
+            **stats._asdict(), target_sequence=batch.target_sequence, num_sequences=batch.num_sequences, hidden=hidden.detach()
+        )
 
     @property
     def _head(self) -> nn.Module:
@@ -96,9 +101,30 @@ class CausalLMPolicy(Policy):
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
     ) -> list[list[int]]:
-        """One completion for each prompt (see `Policy`)."""
-        with self.own_attention():
-            return generate_completions(self.model, prompts, parameters, eos_token_id=eos_token_id, seed=seed)
+        """One completion for each prompt (see `Policy`); of a prompt given k times, its samples 0 to k - 1."""
+        groups = self.generate(prompts, parameters, num_samples=1, eos_token_id=eos_token_id, seed=seed)
+        return [list(group[0].token_ids) for group in groups]
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        *,
+        num_samples: int,
+        eos_token_id: int,
+        seed: int,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[SampledCompletion]]:
+        """Completions with their log-probs (see `Policy`, and `BatchedEngine` for what the seed promises)."""
+        return self.engine().generate(
+            prompts, parameters, num_samples=num_samples, eos_token_id=eos_token_id, seed=seed, on_progress=on_progress
+        )
+
+    def engine(self) -> SamplingEngine:
+        """What this policy is sampled with."""
+        if self.layout == "packed":
+            return BatchedEngine(PackedDecoder(self.model, self.attention))
+        return BatchedEngine(CachedDecoder(self.model, self._plain_attention))
 
     @contextmanager
     def own_attention(self) -> Iterator[None]:

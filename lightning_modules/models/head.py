@@ -27,6 +27,8 @@ class HeadStats(NamedTuple):
     """`[K]` max_v p_v."""
     is_top1: Tensor
     """`[K]` bool: whether y has the highest logit."""
+    other_sq_probs: Tensor
+    """`[K]` sum_{v != y} p_v^2, exact where p_y is near 1."""
 
 
 class ScoringHead(nn.Linear):

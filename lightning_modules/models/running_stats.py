@@ -1,13 +1,16 @@
 """Statistics of a softmax over the vocabulary from one tile of logits after another (online softmax, arXiv 1805.02867).
 
-With m the running maximum and sums over the columns seen so far, for every row:
+For every row, over the tokens OTHER than the target y seen so far, with m their largest logit:
     exp_sum  = sum e^(z - m)
-    weighted = sum e^(z - m) (z - m)        -> entropy = log exp_sum - weighted / exp_sum
-    squares  = sum e^(2 (z - m))            -> sum p^2 = squares / exp_sum^2
-A new maximum m' rescales them by f = e^(m - m'), f and f^2, and shifts `weighted` by (m - m') exp_sum first.
+    weighted = sum e^(z - m) (z - m)
+    squares  = sum e^(2 (z - m))
+A new maximum m' rescales them by f = e^(m - m'), f and f^2, after `weighted` was shifted by (m - m') exp_sum. The target joins at
+the end. Kept apart, it leaves 1 - p_y and sum_{v != y} p_v^2 exact where p_y is near 1 and differences of sums would be rounding.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,8 +28,9 @@ class RunningStats:
         self._target_ids = target_ids
         zeros = torch.zeros(5, len(target_ids), dtype=dtype, device=target_ids.device)
         self._maximum, self._exp_sum, self._weighted, self._squares, self._target = zeros.unbind()
-        # Finite, unlike -inf, so that the first rescaling is 0 * finite and not 0 * inf.
-        self._maximum.fill_(torch.finfo(dtype).min)
+        # Finite, unlike -inf, so that a rescaling before the first token is 0 * finite and not 0 * inf.
+        self._lowest = torch.finfo(dtype).min
+        self._maximum.fill_(self._lowest)
 
     def update(self, rows: slice, columns: slice, logits: Tensor, scratch: Tensor) -> None:
         """Take in the `[r, n]` tile `logits` (destroyed), with room for as much in `scratch`."""
@@ -43,21 +47,57 @@ class RunningStats:
         self._maximum[rows] = maximum
 
     def _take_targets(self, rows: slice, columns: slice, logits: Tensor) -> None:
+        """Move the targets' logits out of the tile."""
         column, inside = local_targets(self._target_ids[rows], columns)
         values = logits.gather(1, column[:, None]).squeeze(1)
         self._target[rows] = torch.where(inside, values, self._target[rows])
+        logits.scatter_(1, column[:, None], values.masked_fill(inside, self._lowest)[:, None])
 
-    def log_normaliser(self) -> Tensor:
-        """`[K]` log sum_v e^z_v."""
-        return self._maximum + self._exp_sum.log()
+    def finish(self) -> SoftmaxStats:
+        """Add the targets and normalise."""
+        maximum = torch.maximum(self._maximum, self._target)
+        shift = self._maximum - maximum
+        factor = shift.exp()
+        others = self._exp_sum * factor
+        target_shift = self._target - maximum
+        target = target_shift.exp()
+        exp_sum = others + target
+        is_top1 = self._target >= self._maximum
+        # log1p keeps the digits of a sum that is 1 and a little.
+        log_sum = torch.where(is_top1, others.log1p(), exp_sum.log())
+        weighted = (self._weighted + shift * self._exp_sum) * factor + target * target_shift
+        return SoftmaxStats(
+            logps=target_shift - log_sum,
+            entropy=(log_sum - weighted / exp_sum).clamp_min(0),
+            other_sq_probs=self._squares * factor.square() / exp_sum.square(),
+            target_probs=target / exp_sum,
+            top1_probs=exp_sum.reciprocal(),
+            is_top1=is_top1,
+            maximum=maximum,
+            exp_sum=exp_sum,
+        )
 
-    def results(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`[K]` each: log p_y, entropy, sum p^2, maximum of p, whether y has the maximum."""
-        logps = self._target - self.log_normaliser()
-        # Rounding may leave an entropy a hair below zero where one token has all the mass.
-        entropy = (self._exp_sum.log() - self._weighted / self._exp_sum).clamp_min(0)
-        sum_sq_probs = self._squares / self._exp_sum.square()
-        return logps, entropy, sum_sq_probs, self._exp_sum.reciprocal(), self._target >= self._maximum
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxStats:
+    """`[K]` each: what is known of p once all tiles were seen."""
+
+    logps: Tensor
+    """log p_y."""
+    entropy: Tensor
+    """-sum_v p_v log p_v."""
+    other_sq_probs: Tensor
+    """sum_{v != y} p_v^2."""
+    target_probs: Tensor
+    """p_y."""
+    top1_probs: Tensor
+    """max_v p_v."""
+    is_top1: Tensor
+    """Whether y has the largest logit."""
+    maximum: Tensor
+    """m = max_v z_v."""
+    exp_sum: Tensor
+    """sum_v e^(z_v - m): p_v = e^(z_v - m) / exp_sum."""
 
 
 def local_targets(target_ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class _Context(Protocol):
     transform: LogitTransform
     tile: TileShape
     product_dtype: torch.dtype
-    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]
     needs_input_grad: tuple[bool, ...]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
@@ -43,19 +43,21 @@ class TiledLogProbs(torch.autograd.Function):
         transform: LogitTransform,
         tile: TileShape,
     ) -> tuple[Tensor, ...]:
-        """Statistics; keeps the inputs and `[K]` log-normalisers."""
+        """Statistics; keeps the inputs and two `[K]` normalisers."""
         ctx.transform, ctx.tile, ctx.product_dtype = transform, tile, product_dtype(hidden, weight)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = TiledLogits(hidden.to(ctx.product_dtype), weight, bias, transform, tile)
-            stats = RunningStats(target_ids, logits.sum_dtype)
+            running = RunningStats(target_ids, logits.sum_dtype)
             buffer, scratch = logits.buffer(), logits.buffer()
             for columns in logits.column_tiles():
                 for rows in logits.row_slices():
-                    stats.update(rows, columns.columns, logits.of(rows, columns, buffer), scratch)
-        ctx.save_for_backward(hidden, weight, bias, target_ids, stats.log_normaliser())
-        results = stats.results()
-        ctx.mark_non_differentiable(*results[1:])
-        return results
+                    running.update(rows, columns.columns, logits.of(rows, columns, buffer), scratch)
+            stats = running.finish()
+        ctx.save_for_backward(hidden, weight, bias, target_ids, stats.maximum, stats.exp_sum)
+        sum_sq_probs = stats.other_sq_probs + stats.target_probs.square()
+        detached = stats.entropy, sum_sq_probs, stats.top1_probs, stats.is_top1, stats.other_sq_probs
+        ctx.mark_non_differentiable(*detached)
+        return stats.logps, *detached
 
     @staticmethod
     @once_differentiable
@@ -79,10 +81,10 @@ def _gradient_at_logits(
     ctx: _Context, logits: TiledLogits, rows: slice, tile: ColumnTile, grad_logps: Tensor, buffer: Tensor
 ) -> Tensor:
     """`[r, n]` gradient at the output of the linear layer."""
-    *_, target_ids, log_normaliser = ctx.saved_tensors
+    *_, target_ids, maximum, exp_sum = ctx.saved_tensors
     values = logits.of(rows, tile, buffer)
     slope = logits.slope(values)
-    gradient = values.sub_(log_normaliser[rows, None]).exp_().mul_(-grad_logps[rows, None])
+    gradient = values.sub_(maximum[rows, None]).exp_().mul_((-grad_logps[rows] / exp_sum[rows])[:, None])
     column, inside = local_targets(target_ids[rows], tile.columns)
     gradient.scatter_add_(1, column[:, None], (grad_logps[rows] * inside)[:, None])
     return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lightning_modules.models import head as head_module
 from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.tiled_logits import TileShape
+from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
 
 V, H = 23, 7
 
@@ -60,10 +61,12 @@ def test_equals_autograd_through_full_logits(
     log_probs = full_log_probs(head, hidden)
     probs = log_probs.exp()
     logps = log_probs.gather(1, targets[:, None]).squeeze(1)
-    expected = HeadStats(logps, -(probs * log_probs).sum(1), probs.square().sum(1), probs.amax(1), log_probs.argmax(1) == targets)
+    others = probs.scatter(1, targets[:, None], 0.0).square().sum(1)
+    entropy, is_top1 = -(probs * log_probs).sum(1), log_probs.argmax(1) == targets
+    expected = HeadStats(logps, entropy, probs.square().sum(1), probs.amax(1), is_top1, others)
     for name, got, want in zip(HeadStats._fields, stats, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
-    assert [value.requires_grad for value in stats] == [True, False, False, False, False]
+    assert [value.requires_grad for value in stats] == [True, False, False, False, False, False]
     for got, want in zip(gradients(stats.logps @ weights, head, hidden), gradients(logps @ weights, head, hidden), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
@@ -90,6 +93,29 @@ def test_low_precision_stays_close_to_float64(dtype: torch.dtype, tolerance: flo
     for ours, theirs in zip(got, want, strict=True):
         assert ours.dtype == dtype
         assert (ours.double() - theirs).norm() <= tolerance * theirs.norm()
+
+
+def test_exact_in_float32_where_the_target_has_all_but_a_little_of_the_mass() -> None:
+    head = make_head(torch.float32)
+    targets, margins = torch.arange(6), torch.tensor([1.0, 2.0, 5.0, 10.0, 15.0, 20.0])
+    # Whole numbers, so that the logits themselves are exact: each row's target leads by its margin.
+    with torch.no_grad():
+        head.weight.copy_(torch.randint(-2, 1, (V, H), generator=torch.Generator().manual_seed(0)))
+        head.weight[targets, targets] = 1
+    hidden = torch.eye(6, H) * margins[:, None]
+    stats = head(hidden, targets)
+    stats.logps.retain_grad()
+    stats.logps.sum().backward()
+
+    logits = hidden.double() @ head.weight.detach().double().T
+    probs = logits.softmax(1).scatter(1, targets[:, None], 0.0)
+    torch.testing.assert_close(-torch.expm1(stats.logps).double(), probs.sum(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(stats.other_sq_probs.double(), probs.square().sum(1), rtol=1e-6, atol=0)
+    gradient = torch.cat([probs, probs.sum(1, keepdim=True)], 1)
+    token_stats = TokenStats(**stats._asdict(), target_sequence=targets, num_sequences=6)
+    got = softmax_gradient_l2(stats.logps.grad, token_stats)
+    torch.testing.assert_close(got.double(), gradient.norm(dim=1), rtol=1e-6, atol=0)
+    assert gradient.norm(dim=1).min() < 1e-7
 
 
 def test_no_positions() -> None:
