@@ -3,26 +3,83 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from datamodules.batches import CompletionBatch
+from datamodules.batches import CompletionBatch, Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.packing import pack
 from lightning_modules.token_stats import TokenStats
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """How responses are drawn."""
+    """How responses are drawn: from softmax(logits / temperature), restricted to the nucleus.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
 
     max_new_tokens: int = 256
     """Tokens at the most, >= 1."""
     temperature: float = 1.0
     """0 means greedy decoding."""
     top_p: float = 1.0
-    """Nucleus, in (0, 1]."""
+    """Nucleus, in (0, 1]: the fewest likeliest tokens that hold this much probability."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"expected max_new_tokens >= 1, a finite temperature >= 0 and top_p in (0, 1], got {self.max_new_tokens}, "
+                f"{self.temperature} and {self.top_p}."
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledCompletion:
+    """A completion drawn from a policy."""
+
+    token_ids: tuple[int, ...]
+    """At least one."""
+    logps: Tensor
+    """`[len(token_ids)]` float32 on the CPU, nats: log pi(token | prompt, tokens before) of the policy itself, that is at
+    temperature 1 and over the whole vocabulary, however the tokens were drawn. What `Policy.forward` gives them; PPO's old ones."""
+    finished: bool
+    """Whether it ends with the end of sequence; False if it was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingProgress:
+    """How far a call of `generate` has come."""
+
+    num_done: int
+    """Completions that are done."""
+    num_completions: int
+    """Completions in all."""
+    num_tokens: int
+    """Tokens drawn."""
+    expected_tokens: float
+    """Tokens when all are done, if those to come are as long as those done; an over-estimate until the first one is done."""
+    seconds: float
+    """Since the start."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean rate since the start."""
+        return self.num_tokens / max(self.seconds, 1e-9)
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds to go, at the mean rate so far."""
+        return (self.expected_tokens - self.num_tokens) / max(self.tokens_per_second, 1e-9)
+
+
+OnProgress = Callable[[SamplingProgress], None]
+"""Told how far sampling has come, after every token of the batch."""
 
 
 class Policy(nn.Module, ABC):
@@ -43,6 +100,48 @@ class Policy(nn.Module, ABC):
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
     ) -> list[list[int]]:
         """One completion for each prompt, reproducible from `seed`; ends with `eos_token_id` unless it was cut."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        *,
+        num_samples: int,
+        eos_token_id: int,
+        seed: int,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[SampledCompletion]]:
+        """`num_samples` completions for each prompt with their log-probs, reproducible from `seed`.
+
+        This one draws with `sample` and scores with one forward pass; a policy that has the log-probs at hand overrides it.
+
+        Args:
+            prompts: token ids, at least one each.
+            parameters: how tokens are drawn.
+            num_samples: completions of each prompt, >= 1.
+            eos_token_id: ends a completion.
+            seed: another one, other completions.
+            on_progress: told how far it has come, if the policy draws in steps.
+
+        Returns:
+            A group for each prompt.
+        """
+        repeated = [prompt for prompt in prompts for _ in range(num_samples)]
+        drawn = self.sample(repeated, parameters, eos_token_id=eos_token_id, seed=seed)
+        groups = [drawn[start : start + num_samples] for start in range(0, len(drawn), num_samples)]
+        logps = iter(self._own_logps(prompts, groups))
+        return [[SampledCompletion(tuple(ids), next(logps), ids[-1] == eos_token_id) for ids in group] for group in groups]
+
+    def _own_logps(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[list[int]]]) -> Sequence[Tensor]:
+        """Log-probs of each completion, in order."""
+        examples = [
+            Example(tuple(prompt), tuple(TokenizedCompletion(tuple(ids), Role.SAMPLE, "sample") for ids in group))
+            for prompt, group in zip(prompts, groups, strict=True)
+        ]
+        batch = pack(examples)
+        logps = self(batch.to(next(self.parameters()).device)).logps
+        return torch.split(logps.float().cpu(), batch.lengths.tolist())
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.models import sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import RandomPolicy
@@ -59,12 +58,8 @@ def test_ends_with_eos_or_was_cut(policy: CausalLMPolicy) -> None:
     assert all(len(completion) == 30 for completion in completions if EOS not in completion)
 
 
-def test_order_is_kept_over_buckets(policy: CausalLMPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters = SamplingParameters(max_new_tokens=4, temperature=0)
-    together = policy.sample(PROMPTS, parameters, eos_token_id=EOS, seed=0)
-    monkeypatch.setattr(sampling, "ROWS_PER_CALL", 1)
-    assert policy.sample(PROMPTS, parameters, eos_token_id=EOS, seed=0) == together
-    assert policy.sample([], parameters, eos_token_id=EOS, seed=0) == []
+def test_of_no_prompts_there_are_no_completions(policy: CausalLMPolicy) -> None:
+    assert policy.sample([], SamplingParameters(), eos_token_id=EOS, seed=0) == []
 
 
 def test_nucleus_keeps_the_likeliest_tokens_only(policy: CausalLMPolicy) -> None:

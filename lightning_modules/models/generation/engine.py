@@ -1,0 +1,25 @@
+"""What draws completions from a model: the seam between a policy and the way it is sampled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from lightning_modules.models.policy import OnProgress, SampledCompletion, SamplingParameters
+
+
+class SamplingEngine(ABC):
+    """Draws completions. Another engine (a server, another library) is another subclass; the policy's contract stays."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        *,
+        num_samples: int,
+        eos_token_id: int,
+        seed: int,
+        on_progress: OnProgress | None,
+    ) -> list[list[SampledCompletion]]:
+        """`num_samples` completions of each prompt (see `Policy.generate`)."""

@@ -1,0 +1,81 @@
+"""A cohort of the packed decoder: rows, their prompts, and every layer's keys and values.
+
+Shape legend: P prompts of L tokens at the most, m rows a prompt at the most, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_modules.models.generation.decoder import Cohort
+from lightning_modules.models.generation.kv_store import LayerStore
+from lightning_modules.models.generation.shared_prefix import RowLayout
+
+
+class PackedCohort(Cohort):
+    """Rows that share prompts.
+
+    Args:
+        lengths: tokens of each of the P prompts.
+        copies: rows of each prompt.
+        device: of the model.
+    """
+
+    def __init__(self, lengths: Sequence[int], copies: Sequence[int], device: torch.device) -> None:
+        self.stores: dict[nn.Module, LayerStore] = {}
+        self.num_own = 0
+        self._lengths = list(lengths)
+        self._device = device
+        # (prompt, place among the prompt's rows) of every row.
+        self._cells = [(prompt, place) for prompt, count in enumerate(copies) for place in range(count)]
+        self._refresh()
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self._cells)
+
+    @property
+    def prompt_of_row(self) -> Tensor:
+        """`[R]` int64."""
+        return self.layout.cell // self.layout.width
+
+    def positions(self) -> Tensor:
+        """`[R]` int64 position of each row's next own token."""
+        return self._row_lengths + self.num_own
+
+    @override
+    def keep(self, rows: Sequence[int]) -> None:
+        moves = [(new, old) for new, old in enumerate(rows) if new != old]
+        holes, movers = (torch.tensor([move[side] for move in moves], dtype=torch.int64, device=self._device) for side in (0, 1))
+        for store in self.stores.values():
+            store.keep_rows(len(rows), holes, movers, self.num_own)
+        self._cells = [self._cells[row] for row in rows]
+        self._give_prompts_back()
+        self._refresh()
+
+    def _give_prompts_back(self) -> None:
+        alive = sorted({prompt for prompt, _ in self._cells})
+        # Copying the rest costs about as much as one step reads; at every halving it is negligible.
+        if not alive or 2 * len(alive) > len(self._lengths):
+            return
+        self._lengths = [self._lengths[prompt] for prompt in alive]
+        number = {prompt: new for new, prompt in enumerate(alive)}
+        self._cells = [(number[prompt], place) for prompt, place in self._cells]
+        prompts = torch.tensor(alive, device=self._device)
+        for store in self.stores.values():
+            store.keep_prompts(prompts, max(self._lengths))
+
+    def _refresh(self) -> None:
+        width = 1 + max((place for _, place in self._cells), default=0)
+        cell = torch.tensor([prompt * width + place for prompt, place in self._cells], dtype=torch.int64, device=self._device)
+        lengths = torch.tensor(self._lengths, device=self._device)
+        self._row_lengths = lengths[cell // width]
+        longest = max(self._lengths)
+        columns = torch.arange(longest, device=self._device)
+        padding = (columns >= self._row_lengths[:, None])[:, None, None] if min(self._lengths) < longest else None
+        self.layout = RowLayout(cell, len(self._lengths), width, padding)
