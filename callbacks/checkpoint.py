@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,8 +15,8 @@ class RunCheckpoint(ModelCheckpoint):
     """Keeps the newest checkpoint of a run, and `last.ckpt` as a link to it.
 
     A run that was killed goes on from there with `--ckpt_path`, in a new run folder, to the same bits as one that was not.
-    Differs from Lightning's ModelCheckpoint: the step that ends the training is saved whatever the cadence, and a run resumed
-    into another folder keeps its own list of files, without a warning.
+    Differs from Lightning's ModelCheckpoint: `last.ckpt` is whole whenever the process dies, the step that ends the training is
+    saved whatever the cadence, and a run resumed into another folder keeps its own list of files, without a warning.
 
     Args:
         every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
@@ -23,7 +25,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
-        super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1, save_last="link")
+        super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -32,14 +34,22 @@ class RunCheckpoint(ModelCheckpoint):
         is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
         if is_final and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning's own would write last.ckpt into the working directory under fast_dev_run.
-        return
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
+
+    @override
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        # Now, before the older file goes.
+        if trainer.is_global_zero:
+            _point(Path(filepath).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"), Path(filepath).name)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make or move a symbolic link in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
