@@ -22,6 +22,7 @@ from callbacks.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import StepOutput
+from lightning_modules.token_stats import softmax_gradient_l2
 
 CLASS_OF_KIND = MappingProxyType(
     {
@@ -78,17 +79,16 @@ def pair_gradients(output: StepOutput, batch: CompletionBatch) -> dict[str, Tens
             log_pi: dl/dlog pi, which is -d_w for the chosen and +d_l for the rejected side
             logit: L2 norm of the side's row d (onehot(y) - p)
     """
-    incentives, stats = output.incentives(), output.stats
-    if incentives is None:
+    incentives, token_gradients = output.incentives(), output.token_gradients()
+    if incentives is None or token_gradients is None:
         return None
+    # A response is one token, so that sequences and scored positions are the same.
+    logps, norms = output.stats.logps.detach(), softmax_gradient_l2(token_gradients, output.stats)
     gradients: dict[str, Tensor] = {}
     for side, sign, incentive, sequence in zip(SIDES, (-1, 1), incentives, batch.pairs.unbind(1), strict=True):
-        # A response is one token, so that sequences and scored positions are the same.
-        logps = stats.logps.detach()[sequence].double()
-        gradients[f"log10_pi/{side}"] = (incentive.abs().double().log() - logps) / math.log(10)
+        gradients[f"log10_pi/{side}"] = (incentive.double().abs().log() - logps[sequence].double()) / math.log(10)
         gradients[f"log_pi/{side}"] = sign * incentive.double()
-        squared = (1 - 2 * logps.exp() + stats.sum_sq_probs[sequence].double()).clamp_min(0)
-        gradients[f"logit/{side}"] = incentive.abs().double() * squared.sqrt()
+        gradients[f"logit/{side}"] = norms[sequence].double()
     return gradients
 
 
