@@ -25,6 +25,7 @@ def converted_folder(path: str, cache_dir: str) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as a causal LM with a tokenizer.
     """
     file = Path(path)
     if not file.is_file():
@@ -36,6 +37,11 @@ def converted_folder(path: str, cache_dir: str) -> str:
         try:
             _convert(file, unfinished)
             _publish(unfinished, target)
+        except Exception as error:  # The readers raise whatever they trip over; the user needs to know which file it was.
+            raise ValueError(
+                f"expected a GGUF file of a causal LM that transformers can read, got {file} ({type(error).__name__}: {error}). "
+                "Check that it was downloaded whole, or use the model's Hugging Face folder."
+            ) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return str(target)
