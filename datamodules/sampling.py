@@ -65,11 +65,13 @@ class SamplingDataModule(TaskDataModule):
     def leave_out(self, prompts: Collection[str]) -> None:
         """Skip prompts that have their responses already; call it before the first batch is asked for."""
         self._answered = frozenset(prompts)
+        if self.trainer and all(item.prompt in self._answered for item in self.task.items("pool")):
+            # An empty loader would do too, but Lightning warns of it.
+            self.trainer.limit_predict_batches = 0
 
     @override
     def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
-        batches = list(self._batches())
-        return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        return DataLoader(list(self._batches()), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
     def _batches(self) -> Iterator[PromptBatch]:
         prompts = encode_prompts(list(self.task.items("pool")), self.tokenizer)
