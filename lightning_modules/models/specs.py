@@ -1,7 +1,8 @@
-"""Recipes for policies: what a config names under `policy`."""
+"""Recipes for policies that are Hugging Face causal LMs: what a config names under `policy`."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,21 +13,20 @@ from lightning_modules.models.attention_backends.selection import BackendSelecto
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.gguf import converted_folder
 from lightning_modules.models.layout_check import check_log_probs
+from lightning_modules.models.lora import LoraSpec, add_adapters
 from lightning_modules.models.policy import PolicySpec
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
 
-@dataclass(frozen=True)
-class PretrainedPolicy(PolicySpec):
-    """A policy with trained weights.
+@dataclass(frozen=True, kw_only=True)
+class CausalLMSpec(PolicySpec):
+    """How a causal LM is run, wherever its weights come from.
 
     Raises:
-        ValueError: at `build`, if the model cannot be run in this layout.
+        ValueError: at `build`, if the model cannot be run in this layout or the attention backend is not installed.
     """
 
-    path: str
-    """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`)."""
     layout: Layout = "packed"
     """`padded` for models that cannot be packed."""
     attention: str = "auto"
@@ -35,58 +35,81 @@ class PretrainedPolicy(PolicySpec):
     """Recompute each layer in backward: less memory, about a third more compute."""
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters and leave the weights as they are."""
+
+    @abstractmethod
+    def load(self) -> PreTrainedModel:
+        """The model, without dropout."""
+
+    def build(self) -> CausalLMPolicy:
+        """Load, wrap and check the model."""
+        attention = BackendSelector(self.attention)
+        model = self.load()
+        if self.lora is not None:
+            add_adapters(model, self.lora)
+        if self.gradient_checkpointing:
+            # Renamed in transformers 5.2x; the old name warns there.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        policy = CausalLMPolicy(model, layout=self.layout)
+        # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
+        check_log_probs(policy)
+        policy.attention = attention
+        return policy
+
+
+@dataclass(frozen=True)
+class PretrainedPolicy(CausalLMSpec):
+    """A policy with trained weights."""
+
+    path: str
+    """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     cache_dir: str = ".cache/prefscope"
     """Where converted GGUF files are kept."""
 
-    def build(self) -> CausalLMPolicy:
-        """Load, check and wrap the model."""
+    def load(self) -> PreTrainedModel:
+        """Read the weights (safetensors only).
+
+        Raises:
+            ValueError: if some are missing, which transformers would replace by random ones with a warning.
+        """
         path = converted_folder(self.path, self.cache_dir) if self.path.endswith(".gguf") else self.path
         config = _without_dropout(AutoConfig.from_pretrained(path, revision=self.revision))
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, revision=self.revision, dtype=getattr(torch, self.dtype), use_safetensors=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=self.revision,
+            dtype=getattr(torch, self.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        return _wrap(model, self)
+        if found["missing_keys"]:
+            some = ", ".join(sorted(found["missing_keys"])[:3])
+            raise ValueError(
+                f"expected all weights of {type(model).__name__} in {self.path}, {len(found['missing_keys'])} are missing ({some}, "
+                "...). It holds another kind of model, or was not saved whole."
+            )
+        return model
 
 
 @dataclass(frozen=True)
-class RandomPolicy(PolicySpec):
+class RandomPolicy(CausalLMSpec):
     """A policy with random weights, the same for the same seed."""
 
     config: dict[str, Any]
     """`model_type` and the fields of that model's configuration in transformers."""
     seed: int = 0
     """Seed of the initial weights."""
-    layout: Layout = "packed"
-    """`padded` for models that cannot be packed."""
-    attention: str = "auto"
-    """Attention backend of the packed layout, by name, or the fastest that is there."""
-    gradient_checkpointing: bool = False
-    """Recompute each layer in backward: less memory, about a third more compute."""
-    dtype: Precision = "float32"
-    """Type of the weights."""
 
-    def build(self) -> CausalLMPolicy:
-        """Initialise, check and wrap the model."""
+    def load(self) -> PreTrainedModel:
+        """Initialise the weights."""
         config = _without_dropout(AutoConfig.for_model(**self.config))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
-        return _wrap(model, self)
-
-
-def _wrap(model: PreTrainedModel, spec: PretrainedPolicy | RandomPolicy) -> CausalLMPolicy:
-    if spec.gradient_checkpointing:
-        # Renamed in transformers 5.2x; the old name warns there.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    attention = BackendSelector(spec.attention)
-    policy = CausalLMPolicy(model, layout=spec.layout)
-    # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
-    check_log_probs(policy)
-    policy.attention = attention
-    return policy
+            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
 
 
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
