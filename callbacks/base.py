@@ -42,7 +42,7 @@ class Diagnostic(Callback):
         """`{metric: [n] per-item values}` of one microbatch, detached."""
 
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
-        """Further values of a due step, of the policy after it and the same on every rank; none by default."""
+        """Further values of a due step, of the policy after it; none by default. A value that all ranks have is given by one."""
         return ()
 
     def finish(self, means: dict[str, float]) -> dict[str, float]:

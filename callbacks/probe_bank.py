@@ -135,7 +135,9 @@ class ProbeMonitor(Diagnostic):
 
     def _bank_values(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
         self._measured_at = trainer.global_step
-        return [self.measure_bank(part) for part in self._baseline.evaluate(pl_module)]
+        bank = self._baseline.evaluate(pl_module)
+        # Every rank evaluates (a sharded policy needs them all), one counts: repeated values would shift the quantiles.
+        return [self.measure_bank(part) for part in bank] if trainer.is_global_zero else []
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -52,13 +52,13 @@ def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:
     lines = [_likelihood_line(tracks, kind) for kind in kinds]
     if {"chosen", "rejected"} <= set(kinds):
         growth = _last(tracks, f"{_BANK}/chosen/change") - _last(tracks, f"{_BANK}/rejected/change")
-        lines.append(Line("margin log pi+ - log pi-, growth (nats)", None, growth))
+        lines.append(Line("growth of log pi+ - log pi-", None, growth))
     named = {
-        f"{_BANK}/drop_share": "drop share of that growth (above 1: chosen fell too)",
-        "degradation/displaced": "pairs whose chosen likelihood fell",
-        "dispersion/bank/probes/index_per_token": "dispersion index (nats per token)",
-        "dispersion/bank/off_pair_mass": "mass off the pair where it parts",
-        "dispersion/bank/chosen/entropy": "entropy along chosen (nats)",
+        f"{_BANK}/drop_share": "drop share (> 1: chosen fell too)",
+        "degradation/displaced": "pairs whose chosen fell",
+        "dispersion/bank/probes/index_per_token": "dispersion index, per token",
+        "dispersion/bank/off_pair_mass": "mass off the pair at its branch",
+        "dispersion/bank/chosen/entropy": "entropy along chosen",
         **{name: name for name in tracks if name.rsplit("/", 1)[-1] == "accuracy"},
     }
     return lines + [_plain_line(title, tracks[name]) for name, title in named.items() if name in tracks]
@@ -67,7 +67,7 @@ def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:
 def summary_table(lines: list[Line], step: int) -> Table:
     """The lines as a table."""
     table = Table(title=f"What the run did, step {step}", title_justify="left", caption_justify="left")
-    table.caption = "Log-likelihoods: nats per completion, mean over the frozen probe bank."
+    table.caption = "Nats, mean over the frozen probe bank; shares, probabilities and accuracies in [0, 1]."
     for header in ("", "start", "end", "change", "per token"):
         table.add_column(header, justify="left" if not header else "right")
     for line in lines:

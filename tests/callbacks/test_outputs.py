@@ -109,13 +109,13 @@ def test_the_summary_tells_start_end_and_change() -> None:
     assert list(lines) == [
         "log-likelihood, chosen",
         "log-likelihood, rejected",
-        "margin log pi+ - log pi-, growth (nats)",
-        "drop share of that growth (above 1: chosen fell too)",
+        "growth of log pi+ - log pi-",
+        "drop share (> 1: chosen fell too)",
         "arithmetic/accuracy",
     ]
     rejected = lines["log-likelihood, rejected"]
     assert (rejected.start, rejected.end, rejected.change, rejected.per_token) == (-10.0, -18.0, -8.0, -0.75)
-    assert lines["margin log pi+ - log pi-, growth (nats)"].end == 5.5
+    assert lines["growth of log pi+ - log pi-"].end == 5.5
     accuracy = lines["arithmetic/accuracy"]
     assert (accuracy.start, accuracy.end, accuracy.change) == (0.5, 0.375, -0.125)
 
