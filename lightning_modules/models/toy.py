@@ -93,6 +93,7 @@ class ToyPolicy(Policy):
         log_probs = self._logits(hidden).log_softmax(-1).flatten(0, 1)
         probs = log_probs.detach().exp()
         top1_probs, top1 = probs.max(-1)
+        others = probs[prompts].scatter(1, batch.target_ids[:, None], 0)
         return TokenStats(
             logps=log_probs[prompts, batch.target_ids],
             entropy=-(probs * log_probs.detach()).sum(-1)[prompts],
@@ -102,6 +103,7 @@ class ToyPolicy(Policy):
             target_sequence=batch.target_sequence,
             num_sequences=batch.num_sequences,
             hidden=hidden.detach().flatten(0, 1)[prompts],
+            other_sq_probs=others.square().sum(-1),
         )
 
     def logits(self) -> Tensor:

@@ -40,19 +40,19 @@ def loss_of_rows(loss: PreferenceLoss, batch: CompletionBatch, rows: Tensor) -> 
 
 
 @every_loss
-def test_gradients_at_the_logits_equal_autograd(loss: PreferenceLoss) -> None:
-    policy, batch = ToyPolicy(SHAPE).double(), pair_batch()
+@pytest.mark.parametrize(("dtype", "rtol", "atol"), [(torch.float64, 1e-10, 1e-14), (torch.float32, 1e-5, 1e-9)])
+def test_gradients_at_the_logits_equal_autograd(loss: PreferenceLoss, dtype: torch.dtype, rtol: float, atol: float) -> None:
+    policy, batch = ToyPolicy(SHAPE).to(dtype), pair_batch()
     output = step(policy, batch, loss)
     rows = rows_of(policy, batch)
     (expected,) = torch.autograd.grad(loss_of_rows(loss, batch, rows), rows)
-    gradients = pair_gradients(output, batch)
-    assert gradients is not None
-    for number, side in enumerate(("chosen", "rejected")):
-        norms = expected[batch.pairs[:, number]].norm(dim=1)
-        torch.testing.assert_close(gradients[f"logit/{side}"], norms, rtol=1e-10, atol=1e-14)
-    token_gradients = output.token_gradients()
+    token_gradients, gradients = output.token_gradients(), pair_gradients(output, batch)
     assert token_gradients is not None
-    torch.testing.assert_close(softmax_gradient_l2(token_gradients, output.stats), expected.norm(dim=1), rtol=1e-10, atol=1e-14)
+    assert gradients is not None
+    norms = expected.norm(dim=1)
+    torch.testing.assert_close(softmax_gradient_l2(token_gradients, output.stats), norms, rtol=rtol, atol=atol)
+    for number, side in enumerate(("chosen", "rejected")):
+        torch.testing.assert_close(gradients[f"logit/{side}"], norms[batch.pairs[:, number]].double(), rtol=rtol, atol=atol)
 
 
 @every_loss

@@ -57,6 +57,9 @@ def test_statistics_equal_those_of_a_plain_network_for_every_seed(activation: st
     assert_equal_in_float64(stats.entropy, torch.special.entr(p).sum(1))
     assert_equal_in_float64(stats.sum_sq_probs, (p * p).sum(1))
     assert_equal_in_float64(stats.top1_probs, p.amax(1))
+    others = torch.stack([(row * row).sum() - row[target] ** 2 for row, target in zip(p, targets, strict=True)])
+    assert stats.other_sq_probs is not None
+    assert_equal_in_float64(stats.other_sq_probs, others)
     assert stats.is_top1.tolist() == (p.argmax(1) == targets).tolist()
     assert stats.hidden is not None
     assert not stats.hidden.requires_grad
