@@ -125,26 +125,20 @@ class Batch:
     async def _judge(self, client: AsyncOpenAI, item: Item) -> Verdict:
         """A verdict, with the cost of every attempt it took."""
         spent = 0.0
-        messages, schema = self.rubric.messages(*item), self.rubric.schema()
+        question = messages = self.rubric.messages(*item)
         for attempt in range(self.limits.max_attempts):
             await self._pace.wait()
+            reply: Reply | None = None
             try:
-                reply = await self.server.ask(client, messages, schema)
+                reply = await self.server.ask(client, messages, self.rubric.schema())
                 spent += self._account(reply)
-                score, reason = self._read(reply)
+                return Verdict(*self.rubric.read(reply.text), spent)
             except (TryAgainError, GarbledReplyError) as error:
                 if attempt + 1 == self.limits.max_attempts or self._stopped is not None:
-                    raise
+                    raise _with_hint(error, reply) from None
+                messages = self.rubric.messages_again(question, reply.text) if reply else question
                 await self._back_off(attempt, error)
-            else:
-                return Verdict(score, reason, spent)
         raise AssertionError("the last attempt returns or raises")
-
-    def _read(self, reply: Reply) -> tuple[float, str]:
-        try:
-            return self.rubric.read(reply.text)
-        except GarbledReplyError as error:
-            raise GarbledReplyError(f"{error}; it was cut at max_tokens, allow more" if reply.was_cut else str(error)) from None
 
     def _account(self, reply: Reply) -> float:
         cost = self.prices.cost(reply.prompt_tokens, reply.completion_tokens)
@@ -163,3 +157,7 @@ class Batch:
         # Random, so that requests which failed together do not come back together.
         delay = self.limits.first_delay * 2.0**attempt * random.uniform(0.5, 1.0)
         await asyncio.sleep(min(delay, self.limits.max_delay))
+
+
+def _with_hint(error: Exception, reply: Reply | None) -> Exception:
+    return GarbledReplyError(f"{error}; it was cut at max_tokens, allow more") if reply is not None and reply.was_cut else error

@@ -42,6 +42,11 @@ class VerdictCache:
             row = rows.fetchone()
         return Verdict(row[0], row[1], 0.0, json.loads(row[2])) if row else None
 
+    def count(self) -> int:
+        """How many verdicts are stored."""
+        with closing(self._connection.execute("SELECT COUNT(*) FROM verdicts")) as rows:
+            return int(rows.fetchone()[0])
+
     def put(self, key: str, verdict: Verdict, judge: str, version: str) -> None:
         """Store a verdict with who gave it; a key that is taken keeps its verdict."""
         row = (key, judge, version, verdict.score, verdict.reason, verdict.cost, json.dumps(dict(verdict.details)), time.time())

@@ -9,6 +9,8 @@ from abc import ABC
 from collections.abc import Iterator
 from typing import ClassVar, TypedDict
 
+MAX_QUOTED = 300  # characters of a bad reply that the model is shown again
+
 
 class Message(TypedDict):
     """One message of a chat."""
@@ -37,7 +39,8 @@ class Rubric(ABC):
     @property
     def version(self) -> str:
         """Eight hex digits that change with anything the judge is told."""
-        told = json.dumps([self.messages("prompt", "response", "answer"), self.schema()], sort_keys=True)
+        messages = self.messages_again(self.messages("prompt", "response", "answer"), "reply")
+        told = json.dumps([messages, self.schema()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, prompt: str, response: str, answer: str | None) -> list[Message]:
@@ -53,6 +56,15 @@ class Rubric(ABC):
             parts.append(f"<reference>\n{answer}\n</reference>")
         parts.append(f"<response>\n{response.replace('</response>', '')}\n</response>")
         return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}]
+
+    def messages_again(self, messages: list[Message], reply: str) -> list[Message]:
+        """The chat that asks once more after a reply without a verdict: at temperature 0 the same question gets the same reply."""
+        low, high = self.scale
+        complaint = (
+            "That was no verdict. Answer with one JSON object and nothing else: the reason in one short sentence, "
+            f'then the score, a whole number from {low} to {high}: {{"reason": "<sentence>", "score": <number>}}'
+        )
+        return [*messages, {"role": "assistant", "content": reply[:MAX_QUOTED]}, {"role": "user", "content": complaint}]
 
     def schema(self) -> dict[str, object]:
         """JSON schema of a verdict."""

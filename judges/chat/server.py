@@ -58,8 +58,9 @@ class ChatServer:
     """E.g. `http://localhost:8000/v1`; None for the default of the openai package."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key, which is never stored or logged; None for servers that want none."""
-    structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
-    """How the server is made to answer in JSON; `none` relies on the instructions, for servers that know no such option."""
+    structured_output: Literal["json_schema", "json_object_schema", "json_object", "none"] = "json_schema"
+    """How the server is made to answer in JSON: by a schema, by a schema in the way of llama-cpp-python, by its JSON mode, or by
+    the instructions alone."""
     temperature: float | None = 0.0
     """None leaves it to the server, as some models demand."""
     max_tokens: int | None = 512
@@ -120,6 +121,7 @@ class ChatServer:
     def _options(self, schema: dict[str, object]) -> dict[str, Any]:
         formats: dict[str, object] = {
             "json_schema": {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}},
+            "json_object_schema": {"type": "json_object", "schema": schema},
             "json_object": {"type": "json_object"},
         }
         options = {
@@ -137,7 +139,7 @@ class ChatServer:
                 f"and the key in {self.api_key_env}."
             )
         if status in UNREADABLE:
-            hint = f"If the server knows no {self.structured_output}, set structured_output to json_object or none."
+            hint = f"If the server knows no {self.structured_output}, set structured_output to another of its values."
             return RequestRefusedError(f"the server could not read the request, status {status}: {text}. {hint}")
         wait = error.response.headers.get("retry-after", "")
         return TryAgainError(f"status {status}: {text}", float(wait) if wait.replace(".", "", 1).isdigit() else None)

@@ -48,7 +48,7 @@ class ScriptedServer:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def take(self, body: dict[str, object]) -> object:
-        text = body["messages"][-1]["content"]  # type: ignore[index]
+        text = body["messages"][1]["content"]  # type: ignore[index]
         with self._lock:
             self.seen.append(text)
             self.bodies.append(body)

