@@ -11,10 +11,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lightning_modules.models.specs import RandomPolicy
+
 WORDS = [f"w{number}" for number in range(28)]
 """Vocabulary of the tiny tokenizer, besides its three special tokens."""
 
-POLICY = {
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+POLICY: dict[str, Any] = {
     "class_path": "lightning_modules.models.specs.RandomPolicy",
     "init_args": {
         "config": {
@@ -42,7 +49,15 @@ def write_tokenizer(folder: Path) -> Path:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
+    return folder
+
+
+def write_model(folder: Path) -> Path:
+    """The tiny policy with its tokenizer, as a Hugging Face folder."""
+    RandomPolicy(**POLICY["init_args"]).build().save(folder)
+    write_tokenizer(folder)
     return folder
 
 

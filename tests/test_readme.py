@@ -1,0 +1,114 @@
+"""Every command of the README and of CONTRIBUTING.md is run, in order, on tiny stand-ins for the model and the data.
+
+What is left as it is: the command itself. What is appended: fewer steps, the CPU, a tiny model and a few rows. `make` is asked
+what it would do; `.ci/run` and the tests themselves are what it does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.cli import LightningCLI
+
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+Run = Callable[..., LightningCLI]
+TRAIN = [".venv/bin/python", "train.py"]
+QUICK = ("--trainer.accelerator", "cpu")
+
+
+def commands(document: str) -> list[list[str]]:
+    """Lines of the bash blocks, as a shell splits them."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line]
+
+
+def dialogue(number: int) -> str:
+    return f"\n\nHuman: w{number} w1 w2\n\nAssistant: w3"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory like the checkout, whose runs and data are the test's own."""
+    for name in ("configs", "assets", "train.py", "Makefile", "constraints.txt", "pyproject.toml"):
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to(ROOT / name)
+    tiny.write_model(tmp_path / "model")
+    pairs = [{"chosen": f"{dialogue(n)} w{n % 20}", "rejected": f"{dialogue(n)} w5 w{n % 7}"} for n in range(60)]
+    (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (tmp_path / "data").mkdir()
+    tiny.write_pairs(tmp_path / "data" / "pairs.jsonl", 60)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stand_ins(arguments: list[str]) -> list[str]:
+    """What is appended to a training command."""
+    if "--print_config" in arguments or "--model.help" in arguments:
+        return []
+    extra = list(QUICK)
+    experiment = next((a.split("/")[-1].removesuffix(".yaml") for a in arguments if a.startswith("configs/experiment/")), "")
+    if arguments[0] == "fit":
+        extra += ["--trainer.max_steps", "4" if "--ckpt_path" in arguments else "2"]
+    if experiment.startswith("smollm2"):
+        extra += ["--data.batch_size", "8"] + ([] if "--model.policy.path" in arguments else ["--model.policy.path", "model"])
+        extra += [] if "--data.train.path" in arguments else ["--data.train.path", "hh.jsonl"]
+    if experiment.startswith("toy"):
+        extra += ["--model.policy.width", "16"]
+    return extra
+
+
+def train(run: Run, arguments: list[str]) -> None:
+    """In this process; options that print and leave do so without an error."""
+    try:
+        run(*arguments, *stand_ins(arguments))
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+
+
+def execute(command: list[str]) -> None:
+    """A command of the environment, by the path it has beside this interpreter."""
+    program = Path(sys.executable).with_name(Path(command[0]).name)
+    assert program.exists(), f"{command[0]} is not installed by make setup-dev"
+    asked = ["--inspect"] if program.name == "tensorboard" else ["--help"]
+    finished = subprocess.run([str(program), *command[1:], *asked], check=False, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands(document)
+    assert found
+    # TensorBoard is shown before there is a run to show.
+    for command in sorted(found, key=lambda words: "tensorboard" in words[0]):
+        if command[0] == "make":
+            subprocess.run(["make", "--dry-run", *command[1:]], check=True, capture_output=True)
+        elif command[:2] == TRAIN:
+            train(run, command[2:])
+        else:
+            execute(command)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/log.md"])
+def test_links_and_named_files_are_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    folder = (ROOT / document).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:configs|tests|docs|callbacks|judges|datamodules|lightning_modules)/[\w/.-]+\.(?:py|yaml|md))`", text)
+    missing = [link for link in links if not (folder / link).exists()] + [name for name in named if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_the_number_of_losses_is_right() -> None:
+    said = re.search(r"Another loss of the \[(\d+)\]", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said is not None
+    assert int(said[1]) == len(list((ROOT / "configs/model/loss").glob("*.yaml")))
