@@ -34,11 +34,11 @@ def draw(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> tu
     Raises:
         ValueError: if a row has logits that are not finite.
     """
-    tokens = logits.argmax(-1) if parameters.temperature == 0 else _sampled(logits, uniforms, parameters)
-    logps = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
-    if not torch.isfinite(logps).all():
+    normalizers = logits.logsumexp(-1)
+    if not torch.isfinite(normalizers).all():
         raise ValueError("expected finite logits to sample from, got NaN or infinity. The policy's weights have diverged.")
-    return tokens, logps
+    tokens = logits.argmax(-1) if parameters.temperature == 0 else _sampled(logits, uniforms, parameters)
+    return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normalizers
 
 
 def _sampled(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> Tensor:
