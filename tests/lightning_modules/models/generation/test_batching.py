@@ -70,9 +70,7 @@ def test_streams_are_uniform_independent_and_fixed() -> None:
 @contextmanager
 def _rows_fed(policy: CausalLMPolicy) -> Iterator[list[int]]:
     fed: list[int] = []
-    hook = policy.model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: fed.append(inputs[0].numel())  # noqa: ARG005
-    )
+    hook = policy.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: fed.append(inputs[0].numel()))
     yield fed
     hook.remove()
 
