@@ -34,15 +34,15 @@ _NO_LIMIT = 2**31
 
 
 class ToyTokenizer:
-    """Names responses r0 to r9."""
+    """Writes tokens as their numbers: prompts and responses have alphabets of their own, and no words."""
 
     @property
     def eos_token_id(self) -> None:
         """A response is one token; nothing ends it."""
 
     def decode(self, token_ids: list[int]) -> str:
-        """Names of responses, with spaces between."""
-        return " ".join(f"r{token}" for token in token_ids)
+        """The numbers, with spaces between."""
+        return " ".join(map(str, token_ids))
 
 
 class ToyPlan(StepPlan):

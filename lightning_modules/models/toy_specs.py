@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_modules.models.policy import PolicySpec
@@ -74,6 +75,7 @@ class FittedToyPolicySpec(ToyPolicySpec):
         """Fit, or load what was fitted before."""
         folder = Path(self.cache_dir) / "toy" / self._key()
         if not folder.exists():
+            rank_zero_info(f"Fitting {self.num_seeds} toy policies to the initial row; they are kept in {folder}")
             policy = super().build()
             fit_rows(policy, torch.tensor(self.initial_row))
             _save_at_once(policy, folder)
