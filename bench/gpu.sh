@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# All GPU measurements in one call, on a machine with PyTorch for CUDA and no network.
+#   bash bench/gpu.sh [--out FOLDER]     about 8 minutes; one JSON table in FOLDER (default docs/results/gpu)
+#   bash bench/gpu.sh --dry-run          on any CPU: that every part runs
+# Python packages that the machine lacks (trl, datasets, jsonargparse and what they need) may lie as wheels in .whl/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+
+if compgen -G ".whl/*.whl" >/dev/null; then
+  site=$(mktemp -d)
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl
+  export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+fi
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+exec "$PYTHON" -m bench.gpu "$@"
