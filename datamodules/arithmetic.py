@@ -15,7 +15,7 @@ from datamodules.tasks import Task, TaskItem
 
 @dataclass(frozen=True)
 class ArithmeticTask(Task):
-    """Word problems with numbers below 100, their solutions written by two hands.
+    """Word problems with numbers up to 50, their solutions written by two hands.
 
     The gold answer is always the terse solution, whose steps the exact judge reads.
     """

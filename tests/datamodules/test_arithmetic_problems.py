@@ -21,9 +21,9 @@ def test_known_problems_stay_as_they_are() -> None:
     # The shipped weights and pool were made from these streams: a change of the generator would make them something else.
     problem = next(generate("test", 1, 0))
     assert (problem.prompt, problem.worded, problem.key) == (
-        "3 children share 69 apples, then each gets 26 more. How many has each?",
-        "The share is 69 / 3 = 23.\nThen each has 23 + 26 = 49.\n#### 49",
-        "extra:69,3,26",
+        "David has 48 dollars and buys 5 tickets at 7 each. How much is left?",
+        "The tickets cost 5 * 7 = 35.\nThat leaves 48 - 35 = 13.\n#### 13",
+        "change:48,5,7",
     )
 
 
