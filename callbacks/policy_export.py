@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import chain, count
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from callbacks.decoding import decoder_of
 from callbacks.run_files import run_folder
 
 
@@ -26,8 +27,18 @@ class ExportedModule(Protocol):
     policy: SavingPolicy
 
 
+@runtime_checkable
+class SavingTokenizer(Protocol):
+    """A tokenizer that belongs beside the weights (a Hugging Face one; the toy has none)."""
+
+    def save_pretrained(self, folder: Path) -> object:
+        """Write its files into a folder."""
+
+
 class PolicyExport(Callback):
     """Saves the policy to `<run>/policy` when a fit has ended; never over an earlier one, and not after an error.
+
+    The tokenizer goes with it, so that the folder is all that the next stage, or another tool, needs.
 
     Raises:
         ValueError: when a fit starts without a run folder, rather than when its work is done.
@@ -43,9 +54,13 @@ class PolicyExport(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = run_folder(trainer)
-        if trainer.is_global_zero and folder is not None and not _is_trial(trainer):
+        if folder is not None and not _is_trial(trainer):
             target = free_folder(folder, trainer.global_step)
+            # Every rank calls it, for a sharded policy is gathered; the first one writes.
             cast(ExportedModule, pl_module).policy.save(target)
+            tokenizer: object = decoder_of(trainer)
+            if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
+                tokenizer.save_pretrained(target)
             rank_zero_info(f"The trained policy is in {target}")
 
 

@@ -19,7 +19,8 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
+from lightning_modules.models.policy import Policy, PolicySpec, SampledCompletion, SamplingParameters
+from lightning_modules.models.sharding import whole
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
@@ -76,8 +77,16 @@ class BaseModule(LightningModule):
 
     @override
     def configure_model(self) -> None:
-        if not hasattr(self, "policy"):
-            self.policy = self.policy_spec.build()
+        if hasattr(self, "policy"):
+            return
+        self.policy = self.policy_spec.build()
+        self.on_policy_built()
+        # Set by ModelParallelStrategy alone.
+        if self.device_mesh is not None:
+            self.policy.shard(self.device_mesh["data_parallel"])
+
+    def on_policy_built(self) -> None:
+        """Called once, when the policy has its starting weights, whole on every rank, before a checkpoint is restored."""
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -125,10 +134,13 @@ class BaseModule(LightningModule):
         return {"step": self._eval_step("test", batch)}
 
     @override
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[int]]:
-        """`num_samples` completions of each prompt, prompt by prompt."""
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[SampledCompletion]]:
+        """`num_samples` completions of each prompt."""
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
-        return self.policy.sample(batch.repeated_ids(), parameters, eos_token_id=batch.eos_token_id, seed=batch.seed)
+        prompts = [prompt.prompt_ids for prompt in batch.prompts]
+        return self.policy.generate(
+            prompts, parameters, num_samples=batch.num_samples, eos_token_id=batch.eos_token_id, seed=batch.seed
+        )
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -156,7 +168,7 @@ class BaseModule(LightningModule):
             norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
         else:
             return
-        self._train_means.update({"train/grad_norm": norm.reshape(1)})
+        self._train_means.update({"train/grad_norm": whole(norm).reshape(1)})
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

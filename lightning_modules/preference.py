@@ -44,11 +44,9 @@ class PreferenceModule(BaseModule):
         self._policy_is_reference = reference is None
 
     @override
-    def configure_model(self) -> None:
-        is_new = not hasattr(self, "policy")
-        super().configure_model()
-        # Before a checkpoint is restored the policy still has the reference's weights: spare building a second one to know its key.
-        if is_new and self._policy_is_reference and self.loss.needs_reference:
+    def on_policy_built(self) -> None:
+        # The policy starts as the reference: spare building a second one to know its key.
+        if self._policy_is_reference and self.loss.needs_reference:
             self._scorer.fingerprint = self.policy.fingerprint()
 
     @override

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from datamodules.batches import CompletionBatch
@@ -21,6 +22,7 @@ from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.sharding import shard
 from lightning_modules.models.weights import fingerprint, save_model
 from lightning_modules.token_stats import TokenStats
 
@@ -145,6 +147,10 @@ class CausalLMPolicy(Policy):
     def save(self, folder: Path) -> None:
         """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`)."""
         save_model(self.model, folder)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the model over the ranks of `mesh`, layer by layer (see `Policy`)."""
+        shard(self, mesh, self.model._no_split_modules or ())
 
 
 def _adopt_head(model: PreTrainedModel) -> None:

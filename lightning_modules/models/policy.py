@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
 
 
@@ -151,9 +153,15 @@ class Policy(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write the weights so that the matching spec loads them again: the hand-over between stages.
 
+        Call it on every rank, because a sharded policy is gathered first; the first one writes.
+
         Raises:
             FileExistsError: if the folder holds something already.
         """
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
+        shard(self, mesh, ())
 
 
 class PolicySpec(ABC):

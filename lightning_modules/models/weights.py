@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from lightning_modules.models.lora import has_adapters, merged_state_dict
+from lightning_modules.models.sharding import is_first_rank, is_sharded, whole_state_dict
+
 _NOT_WEIGHING = ("_name_or_path", "transformers_version", "_attn_implementation", "quantization_config", "use_cache")
 """Configuration entries that log-probs do not depend on."""
 
@@ -33,11 +36,26 @@ def _configuration(model: PreTrainedModel) -> dict[str, object]:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write configuration and safetensors (no pickle) into a new or empty folder.
+    """Write configuration and safetensors (no pickle) into a new or empty folder; adapters are merged into the weights.
+
+    Call it on every rank; the first one writes.
 
     Raises:
         FileExistsError: if the folder holds something already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"expected {folder} to be empty, found {len(list(folder.iterdir()))} entries. Choose another folder.")
-    model.save_pretrained(folder)
+    weights = _gathered(model)
+    if is_first_rank() and has_adapters(model):
+        weights = merged_state_dict(model, model.state_dict() if weights is None else weights)
+    if is_first_rank():
+        model.save_pretrained(folder, state_dict=weights)
+
+
+def _gathered(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
+    """The whole weights of a sharded model, tied ones once; None where the model itself has them."""
+    if not is_sharded(model):
+        return None
+    weights = whole_state_dict(model)
+    # Gathering copies, so that transformers cannot see by their storage which weights are one.
+    return {name: tensor for name, tensor in weights.items() if name not in model.all_tied_weights_keys}

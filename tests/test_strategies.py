@@ -1,0 +1,71 @@
+"""Two processes, replicated (DDP) or sharded (FSDP2), take the steps that one process takes on the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+MONITORS = ["likelihood.LikelihoodMonitor", "softmax_gradient.SoftmaxGradientMonitor", "dispersion.DispersionMonitor"]
+STRATEGIES: dict[str, Any] = {
+    "ddp": "ddp",
+    "fsdp2": {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
+    },
+}
+
+
+def fit(folder: Path, *, supervised: bool, strategy: Any = "auto", devices: int = 1, accumulation: int = 2) -> Path:
+    """Five steps of `python train.py`; the run's folder."""
+    folder.mkdir()
+    callbacks = [{"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
+    callbacks += [{"class_path": "callbacks.policy_export.PolicyExport"}]
+    config = {
+        "seed_everything": 0,
+        "trainer": tiny.trainer(folder, callbacks, strategy=strategy, devices=devices)
+        | {"accumulate_grad_batches": accumulation, "max_steps": 5, "gradient_clip_val": 1.0, "enable_checkpointing": False},
+        "model": tiny.module(folder, supervised=supervised),
+        "data": tiny.pair_data(folder, supervised=supervised),
+    }
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(config))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(folder / "experiment.yaml")]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    # Each of the two loggers has a folder; callbacks write to the first one's.
+    (policy,) = (folder / "runs").glob("*/*/policy")
+    return policy.parent
+
+
+def rows(run: Path, name: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "diagnostics" / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("supervised", [True, False], ids=["sft", "dpo"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_equal_one(tmp_path: Path, strategy: str, supervised: bool) -> None:
+    alone = fit(tmp_path / "alone", supervised=supervised)
+    together = fit(tmp_path / "together", supervised=supervised, strategy=STRATEGIES[strategy], devices=2, accumulation=1)
+    expected = load_file(alone / "policy" / "model.safetensors")
+    got = load_file(together / "policy" / "model.safetensors")
+    assert got.keys() == expected.keys()
+    for name, weight in expected.items():
+        difference = (got[name] - weight).norm() / weight.norm()
+        assert difference < 1e-5, f"{name}: {difference:.1e}"
+        assert not torch.equal(weight, torch.zeros_like(weight))
+    for name in ("likelihood", "softmax_grad", "dispersion"):
+        for one, two in zip(rows(alone, name), rows(together, name), strict=True):
+            assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
