@@ -67,7 +67,8 @@ def draw_pairs(pairs: Sequence[PairHeat], title: str) -> Figure:
         pairs: at least one; a long completion takes as many lines as it needs.
         title: says what is shown, and at which step.
     """
-    normalize = Normalize(-scale_of(pairs), scale_of(pairs))
+    scale = scale_of(pairs)
+    normalize = Normalize(-scale, scale)
     height = sum(_pair_lines(pair) for pair in pairs) * _LINE + _GAP
     inches = 0.155 * height + 1.15
     figure = Figure(figsize=(_WIDTH, inches), dpi=_DPI)
@@ -79,7 +80,7 @@ def draw_pairs(pairs: Sequence[PairHeat], title: str) -> Figure:
     for pair in pairs:
         line = _draw_pair(axes, pair, line + _GAP, normalize)
     figure.text(0.015, 1 - 0.22 / inches, title, fontsize=11, weight="bold", va="center")
-    _draw_legend(figure, normalize, inches)
+    _draw_legend(figure, scale, inches)
     return figure
 
 
@@ -111,7 +112,7 @@ Outlined: the first token at which the two completions differ.</p>
 
 
 def _draw_pair(axes: Axes, pair: PairHeat, line: float, normalize: Normalize) -> float:
-    _draw_text(axes, _drawable(_shortened(pair.prompt, _COLUMNS)), (0, line), color="#555555")
+    _draw_text(axes, _drawable(_shortened(" ".join(pair.prompt.split()), _COLUMNS + _LABEL_COLUMNS)), (0, line), color="#555555")
     line += _LINE
     for side in pair.sides:
         _draw_text(axes, side.label, (0, line), weight="bold")
@@ -147,10 +148,12 @@ def _draw_text(axes: Axes, text: str, corner: tuple[float, float], color: str = 
     axes.text(corner[0], corner[1] + 0.95, text, fontproperties=font, color=color, va="baseline", zorder=4, parse_math=False)
 
 
-def _draw_legend(figure: Figure, normalize: Normalize, inches: float) -> None:
-    axes = figure.add_axes((0.015, 0.42 / inches, 0.36, 0.13 / inches))
-    bar = figure.colorbar(ScalarMappable(normalize, COLORS), cax=axes, orientation="horizontal")
-    bar.ax.tick_params(labelsize=7, length=2, pad=1)
+def _draw_legend(figure: Figure, scale: float, inches: float) -> None:
+    axes = figure.add_axes((0.045, 0.42 / inches, 0.32, 0.13 / inches))
+    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLORS), cax=axes, orientation="horizontal")
+    ticks = [-scale, -scale / 2, 0.0, scale / 2, scale]
+    bar.set_ticks(ticks, labels=[f"{tick:+.2g}" if tick else "0" for tick in ticks], fontsize=7)
+    bar.ax.tick_params(length=2, pad=1)
     explanation = "blue: pushed up   orange: pushed down   outlined: first token at which the two differ"
     figure.text(0.40, 0.50 / inches, UNIT, fontsize=8, va="center")
     figure.text(0.40, 0.28 / inches, explanation, fontsize=8, va="center")
@@ -178,8 +181,9 @@ def _pair_lines(pair: PairHeat) -> float:
 
 
 def _ink(color: Sequence[float] | NDArray[np.float64]) -> str:
-    red, green, blue = color[:3]
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+    """Black or white, whichever has the higher contrast (WCAG's relative luminance, whose break-even is 0.179)."""
+    red, green, blue = ((part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for part in color[:3])
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
 def _shortened(text: str, columns: int) -> str:
