@@ -54,13 +54,14 @@ def read_verse(response: str) -> Verse:
     rows: list[str] = []
     pauses: set[int] = set()
     stops: list[int] = []
+    length = 0
     pieces = _ROW_END.split(body)
     for raw, mark in zip_longest(pieces[::2], pieces[1::2], fillvalue=""):
         parts = ["".join(_CHARACTER.findall(part)) for part in _PAUSE.split(raw)]
         if any(parts):
-            length = sum(map(len, rows))
             pauses.update(length + end for end in accumulate(map(len, parts[:-1])))
             rows.append("".join(parts))
+            length += len(rows[-1])
             if _STOP.search(mark):
                 stops.append(len(rows) - 1)
     return Verse(title, tuple(rows), tuple(stops) or tuple(range(1, len(rows), 2)), frozenset(pauses))
