@@ -83,20 +83,25 @@ class PoolWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        completions = cast(Sequence[list[int]], outputs)
-        groups = [completions[start : start + batch.num_samples] for start in range(0, len(completions), batch.num_samples)]
+        groups = cast(Sequence[Sequence[list[int]]], outputs)
         self._appender.append(self._row(prompt.item, group, batch) for prompt, group in zip(batch.prompts, groups, strict=True))
 
     def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch) -> PoolRow:
-        sampled = [self._sampled(item, ids, batch) for ids in completions]
+        sampled = [self._sampled(item, completion, batch) for completion in completions]
         own = [] if item.solution is None else [self._judged(item, Response(item.solution, DATASET))]
         return PoolRow(item.prompt, (*own, *sampled), item.answer, self._store.task.name)
 
     def _sampled(self, item: TaskItem, completion: list[int], batch: PromptBatch) -> Response:
         is_cut = completion[-1:] != [batch.eos_token_id]
-        text = self._store.tokenizer.decode(completion if is_cut else completion[:-1])
-        sampling = Sampling(batch.temperature, batch.top_p, batch.max_new_tokens)
-        return self._judged(item, Response(text, self.source, model=self._model, sampling=sampling, seed=batch.seed, is_cut=is_cut))
+        response = Response(
+            text=self._store.tokenizer.decode(completion if is_cut else completion[:-1]),
+            source=self.source,
+            model=self._model,
+            sampling=Sampling(batch.temperature, batch.top_p, batch.max_new_tokens),
+            seed=batch.seed,
+            is_cut=is_cut,
+        )
+        return self._judged(item, response)
 
     def _judged(self, item: TaskItem, response: Response) -> Response:
         verdict: Verdict = self.judge.judge(item.prompt, response.text, item.answer)

@@ -47,7 +47,7 @@ class Response:
     """Fingerprint of the weights that it was sampled from."""
     sampling: Sampling | None = None
     seed: int | None = None
-    """Seed of the batch that it was drawn in."""
+    """Of the draw."""
     is_cut: bool = False
     """Whether it was stopped by `max_new_tokens`: its text has no end."""
 

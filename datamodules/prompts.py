@@ -39,16 +39,12 @@ class PromptBatch:
     num_samples: int
     """Responses to each prompt."""
     seed: int
-    """Of this batch alone."""
+    """Of the draw: with it, a response depends on its prompt and its number alone."""
     eos_token_id: int
     max_new_tokens: int
     temperature: float
     """0 means greedy decoding."""
     top_p: float
-
-    def repeated_ids(self) -> list[tuple[int, ...]]:
-        """The ids of every prompt, `num_samples` times in a row."""
-        return [prompt.prompt_ids for prompt in self.prompts for _ in range(self.num_samples)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Itself: it holds no tensor. Lightning moves a batch that can be asked to, and would take a frozen one apart."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
 from torch.utils.data import DataLoader
@@ -10,7 +9,7 @@ from typing_extensions import override
 
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import PromptBatch
 from datamodules.task_data import TaskDataModule
 from datamodules.tasks import Task
 
@@ -18,8 +17,8 @@ from datamodules.tasks import Task
 class SamplingDataModule(TaskDataModule):
     """The "pool" problems of a task, a batch at a time.
 
-    The prompts are cut into batches before those that have been answered are left out, and each batch has a seed of its own:
-    a run that goes on after it was killed draws what it would have drawn.
+    A response depends on the seed, its prompt and its number, and on no other prompt of its batch: a run that goes on after it
+    was killed draws what it would have drawn.
 
     Args:
         task: where the problems come from.
@@ -74,24 +73,18 @@ class SamplingDataModule(TaskDataModule):
         return DataLoader(list(self._batches()), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
     def _batches(self) -> Iterator[PromptBatch]:
-        prompts = encode_prompts(list(self.task.items("pool")), self.tokenizer)
+        missing = [item for item in self.task.items("pool") if item.prompt not in self._answered]
+        prompts = encode_prompts(missing, self.tokenizer)
         for start in range(0, len(prompts), self.prompts_per_batch):
-            batch = prompts[start : start + self.prompts_per_batch]
-            missing = tuple(prompt for prompt in batch if prompt.item.prompt not in self._answered)
-            if missing:
-                yield self._batch(missing, start)
-
-    def _batch(self, prompts: tuple[TaskPrompt, ...], start: int) -> PromptBatch:
-        digest = hashlib.sha256(f"{self.seed}:{start}".encode()).digest()
-        return PromptBatch(
-            prompts=prompts,
-            num_samples=self.num_samples,
-            seed=int.from_bytes(digest[:4], "big"),
-            eos_token_id=self.tokenizer.eos_token_id,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-        )
+            yield PromptBatch(
+                prompts=tuple(prompts[start : start + self.prompts_per_batch]),
+                num_samples=self.num_samples,
+                seed=self.seed,
+                eos_token_id=self.tokenizer.eos_token_id,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+            )
 
 
 def _as_it_is(batch: PromptBatch) -> PromptBatch:

@@ -19,7 +19,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.policy import Policy, PolicySpec, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
 from lightning_modules.models.sharding import whole
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 from lightning_modules.step_output import StepOutput
@@ -134,13 +134,14 @@ class BaseModule(LightningModule):
         return {"step": self._eval_step("test", batch)}
 
     @override
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[SampledCompletion]]:
-        """`num_samples` completions of each prompt."""
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[list[int]]]:
+        """Token ids of `num_samples` completions of each prompt; one that was not cut ends with the end of sequence."""
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
-        return self.policy.generate(
+        groups = self.policy.generate(
             prompts, parameters, num_samples=batch.num_samples, eos_token_id=batch.eos_token_id, seed=batch.seed
         )
+        return [[list(completion.token_ids) for completion in group] for group in groups]
 
     @override
     def on_validation_epoch_end(self) -> None:

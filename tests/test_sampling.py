@@ -25,7 +25,7 @@ TASK = {"class_path": "datamodules.arithmetic.ArithmeticTask", "init_args": {"nu
 
 
 def _policy(seed: int) -> dict[str, Any]:
-    config = tiny.POLICY["init_args"]["config"]  # type: ignore[index]
+    config = tiny.POLICY["init_args"]["config"]
     return {
         "class_path": "lightning_modules.models.specs.RandomPolicy",
         "init_args": {"config": config | {"vocab_size": 76, "max_position_embeddings": 256, "eos_token_id": 1}, "seed": seed},
@@ -104,16 +104,15 @@ def test_a_pool_takes_one_model_as_a_source(sample: Callable[..., Path]) -> None
         sample("pool.jsonl", "dataset")
 
 
-def test_batches_are_cut_before_prompts_are_left_out(tmp_path: Path) -> None:
+def test_what_has_been_answered_is_left_out(tmp_path: Path) -> None:
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     task = ArithmeticTask(num_pool=10)
     data = SamplingDataModule(task, str(tmp_path / "tokenizer"), prompts_per_batch=4)
-    seeds = [batch.seed for batch in data.predict_dataloader()]
-    assert len(set(seeds)) == 3
-    data.leave_out([item.prompt for item in task.items("pool")][:5])
-    batches = list(data.predict_dataloader())
-    assert [len(batch.prompts) for batch in batches] == [3, 2]
-    assert [batch.seed for batch in batches] == seeds[1:]
+    assert [len(batch.prompts) for batch in data.predict_dataloader()] == [4, 4, 2]
+    prompts = [item.prompt for item in task.items("pool")]
+    data.leave_out(prompts[:5])
+    left = [prompt.item.prompt for batch in data.predict_dataloader() for prompt in batch.prompts]
+    assert left == prompts[5:]
     with pytest.raises(ValueError, match="top_p"):
         SamplingDataModule(task, str(tmp_path / "tokenizer"), top_p=0)
 
