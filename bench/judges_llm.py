@@ -37,15 +37,13 @@ Item = tuple[str, str, str]
 
 
 class BriefRubric(MathsRubric):
-    """The maths rubric with a bounded reason: a very small model never ends its sentence."""
+    """The maths rubric with a bare score for an answer: a very small model, held to JSON, never ends a sentence."""
 
     name = "maths-brief"
 
     def schema(self) -> dict[str, object]:
-        """As the rubric's, with a limit on the reason."""
-        return super().schema() | {
-            "properties": {"reason": {"type": "string", "maxLength": 40}, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}
-        }
+        """A score and nothing else."""
+        return {"type": "object", "properties": {"score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}, "required": ["score"]}
 
 
 def read_items(path: Path, count: int) -> list[Item]:
@@ -100,10 +98,10 @@ def make_judge(url: str, cache: Path) -> LLMJudge:
     return LLMJudge(server, BriefRubric(), limits, cache=str(cache))
 
 
-def kill_after(process: subprocess.Popen[bytes], cache: Path, verdicts: int) -> None:
+def kill_after(process: subprocess.Popen[bytes], cache: Path, verdicts: int, is_over: threading.Event) -> None:
     """Kill the server once so many verdicts are on disk."""
-    while process.poll() is None and count_kept(cache) < verdicts:
-        time.sleep(0.1)
+    while not is_over.wait(0.1) and count_kept(cache) < verdicts:
+        pass
     process.kill()
 
 
@@ -115,14 +113,18 @@ def count_kept(cache: Path) -> int:
 def judge_until_killed(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:
     with running_server(python, gguf) as (process, url):
         judge = make_judge(url, cache)
-        killer = threading.Thread(target=kill_after, args=(process, cache, len(items) // 2))
+        is_over = threading.Event()
+        killer = threading.Thread(target=kill_after, args=(process, cache, len(items) // 2, is_over))
         killer.start()
         try:
             judge.judge_many(*map(list, zip(*items, strict=True)))
         except JudgeError as error:
             yield f"| verdicts on disk when the server was killed half-way | {count_kept(cache)} of {len(items)} |"
             yield f"| verdicts and failures named by the error | {len(error.verdicts)} and {len(error.failures)} |"
-        killer.join()
+            yield f"| the error | {str(error).replace(str(cache), 'FILE')} |"
+        finally:
+            is_over.set()
+            killer.join()
 
 
 def judge_the_rest(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:

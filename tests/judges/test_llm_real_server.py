@@ -25,6 +25,7 @@ def test_nothing_is_lost_and_nothing_judged_twice_when_the_server_is_killed(tmp_
     kept = int(before[0].rsplit("|", 2)[1].split(" of ")[0])
     assert 2 <= kept < 4
     assert before[1].endswith(f"| {kept} and {4 - kept} |")
+    assert "first reason: Connection error" in before[2]
     after = list(judge_the_rest(sys.executable, gguf, ITEMS, tmp_path / "v.sqlite"))
     assert f"| 4, {kept}, " in after[0]
     assert after[2].endswith("| 4, 4, 0 |")
