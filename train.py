@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.toy_scenarios import initial_row
+from datamodules.toy.scenarios import initial_row
 from lightning_modules.base import BaseModule
 
 

@@ -17,9 +17,9 @@ from torch.optim import AdamW
 
 from bench.side import Side, add_side_arguments, now, side_from
 from bench.unshared import UnsharedPairs
-from datamodules.formats import PairColumns
 from datamodules.preference import PreferenceDataModule
-from datamodules.readers import DataSource
+from datamodules.sources.formats import PairColumns
+from datamodules.sources.readers import DataSource
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.preference import PreferenceModule

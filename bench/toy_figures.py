@@ -13,7 +13,7 @@ from bench import toy_tables
 from bench.toy_curves import PAPER, PAPER_GRADIENTS, PAPER_S1_CHOSEN, Curves
 from bench.toy_runs import ROOT, VARIANTS
 from callbacks.toy_ledger import CLASS_OF_KIND
-from datamodules.toy_scenarios import SCENARIOS
+from datamodules.toy.scenarios import SCENARIOS
 
 OUT = ROOT / "docs" / "results" / "toy"
 

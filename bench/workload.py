@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from datamodules.sampler import Lengths
-from datamodules.step_plans import FixedSizePlan
+from datamodules.loading.sampler import Lengths
+from datamodules.loading.step_plans import FixedSizePlan
 
 EOS = "<eos>"
 

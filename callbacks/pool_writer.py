@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.pool import DATASET, PoolRow, Response, Sampling
-from datamodules.pool_files import PoolAppender
+from datamodules.pool.files import PoolAppender
+from datamodules.pool.schema import DATASET, PoolRow, Response, Sampling
 from datamodules.prompts import PromptBatch
-from datamodules.tasks import Task, TaskItem
-from datamodules.tokenization import Tokenizer
+from datamodules.sources.tokenization import Tokenizer
+from datamodules.tasks.base import Task, TaskItem
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
 

@@ -53,7 +53,9 @@ def ledger(batch: CompletionBatch, logps: Tensor) -> dict[str, Tensor]:
     """
     unknown = sorted(set(batch.kinds) - set(CLASS_OF_KIND))
     if unknown:
-        raise ValueError(f"expected probes of kinds {sorted(CLASS_OF_KIND)}, got {unknown}. ToyLedger reads datamodules.toy only.")
+        raise ValueError(
+            f"expected probes of kinds {sorted(CLASS_OF_KIND)}, got {unknown}. ToyLedger reads datamodules.toy.data only."
+        )
     probs = logps.detach().double().exp()
     return {name: _sum_by_prompt(probs * _is_kind(batch, kind), batch) for kind, name in CLASS_OF_KIND.items()}
 

@@ -14,13 +14,13 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from datamodules.examples import Example
-from datamodules.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
-from datamodules.partition import greedy_runs
+from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
+from datamodules.loading.partition import greedy_runs
+from datamodules.loading.sampler import Microbatch, StepPlan, evaluation_plan
+from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.probes import probe_examples
-from datamodules.sampler import Microbatch, StepPlan, evaluation_plan
-from datamodules.step_plans import FixedSizePlan, TokenBudgetPlan
-from datamodules.store import ExampleStore
-from datamodules.tokenization import Tokenizer
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.tokenization import Tokenizer
 
 _SPLITS_OF_STAGE = {
     "fit": ("train", "val"),

@@ -11,15 +11,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.encoding import PromptEncoder
-from datamodules.formats import RowFormat
-from datamodules.preparation import LengthLimits, Preparation
-from datamodules.prompt_split import count_shared_prompts, split_by_prompt
-from datamodules.readers import DataSource
-from datamodules.row_report import RowReport
-from datamodules.store import ExampleStore
-from datamodules.token_cache import TokenCache
-from datamodules.tokenization import load_tokenizer, tokenizer_fingerprint
+from datamodules.sources.encoding import PromptEncoder
+from datamodules.sources.formats import RowFormat
+from datamodules.sources.preparation import LengthLimits, Preparation
+from datamodules.sources.prompt_split import count_shared_prompts, split_by_prompt
+from datamodules.sources.readers import DataSource
+from datamodules.sources.row_report import RowReport
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.token_cache import TokenCache
+from datamodules.sources.tokenization import load_tokenizer, tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal, cast
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.encoding import PromptEncoder
-from datamodules.formats import Row, RowFormat
-from datamodules.preparation import LengthLimits, Preparation
 from datamodules.prompts import TaskPrompt
-from datamodules.readers import DataSource, RawRow
-from datamodules.records import Record
-from datamodules.store import ExampleStore
-from datamodules.tasks import TaskItem
+from datamodules.sources.encoding import PromptEncoder
+from datamodules.sources.formats import Row, RowFormat
+from datamodules.sources.preparation import LengthLimits, Preparation
+from datamodules.sources.readers import DataSource, RawRow
+from datamodules.sources.records import Record
+from datamodules.sources.store import ExampleStore
+from datamodules.tasks.base import TaskItem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from typing import Protocol, Self
 
 import torch
 
-from datamodules.tasks import TaskItem
-from datamodules.tokenization import Tokenizer
+from datamodules.sources.tokenization import Tokenizer
+from datamodules.tasks.base import TaskItem
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing_extensions import override
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
 from datamodules.prompts import PromptBatch
-from datamodules.task_data import TaskDataModule
-from datamodules.tasks import Task
+from datamodules.tasks.base import Task
+from datamodules.tasks.data import TaskDataModule
 
 
 class SamplingDataModule(TaskDataModule):

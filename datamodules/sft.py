@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from datamodules.files import FileDataModule
-from datamodules.formats import ChosenOnly, RowFormat
+from datamodules.sources.formats import ChosenOnly, RowFormat
 
 
 class SFTDataModule(FileDataModule):

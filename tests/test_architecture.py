@@ -88,7 +88,7 @@ def test_the_rules_see_what_they_forbid() -> None:
     assert not RULES["callbacks"]("lightning_modules.preference")
     assert not RULES["datamodules"]("lightning_modules.base")
     assert not RULES["lightning_modules"]("datamodules.preference")
-    assert not RULES["judges"]("datamodules.pool")
+    assert not RULES["judges"]("datamodules.pool.schema")
 
 
 def test_only_tests_and_measurements_import_the_entry_points() -> None:

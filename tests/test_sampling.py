@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 
 from callbacks.run_files import read_rows
-from datamodules.arithmetic import ArithmeticTask
-from datamodules.arithmetic_tokenizer import build_tokenizer
-from datamodules.pool_files import read_pool
+from datamodules.pool.files import read_pool
 from datamodules.sampling import SamplingDataModule
+from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from lightning_modules.models.policy import SamplingParameters
 from tests import tiny
 
 Run = Callable[..., LightningCLI]
 JUDGE = {"class_path": "judges.arithmetic.ArithmeticJudge"}
-TASK = {"class_path": "datamodules.arithmetic.ArithmeticTask", "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7}}
+TASK = {"class_path": "datamodules.tasks.arithmetic.ArithmeticTask", "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7}}
 
 
 def _policy(seed: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_accuracy_is_measured_before_during_and_after_training(
             tmp_path, [{"class_path": "callbacks.accuracy.AccuracyMonitor", "init_args": monitor}], max_epochs=1
         ),
         "model": _sft(),
-        "data": {"class_path": "datamodules.task_sft.TaskSFTDataModule", "init_args": data},
+        "data": {"class_path": "datamodules.tasks.sft.TaskSFTDataModule", "init_args": data},
     }
     cli = run("fit", "--config", write_config(config, "accuracy"))
     rows = read_rows(Path(cli.trainer.log_dir or ""), "accuracy")

@@ -11,7 +11,7 @@ import yaml
 
 from callbacks.run_files import read_rows
 from callbacks.toy_ledger import CLASS_OF_KIND
-from datamodules.toy_scenarios import SCENARIOS
+from datamodules.toy.scenarios import SCENARIOS
 from lightning_modules.base import BaseModule
 from lightning_modules.models import toy_specs
 from lightning_modules.models.toy import ToyPolicy

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
-from datamodules.toy import ToyDataModule, ToyPreferenceDataModule
+from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.models.toy import ToyPolicy
 from lightning_modules.step_output import PairOutput, StepOutput

@@ -126,8 +126,8 @@ class ToyPolicy(Policy):
         if longest > 1 or prompt >= num_prompts or response >= self.vocab_size:
             raise ValueError(
                 f"expected prompts of one token in [0, {num_prompts}) and responses of one token in [0, {self.vocab_size}), got "
-                f"up to {longest} tokens, prompts up to {prompt}, responses up to {response}. Use datamodules.toy, and give the "
-                "data module and the policy the same num_seeds."
+                f"up to {longest} tokens, prompts up to {prompt}, responses up to {response}. Use datamodules.toy.data, and give "
+                "the data module and the policy the same num_seeds."
             )
 
     @torch.no_grad()

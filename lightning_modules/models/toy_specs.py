@@ -68,7 +68,7 @@ class FittedToyPolicySpec(ToyPolicySpec):
         if len(self.initial_row) != self.num_responses or abs(sum(self.initial_row) - 1) > 1e-6 or min(self.initial_row) < 0:
             raise ValueError(
                 f"expected initial_row to be {self.num_responses} probabilities that sum to 1, got {self.initial_row}. "
-                "Take one of datamodules.toy_scenarios."
+                "Take one of datamodules.toy.scenarios."
             )
 
     def build(self) -> ToyPolicy:

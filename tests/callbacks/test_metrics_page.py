@@ -19,7 +19,7 @@ from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.token_heatmap import TokenHeatmap
 from callbacks.toy_ledger import ToyLedger
 from datamodules.batches import CompletionBatch
-from datamodules.toy import ToyPreferenceDataModule
+from datamodules.toy.data import ToyPreferenceDataModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule

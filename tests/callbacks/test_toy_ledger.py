@@ -16,8 +16,8 @@ from torch import Tensor
 from callbacks.run_files import read_rows
 from callbacks.toy_ledger import CLASS_OF_KIND, ToyLedger, ledger, log10_mean, mean_by_seed, pair_gradients, papers_unseen
 from datamodules.batches import CompletionBatch
-from datamodules.toy import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
-from datamodules.toy_scenarios import SCENARIOS
+from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
+from datamodules.toy.scenarios import SCENARIOS
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss

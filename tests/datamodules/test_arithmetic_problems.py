@@ -5,10 +5,10 @@ from itertools import islice
 
 import pytest
 
-from datamodules.arithmetic import ArithmeticTask
-from datamodules.arithmetic_problems import MAX_RESULT, generate, split_of
-from datamodules.arithmetic_templates import NAMES, TEMPLATES, THINGS
-from datamodules.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic_problems import MAX_RESULT, generate, split_of
+from datamodules.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS
+from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 
 

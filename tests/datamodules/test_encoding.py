@@ -5,8 +5,8 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.batches import Role
-from datamodules.encoding import EncodedRecord, PromptEncoder
-from datamodules.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+from datamodules.sources.encoding import EncodedRecord, PromptEncoder
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
 from tests.datamodules.conftest import END, TEMPLATE, build_tokenizer
 
 

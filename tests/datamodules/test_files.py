@@ -16,11 +16,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch, ReferenceStore, Role
-from datamodules.formats import PairColumns, PromptCompletionColumns
 from datamodules.preference import PreferenceDataModule
-from datamodules.readers import DataSource
 from datamodules.sft import SFTDataModule
-from datamodules.token_cache import TokenCache
+from datamodules.sources.formats import PairColumns, PromptCompletionColumns
+from datamodules.sources.readers import DataSource
+from datamodules.sources.token_cache import TokenCache
 
 # 60 rows on 20 prompts.
 ROWS = [{"prompt": f"prompt {i % 20}", "chosen": f"good {i}", "rejected": f"bad {i}" * (1 + i % 3)} for i in range(60)]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from datamodules.batches import Role
-from datamodules.dialogues import HHDialogues
-from datamodules.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
-from datamodules.records import BadRowError, CompletionRecord, Fault, Message, Record
+from datamodules.sources.dialogues import HHDialogues
+from datamodules.sources.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
 
 USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}
 GOOD, BAD = {"role": "assistant", "content": "hello"}, {"role": "assistant", "content": "go away"}

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.loader import EvaluationLoader, ResumableLoader, SplitDataset
-from datamodules.sampler import StepPlan
-from datamodules.step_plans import FixedSizePlan, TokenBudgetPlan
-from datamodules.store import ExampleStore
+from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset
+from datamodules.loading.sampler import StepPlan
+from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
+from datamodules.sources.store import ExampleStore
 
 # Python 3.12 warns of every fork of a process with threads, which torch's own data workers are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

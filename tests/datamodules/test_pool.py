@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.pool import PoolRow, Response, Sampling, parse_row, row_to_json
-from datamodules.pool_commands import main
-from datamodules.pool_files import PoolAppender, read_pool, write_pool
-from datamodules.pool_merge import merge_rows, pool_stats
-from datamodules.records import BadRowError, Fault, Message
+from datamodules.pool.commands import main
+from datamodules.pool.files import PoolAppender, read_pool, write_pool
+from datamodules.pool.merge import merge_rows, pool_stats
+from datamodules.pool.schema import PoolRow, Response, Sampling, parse_row, row_to_json
+from datamodules.sources.records import BadRowError, Fault, Message
 
 SAMPLED = Response("12", "policy", 5.0, "arithmetic", "1", "f00d", Sampling(1.0, 0.9, 64), 7, is_cut=True)
 OWN = Response("twelve\n#### 12", "dataset", 4.0)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.arithmetic import ArithmeticTask
-from datamodules.arithmetic_tokenizer import build_tokenizer
 from datamodules.batches import CompletionBatch, Role
-from datamodules.pool import PoolRow, Response
-from datamodules.pool_data import PoolDataModule
-from datamodules.pool_files import write_pool
-from datamodules.scenarios import SCENARIOS
-from datamodules.task_sft import TaskSFTDataModule
+from datamodules.pool.data import PoolDataModule
+from datamodules.pool.files import write_pool
+from datamodules.pool.scenarios import SCENARIOS
+from datamodules.pool.schema import PoolRow, Response
+from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.sft import TaskSFTDataModule
 
 SOURCES = {1: ("policy", "policy"), 2: ("dataset", "policy"), 3: ("policy", "small"), 4: ("dataset", "small")}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.encoding import PromptEncoder
-from datamodules.formats import PairColumns
-from datamodules.preparation import LengthLimits, Preparation
-from datamodules.readers import DataSource
-from datamodules.records import Fault
-from datamodules.row_report import RowReport
-from datamodules.store import ExampleStore
+from datamodules.sources.encoding import PromptEncoder
+from datamodules.sources.formats import PairColumns
+from datamodules.sources.preparation import LengthLimits, Preparation
+from datamodules.sources.readers import DataSource
+from datamodules.sources.records import Fault
+from datamodules.sources.row_report import RowReport
+from datamodules.sources.store import ExampleStore
 from tests.datamodules.conftest import END, TEMPLATE, build_tokenizer
 
 GOOD = {"prompt": "a?", "chosen": "yes", "rejected": "no"}

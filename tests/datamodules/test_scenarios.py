@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.pool import PoolRow, Response
-from datamodules.scenarios import SCENARIOS, Filtered, PairRules, view_scenario
+from datamodules.pool.scenarios import SCENARIOS, Filtered, PairRules, view_scenario
+from datamodules.pool.schema import PoolRow, Response
 
 OF_SCENARIO = {1: ("policy", "policy"), 2: ("dataset", "policy"), 3: ("policy", "small"), 4: ("dataset", "small")}
 

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.sampler import Lengths, StepPlan, evaluation_plan
-from datamodules.step_plans import FixedSizePlan, TokenBudgetPlan
+from datamodules.loading.sampler import Lengths, StepPlan, evaluation_plan
+from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 
 BUDGET = 400
 

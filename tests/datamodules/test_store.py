@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.store import ExampleStore
+from datamodules.sources.store import ExampleStore
 
 
 def make_examples() -> list[Example]:

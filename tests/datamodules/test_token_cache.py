@@ -8,9 +8,9 @@ import pytest
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.row_report import RowReport
-from datamodules.store import ExampleStore
-from datamodules.token_cache import TokenCache
+from datamodules.sources.row_report import RowReport
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.token_cache import TokenCache
 
 # Python 3.12 warns of every fork of a process with threads, which torch's own data workers are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from datamodules.batches import CompletionBatch, Role, StepShare
-from datamodules.sampler import Microbatch
-from datamodules.toy import PASSES_PER_EPOCH, ToyDataModule, ToyPlan, ToyPreferenceDataModule, ToySFTDataModule
-from datamodules.toy_scenarios import SCENARIOS, initial_row, rejected_responses, scenario_of, whole_row
+from datamodules.loading.sampler import Microbatch
+from datamodules.toy.data import PASSES_PER_EPOCH, ToyDataModule, ToyPlan, ToyPreferenceDataModule, ToySFTDataModule
+from datamodules.toy.scenarios import SCENARIOS, initial_row, rejected_responses, scenario_of, whole_row
 
 
 def set_up(data: ToyDataModule) -> ToyDataModule:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.toy_ledger import pair_gradients
 from datamodules.batches import CompletionBatch
-from datamodules.toy import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
+from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from datamodules.pool import PoolRow
-from datamodules.pool_files import read_pool, write_pool
-from datamodules.pool_merge import SourceStats, merge_rows, pool_stats
-from datamodules.scenarios import SCENARIOS, view_scenario
+from datamodules.pool.files import read_pool, write_pool
+from datamodules.pool.merge import SourceStats, merge_rows, pool_stats
+from datamodules.pool.scenarios import SCENARIOS, view_scenario
+from datamodules.pool.schema import PoolRow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.sampler import Ints, Lengths
+from datamodules.loading.sampler import Ints, Lengths
 
 _TOKENS, _TABLES, _KINDS = "tokens.bin", "tables.npz", "kinds.json"
 

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.row_report import RowReport
-from datamodules.store import ExampleStore
+from datamodules.sources.row_report import RowReport
+from datamodules.sources.store import ExampleStore
 
 # Part of every key: raise it when the same text would give other tokens or other files.
 _VERSION = 1

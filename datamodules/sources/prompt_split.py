@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.sampler import Ints
-from datamodules.store import ExampleStore
+from datamodules.loading.sampler import Ints
+from datamodules.sources.store import ExampleStore
 
 
 def split_by_prompt(examples: ExampleStore, fraction: float, seed: int) -> tuple[Ints, Ints]:

@@ -12,14 +12,14 @@ from typing_extensions import override
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.in_memory import OnBadRow
-from datamodules.pool import PoolRow
-from datamodules.pool_files import read_pool
-from datamodules.prompt_split import split_by_prompt
-from datamodules.records import CompletionRecord, Message, Record, Text
-from datamodules.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
-from datamodules.store import ExampleStore
-from datamodules.task_data import TaskDataModule
-from datamodules.tasks import Task
+from datamodules.pool.files import read_pool
+from datamodules.pool.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
+from datamodules.pool.schema import PoolRow
+from datamodules.sources.prompt_split import split_by_prompt
+from datamodules.sources.records import CompletionRecord, Message, Record, Text
+from datamodules.sources.store import ExampleStore
+from datamodules.tasks.base import Task
+from datamodules.tasks.data import TaskDataModule
 
 LEFTOVER = "leftover"
 """Kind of the probes that are the pool's other responses to the prompt."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datamodules.cells import number_cell, text_cell
-from datamodules.records import BadRowError, Fault, Text, is_blank
+from datamodules.sources.cells import number_cell, text_cell
+from datamodules.sources.records import BadRowError, Fault, Text, is_blank
 
 POLICY = "policy"
 """Source of responses sampled from the model that is being aligned."""
@@ -156,9 +156,3 @@ def _optional_integer(row: Mapping[str, object], column: str) -> int | None:
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value is not False}
-
-
-if __name__ == "__main__":
-    from datamodules.pool_commands import main
-
-    raise SystemExit(main())

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.pool import PoolRow, parse_row, row_to_json
-from datamodules.readers import DataSource
-from datamodules.records import BadRowError
-from datamodules.row_report import RowReport
+from datamodules.pool.schema import PoolRow, parse_row, row_to_json
+from datamodules.sources.readers import DataSource
+from datamodules.sources.records import BadRowError
+from datamodules.sources.row_report import RowReport
 
 _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
     # A fixed time stamp: the same rows give the same bytes.

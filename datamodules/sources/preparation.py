@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from datamodules.encoding import EncodedRecord, Ids, PromptEncoder
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.formats import RowFormat
-from datamodules.readers import DataSource
-from datamodules.records import BadRowError, Fault, Record, is_blank
-from datamodules.row_report import RowReport
-from datamodules.store import ExampleStore, StoreWriter
+from datamodules.sources.encoding import EncodedRecord, Ids, PromptEncoder
+from datamodules.sources.formats import RowFormat
+from datamodules.sources.readers import DataSource
+from datamodules.sources.records import BadRowError, Fault, Record, is_blank
+from datamodules.sources.row_report import RowReport
+from datamodules.sources.store import ExampleStore, StoreWriter
 
 # Records tokenised in one call: enough to keep the tokenizer's threads busy, few enough to keep memory flat.
 _CHUNK = 512

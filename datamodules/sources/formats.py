@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.cells import conversation, number_cell, text_cell
-from datamodules.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+from datamodules.sources.cells import conversation, number_cell, text_cell
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
 
 Row = Mapping[str, object]
 """Column name -> cell."""

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
+from datamodules.loading.sampler import Microbatch, StepPlan
 from datamodules.packing import pack
-from datamodules.sampler import Microbatch, StepPlan
-from datamodules.store import ExampleStore
+from datamodules.sources.store import ExampleStore
 
 
 class SplitDataset(Dataset[CompletionBatch]):

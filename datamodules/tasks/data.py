@@ -10,12 +10,12 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
-from datamodules.preparation import LengthLimits
 from datamodules.prompts import TaskPrompt
-from datamodules.records import Record
-from datamodules.store import ExampleStore
-from datamodules.tasks import Task
-from datamodules.tokenization import load_tokenizer
+from datamodules.sources.preparation import LengthLimits
+from datamodules.sources.records import Record
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.tokenization import load_tokenizer
+from datamodules.tasks.base import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -33,7 +33,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def main(folder: str) -> None:
-    """Write the tokenizer to a folder: `python -m datamodules.arithmetic_tokenizer FOLDER`."""
+    """Write the tokenizer to a folder: `python -m datamodules.tasks.arithmetic_tokenizer FOLDER`."""
     build_tokenizer().save_pretrained(Path(folder))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from datamodules.pool import DATASET, POLICY, PoolRow, Response
+from datamodules.pool.schema import DATASET, POLICY, PoolRow, Response
 
 OTHER = "other"
 """Stands for the sources that are neither `policy` nor `dataset`."""

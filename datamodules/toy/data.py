@@ -12,11 +12,11 @@ from typing_extensions import override
 from datamodules.base import BaseDataModule
 from datamodules.batches import CompletionBatch, StepShare
 from datamodules.examples import Example
-from datamodules.loader import SplitDataset
-from datamodules.sampler import Lengths, Microbatch, StepPlan
-from datamodules.store import ExampleStore
-from datamodules.tokenization import Tokenizer
-from datamodules.toy_scenarios import (
+from datamodules.loading.loader import SplitDataset
+from datamodules.loading.sampler import Lengths, Microbatch, StepPlan
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.tokenization import Tokenizer
+from datamodules.toy.scenarios import (
     NUM_PROMPTS,
     Rejected,
     demonstrations,

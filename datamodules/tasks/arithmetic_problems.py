@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from datamodules.arithmetic_templates import NAMES, TEMPLATES, THINGS, Step, Template
+from datamodules.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS, Step, Template
 
 Split = Literal["train", "pool", "val", "test"]
 T = TypeVar("T")

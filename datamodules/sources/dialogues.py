@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from datamodules.cells import text_cell
-from datamodules.formats import Row, RowFormat, pair_record
-from datamodules.records import BadRowError, Fault, Message, Record, Text
+from datamodules.sources.cells import text_cell
+from datamodules.sources.formats import Row, RowFormat, pair_record
+from datamodules.sources.records import BadRowError, Fault, Message, Record, Text
 
 
 @dataclass(frozen=True)

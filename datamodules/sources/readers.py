@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from datamodules.records import BadRowError, Fault
+from datamodules.sources.records import BadRowError, Fault
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.records import CompletionRecord, Record
-from datamodules.store import ExampleStore
-from datamodules.task_data import TaskDataModule
-from datamodules.tasks import Task
+from datamodules.sources.records import CompletionRecord, Record
+from datamodules.sources.store import ExampleStore
+from datamodules.tasks.base import Task
+from datamodules.tasks.data import TaskDataModule
 
 
 class TaskSFTDataModule(TaskDataModule):

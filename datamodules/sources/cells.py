@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from datamodules.records import BadRowError, Fault, Message, Text
+from datamodules.sources.records import BadRowError, Fault, Message, Text
 
 
 def text_cell(row: Mapping[str, object], column: str) -> Text:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from datamodules.records import BadRowError, Fault, Message, Record, Text
+from datamodules.sources.records import BadRowError, Fault, Message, Record, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

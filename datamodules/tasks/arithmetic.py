@@ -9,8 +9,8 @@ from typing import cast
 
 from typing_extensions import override
 
-from datamodules.arithmetic_problems import Problem, Split, generate
-from datamodules.tasks import Task, TaskItem
+from datamodules.tasks.arithmetic_problems import Problem, Split, generate
+from datamodules.tasks.base import Task, TaskItem
 
 
 @dataclass(frozen=True)

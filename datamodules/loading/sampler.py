@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batches import StepShare
-from datamodules.partition import greedy_runs, split_to_multiple
+from datamodules.loading.partition import greedy_runs, split_to_multiple
 
 Ints = NDArray[np.int64]
 """Lengths or indices."""
