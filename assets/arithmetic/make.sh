@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1
 
 $PYTHON -m datamodules.tasks.arithmetic_tokenizer "$OUT/tokenizer"
 
-# The base model: 1,400 steps of 32 problems, 15% of the solutions in bare equations.
+# The base model: 1,200 steps of 32 problems, 15% of the solutions in bare equations.
 $PYTHON train.py fit --config configs/experiment/arithmetic_sft.yaml --data.tokenizer "$OUT/tokenizer" \
   --trainer.logger.init_args.save_dir "$OUT" --trainer.logger.init_args.name base --trainer.logger.init_args.version 0
 
