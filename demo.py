@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.run_summary import Line, next_steps, summary_lines, tracks_of
+from callbacks.rows import tracks_of
+from callbacks.run_summary import Line, next_steps, summary_lines
 from train import main
 
 EXPERIMENTS = ("demo_dpo", "demo_sft_dpo")

@@ -1,4 +1,4 @@
-"""Where callbacks write: the run's folder, its rows, and its TensorBoard writer."""
+"""Where callbacks write: the run's folder, its rows (read again by `rows`), and its TensorBoard writer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-ROWS = "diagnostics"
-"""Folder of the rows within a run's folder."""
+from callbacks.rows import ROWS
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -37,12 +36,6 @@ def append_row(trainer: Trainer, name: str, row: Mapping[str, Any]) -> None:
         finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
         with path.open("a", encoding="utf-8") as rows:
             rows.write(json.dumps(finite, ensure_ascii=False) + "\n")
-
-
-def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows `append_row` wrote into a run's folder, in order; none where there is no such file."""
-    path = folder / ROWS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:

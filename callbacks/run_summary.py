@@ -11,10 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.run_files import ROWS, read_rows, run_folder
-
-Track = list[tuple[int, float]]
-"""(step, value) of one metric, in order."""
+from callbacks.rows import ROWS, Track, tracks_of
+from callbacks.run_files import run_folder
 
 _BANK = "likelihood/bank"
 
@@ -29,17 +27,6 @@ class Line:
     change: float | None = None
     per_token: float | None = None
     digits: int = 2
-
-
-def tracks_of(folder: Path) -> dict[str, Track]:
-    """Every number in the rows of a run, by metric."""
-    tracks: dict[str, dict[int, float]] = {}
-    for path in sorted((folder / ROWS).glob("*.jsonl")):
-        for row in read_rows(folder, path.stem):
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    tracks.setdefault(name, {})[row["step"]] = value
-    return {name: sorted(values.items()) for name, values in tracks.items()}
 
 
 def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:

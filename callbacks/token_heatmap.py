@@ -16,7 +16,8 @@ from callbacks.decoding import Decoder, decoder_of, prompts_and_completions, tex
 from callbacks.heatmap_figure import PairHeat, SideHeat, draw_pairs, page_of
 from callbacks.pair_tokens import TokenClass, pair_tokens
 from callbacks.probe_bank import BankBatch, ProbeBaseline
-from callbacks.run_files import ROWS, append_row, run_folder, tensorboard_writer
+from callbacks.rows import ROWS
+from callbacks.run_files import append_row, run_folder, tensorboard_writer
 from datamodules.batches import CompletionBatch, Role
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2

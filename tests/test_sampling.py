@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from datamodules.pool.files import read_pool
 from datamodules.sampling import SamplingDataModule
 from datamodules.tasks.arithmetic import ArithmeticTask

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from callbacks.toy_ledger import CLASS_OF_KIND
 from datamodules.toy.scenarios import SCENARIOS
 from lightning_modules.base import BaseModule
@@ -61,6 +61,12 @@ def test_the_sft_step_alone_is_the_fit_that_preference_training_does(run: Run, m
     assert _value("model/toy_sft", "init_args", "optimizer", "init_args", "lr") == toy_specs.FIT_LR
 
 
+def ledger_cadence(trainer: str) -> int:
+    """Optimizer steps between the ledger's rows, as the trainer part has it."""
+    callbacks = cast(list[dict[str, Any]], _value(f"trainer/{trainer}", "callbacks"))
+    return int(next(item["init_args"]["every_n_steps"] for item in callbacks if item["class_path"].endswith("ToyLedger")))
+
+
 def _value(part: str, *keys: str) -> object:
     value = yaml.safe_load((EXPERIMENTS.parent / f"{part}.yaml").read_text(encoding="utf-8"))
     for key in keys:
@@ -82,5 +88,6 @@ def test_other_losses_mini_batches_and_random_rejected(run: Run) -> None:
     options = ("--data.batch_size", 1, "--data.rejected", "random", "--data.seed", 3, "--model.policy.width", 8)
     folder, _ = fit(run, "toy_dpo", "--model.loss", loss, *options, steps=20)
     rows = ledger(folder)
-    assert [row["step"] for row in rows] == [0, 1, 20]
+    cadence = ledger_cadence("toy_dpo")
+    assert [row["step"] for row in rows] == [0, 1, *range(cadence, 21, cadence)]
     assert all(sum(row[name][0] for name in CLASS_OF_KIND.values()) == pytest.approx(1, abs=1e-6) for row in rows)

@@ -8,7 +8,7 @@ import torch
 from torch.optim import SGD
 
 from callbacks.degradation import DegradationMonitor, chosen_change_by_class, control, quadrants, rankings
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from datamodules.packing import pack
 from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss

@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from callbacks.dispersion import DispersionMonitor, changes_by_group, dispersion_index, off_pair_mass, sharpness
 from callbacks.probe_bank import BankBatch
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from datamodules.batches import Role
 from datamodules.examples import TokenizedCompletion
 from datamodules.packing import pack

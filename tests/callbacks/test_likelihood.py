@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.likelihood import LikelihoodMonitor, drop_gap, drop_share, likelihoods, valley_tokens
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule

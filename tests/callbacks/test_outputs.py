@@ -19,8 +19,8 @@ from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
 from callbacks.policy_export import PolicyExport, free_folder
-from callbacks.run_files import read_rows
-from callbacks.run_summary import RunSummary, next_steps, summary_lines, tracks_of
+from callbacks.rows import read_rows, tracks_of
+from callbacks.run_summary import RunSummary, next_steps, summary_lines
 from callbacks.samples import SampleLogger, as_markdown
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from lightning_modules.losses.dpo import DPOLoss

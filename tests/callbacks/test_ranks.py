@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from callbacks.run_summary import RunSummary
 from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor

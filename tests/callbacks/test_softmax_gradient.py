@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from callbacks.pair_tokens import TokenClass, pair_tokens
 from callbacks.readings import Counted
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from callbacks.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likelihood_gradients
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack

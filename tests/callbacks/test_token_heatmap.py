@@ -16,7 +16,7 @@ from torch.optim import SGD
 from callbacks.decoding import prompts_and_completions, token_texts
 from callbacks.heatmap_figure import DOWN, UNIT, UP, PairHeat, SideHeat, draw_pairs, page_of
 from callbacks.probe_bank import BankBatch
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from callbacks.token_heatmap import TokenHeatmap, pair_heats, token_gradients
 from datamodules.batches import Role
 from datamodules.packing import pack

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from callbacks.run_files import read_rows
+from callbacks.rows import read_rows
 from callbacks.toy_ledger import CLASS_OF_KIND, ToyLedger, ledger, log10_mean, mean_by_seed, pair_gradients, papers_unseen
 from datamodules.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
