@@ -19,10 +19,12 @@ from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.generation.packed_decoder import PackedDecoder
 from lightning_modules.models.head import HeadStats, ScoringHead
+from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import shard
+from lightning_modules.models.tiled_logits import LogitTransform
 from lightning_modules.models.weights import fingerprint, save_model
 from lightning_modules.token_stats import TokenStats
 
@@ -66,6 +68,13 @@ class CausalLMPolicy(Policy):
         return TokenStats(
             **stats._asdict(), target_sequence=batch.target_sequence, num_sequences=batch.num_sequences, hidden=hidden.detach()
         )
+
+    def output_head(self, batch: CompletionBatch) -> LinearHead:
+        """The model's output layer (see `Policy`)."""
+        head = self._head
+        assert isinstance(head, ScoringHead), "the model's head was replaced when the policy was built"
+        bias = None if head.bias is None else head.bias.detach()
+        return LinearHead(head.weight.detach(), bias, LogitTransform(head.scale, head.softcap))
 
     @property
     def _head(self) -> nn.Module:

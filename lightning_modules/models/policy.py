@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
 
@@ -96,6 +97,13 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: CompletionBatch) -> TokenStats:
         """Statistics at the K scored positions of the batch."""
+
+    def output_head(self, batch: CompletionBatch) -> OutputHead | None:
+        """The last layer over `TokenStats.hidden`, for the scored positions of the batch; None where there is none.
+
+        Detached. Read it where `forward` is read, in a hook of it: weights may be sharded elsewhere.
+        """
+        return None
 
     @abstractmethod
     def sample(

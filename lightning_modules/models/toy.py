@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from datamodules.batches import CompletionBatch
+from lightning_modules.models.output_head import ReplicatedHead
 from lightning_modules.models.policy import Policy, SamplingParameters
 from lightning_modules.token_stats import TokenStats
 
@@ -105,6 +106,11 @@ class ToyPolicy(Policy):
             hidden=hidden.detach().flatten(0, 1)[prompts],
             other_sq_probs=others.square().sum(-1),
         )
+
+    def output_head(self, batch: CompletionBatch) -> ReplicatedHead:
+        """The last layer of the seed that each scored position belongs to (see `Policy`)."""
+        seeds = batch.input_ids[batch.target_index] // self.shape.num_prompts
+        return ReplicatedHead(self.weights[2].detach(), self.biases[2].detach().squeeze(1), seeds)
 
     def logits(self) -> Tensor:
         """`[S, P, V]` logits of every prompt of every seed. Differentiable."""

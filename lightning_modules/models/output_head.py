@@ -1,0 +1,98 @@
+"""The last layer of a policy apart from it: what diagnostics form a few logits with, from hidden states that are kept anyway.
+
+Shape legend: K scored positions, H hidden width, V vocabulary; n columns and r rows of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from lightning_modules.models.tiled_logits import LogitTransform, multiply, product_dtype
+
+
+class OutputHead(Protocol):
+    """Logits z of some vocabulary columns; valid where the policy's `forward` is, no gradient."""
+
+    @property
+    def num_columns(self) -> int:
+        """n, V for a whole head."""
+
+    def columns(self, token_ids: Tensor) -> Self:
+        """The head of the tokens `[n]` alone."""
+
+    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+        """`[r, n]` logits of the scored positions `rows`, from their hidden states `[r, H]`."""
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of the logits by the output W h of the linear layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """z = cap(scale * (h W^T + b)), one layer for all positions."""
+
+    weight: Tensor
+    """`[n, H]`."""
+    bias: Tensor | None
+    """`[n]`."""
+    transform: LogitTransform = LogitTransform()  # noqa: RUF009 - a NamedTuple is immutable
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of this head (see `OutputHead`)."""
+        return len(self.weight)
+
+    def columns(self, token_ids: Tensor) -> Self:
+        """The head of some tokens (see `OutputHead`)."""
+        return replace(self, weight=self.weight[token_ids], bias=None if self.bias is None else self.bias[token_ids])
+
+    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+        """Logits (see `OutputHead`), with products in the type in which training takes them."""
+        dtype = product_dtype(hidden, self.weight)
+        logits = hidden.new_empty(len(hidden), self.num_columns, dtype=torch.promote_types(dtype, torch.float32))
+        with torch.autocast(hidden.device.type, enabled=False):
+            multiply(hidden.to(dtype), self.weight.to(dtype).T, logits)
+        if self.bias is not None:
+            logits += self.bias
+        logits *= self.transform.scale
+        cap = self.transform.softcap
+        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative by the linear layer's output (see `OutputHead`)."""
+        scale, cap = self.transform
+        return scale if cap is None else scale * (1 - (logits / cap).square())
+
+
+@dataclass(frozen=True, eq=False)
+class ReplicatedHead:
+    """z = h W_s + b_s: a layer for each of S replicas that stand side by side (the toy's seeds)."""
+
+    weight: Tensor
+    """`[S, H, n]`."""
+    bias: Tensor
+    """`[S, n]`."""
+    replica: Tensor
+    """`[K]` int64: replica of each scored position."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of this head (see `OutputHead`)."""
+        return self.bias.shape[1]
+
+    def columns(self, token_ids: Tensor) -> Self:
+        """The head of some tokens (see `OutputHead`)."""
+        return replace(self, weight=self.weight[:, :, token_ids], bias=self.bias[:, token_ids])
+
+    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+        """Logits (see `OutputHead`)."""
+        replica = self.replica[rows]
+        return torch.einsum("rh,rhn->rn", hidden, self.weight[replica]) + self.bias[replica]
+
+    def slope(self, logits: Tensor) -> float:
+        """1: nothing follows the layer."""
+        return 1.0
