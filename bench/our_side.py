@@ -60,13 +60,7 @@ def run(side: Side) -> dict[str, Any]:
             enable_model_summary=False,
             callbacks=[*_diagnostics(side), clock],
         )
-        module = PreferenceModule(
-            PretrainedPolicy(str(side.workload / "model"), gradient_checkpointing=side.gradient_checkpointing),
-            DPOLoss(beta=0.1),
-            partial(AdamW, lr=side.learning_rate, weight_decay=0.0, fused=True),
-            cache_dir=folder,
-        )
-        trainer.fit(module, datamodule=_data(side, folder))
+        trainer.fit(build_module(side, folder), datamodule=build_data(side, folder))
     return side.report(clock.marks, clock.losses, clock.floor)
 
 
@@ -81,7 +75,18 @@ def _diagnostics(side: Side) -> list[Callback]:
     return [LikelihoodMonitor(cadence), SoftmaxGradientMonitor(cadence), DispersionMonitor(cadence)]
 
 
-def _data(side: Side, folder: str) -> PreferenceDataModule:
+def build_module(side: Side, folder: str) -> PreferenceModule:
+    """DPO on the workload's model; the reference's log-probs are kept in `folder`."""
+    return PreferenceModule(
+        PretrainedPolicy(str(side.workload / "model"), gradient_checkpointing=side.gradient_checkpointing),
+        DPOLoss(beta=0.1),
+        partial(AdamW, lr=side.learning_rate, weight_decay=0.0, fused=True),
+        cache_dir=folder,
+    )
+
+
+def build_data(side: Side, folder: str, num_probe_prompts: int = 0) -> PreferenceDataModule:
+    """The workload's pairs, a fixed number a step."""
     kind = PreferenceDataModule if side.share_prompts else UnsharedPairs
     return kind(
         tokenizer=str(side.workload / "model"),
@@ -92,7 +97,7 @@ def _data(side: Side, folder: str) -> PreferenceDataModule:
         batch_size=side.pairs_per_step,
         max_tokens_per_batch=1 << 16,
         cache_dir=folder,
-        num_probe_prompts=0,
+        num_probe_prompts=num_probe_prompts,
     )
 
 
