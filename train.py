@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
-from lightning_modules.base import BaseModule
+from lightning_modules.trained import TrainedModule
 
 
 class ExperimentCLI(LightningCLI):
@@ -102,7 +102,7 @@ def _version() -> str:
 def main(args: ArgsType = None) -> LightningCLI:
     """Run one subcommand; `args` replaces the command line (tests call it in process)."""
     return ExperimentCLI(
-        BaseModule,
+        TrainedModule,
         BaseDataModule,
         save_config_callback=SaveRunConfig,
         subclass_mode_model=True,

@@ -29,10 +29,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        # Here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
+        # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
+        # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
         is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
-        if is_final and not self._should_skip_saving_checkpoint(trainer):
+        is_due = is_final or trainer.global_step % self._every_n_train_steps == 0
+        if is_due and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override

@@ -9,12 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ReferenceStore
-from lightning_modules.base import BaseModule, LRSchedulerCallable, OptimizerCallable
+from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.reference import ReferenceScorer
 from lightning_modules.step_output import PairOutput, StepOutput
 from lightning_modules.token_stats import TokenStats
+from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 
 class PreferenceModule(BaseModule):

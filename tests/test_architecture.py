@@ -14,8 +14,8 @@ PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges")
 OURS = (*PACKAGES, "train", "report", "bench", "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
-# What a batch and a step are: the contracts that every package may know of datamodules.
-CONTRACTS = {f"datamodules.{name}" for name in ("batches", "examples", "packing", "prompts")}
+# What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
+CONTRACTS = {*(f"datamodules.{name}" for name in ("batches", "examples", "packing", "prompts")), "judges.base"}
 
 
 @cache

@@ -1,0 +1,135 @@
+"""What every trained module shares, whatever it trains: the optimizer, its schedule, and how metrics are averaged and logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
+
+from lightning_modules.means import CountedMeans
+from lightning_modules.models.sharding import whole
+from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
+
+OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+class TrainedModule(LightningModule):
+    """Optimizer, schedule, counted means and their resumption; a subclass says what is trained and how a step goes.
+
+    `save_hyperparameters` is left out on purpose: a resumed run takes its configuration from the config and the command
+    line, never from the checkpoint.
+
+    Args:
+        optimizer: builds the optimizer from the parameters that require a gradient.
+        lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
+    """
+
+    def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
+        super().__init__()
+        self._make_optimizer = optimizer
+        self._make_scheduler = lr_scheduler
+        self._train_means = CountedMeans()
+        self._eval_means = CountedMeans()
+        self._configured: Hyperparameters = []
+        self._configured_then: Hyperparameters = []
+
+    def trained_parameters(self) -> Iterable[Parameter]:
+        """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self._make_optimizer(self.trained_parameters())
+        self._configured = hyperparameters(optimizer)
+        if self._make_scheduler is None:
+            return optimizer
+        # Lightning's default interval is the epoch; schedules here count optimizer steps.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "step"}}
+
+    @override
+    def on_train_start(self) -> None:
+        # on_fit_start would be too early: the optimizer is restored between the two.
+        if self._configured_then:
+            is_scheduled = self._make_scheduler is not None
+            apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
+
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end: Lightning writes checkpoints before it calls that hook of the module, and
+        # a run resumed from one would average over other steps. The step is counted after this hook.
+        step = self.trainer.global_step + 1
+        if step % self._log_every_n_steps() == 0:
+            self._log_train_means(step)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_eval_means()
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_eval_means()
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own clipping refuses fused optimizers under mixed precision (issue 21435).
+        if gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradient_clip_val:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        elif (self.trainer.global_step + 1) % self._log_every_n_steps() == 0:
+            norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
+        else:
+            return
+        self._train_means.update({"train/grad_norm": whole(norm).reshape(1)})
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_means"] = self._train_means.state_dict()
+        checkpoint["optimizer_config"] = self._configured
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._configured_then = checkpoint["optimizer_config"]
+        keep = self.trainer.is_global_zero
+        self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
+
+    def _log_every_n_steps(self) -> int:
+        return int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+    def _log_train_means(self, step: int) -> None:
+        means = self._train_means.compute()
+        self._train_means.reset()
+        loss = means["train/loss"]
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"expected a finite training loss, got {loss} around step {step}. "
+                "Lower the learning rate, or look at the last rows of the run's diagnostics for where it began."
+            )
+        # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
+        for logger in self.trainer.loggers:
+            logger.log_metrics(means, step=step)
+        self.log_dict(means, logger=False)
+        self.log("loss", loss, prog_bar=True, logger=False)
+
+    def _log_eval_means(self) -> None:
+        # compute() has already reduced over ranks.
+        self.log_dict(self._eval_means.compute())
+        self._eval_means.reset()
