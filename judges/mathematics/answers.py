@@ -9,7 +9,7 @@ from typing import NamedTuple
 from judges.mathematics.rationals import NUMBER, Rational, parse_rational
 
 MAX_BARE_GOLD = 200  # characters; a longer gold is a solution
-MAX_ANSWER = 2000  # characters; what stands behind a marker further on is not part of an answer
+MAX_ANSWER = 2000  # characters; a longer one is never compared by algebra
 
 MAX_BOXES = 20  # the last ones count; a thousand of them are runaway repetition
 
@@ -79,7 +79,13 @@ def _marked(text: str) -> Iterator[FinalAnswer]:
     for match in list(_BOX.finditer(text))[-MAX_BOXES:]:
         end = _closing_brace(text, match.end()) if text[match.end()] == "{" else match.end()
         if end is not None:
-            yield FinalAnswer(tidy(text[match.end() : end + 1]), match.start(), end + 1)
+            yield FinalAnswer(_boxed(text[match.end() : end + 1]), match.start(), end + 1)
+
+
+def _boxed(content: str) -> str:
+    # A longer one stays the answer, cut just beyond what any comparison takes: its tail must not be taken for an answer.
+    inner = content[1:-1]
+    return tidy(content) if len(inner) <= MAX_ANSWER else inner[: MAX_ANSWER + 1]
 
 
 def _phrased(text: str) -> Iterator[FinalAnswer]:
@@ -122,7 +128,7 @@ def _last_side(answer: str) -> str:
 
 def _closing_brace(text: str, start: int) -> int | None:
     depth = 0
-    for position in range(start, min(len(text), start + MAX_ANSWER)):
+    for position in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
             return position

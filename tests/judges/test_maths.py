@@ -2,9 +2,11 @@ import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import pytest
 
+from judges.mathematics.comparer import _Worker
 from judges.maths import MathsJudge
 
 PROMPT = "Janet has 16 eggs, eats 3, bakes with 4 and sells the rest for 2 dollars each. What does she make?"
@@ -63,13 +65,27 @@ def test_answers_are_compared_as_mathematics(judge: MathsJudge, response: str, g
 
 
 def test_a_hostile_expression_is_wrong_and_the_next_one_is_served() -> None:
+    # The first needs more memory than there is, the second takes time exponential in its depth: no machine is fast enough.
     with MathsJudge(timeout=0.5) as judge:
-        for expression in ("9^{9^{9^{9^{9}}}}", "(" * 900 + "3" + ")" * 900, "7" * 100_000 + "x"):
+        for expression in ("9^{9^{9^{9^{9}}}}", "(" * 400 + "3" + ")" * 400):
             verdict = judge.judge("", f"\\boxed{{{expression}}}", "x+3")
             assert verdict.score == 1
             assert "not comparable within the limits" in verdict.reason
         judge._comparer.timeout = 60.0
         assert judge.judge("", r"\boxed{3+x}", "x+3").details["correct"] == 1
+
+
+@pytest.mark.parametrize("answer", ["7" * 100_000 + "x", "x+3" + "{}" * 1000])
+def test_a_boxed_answer_that_is_too_long_is_never_compared_nor_passed_over(answer: str) -> None:
+    with MathsJudge(timeout=60.0) as judge:
+        judge._comparer._borrow = _refuse  # type: ignore[method-assign]
+        verdict = judge.judge("", f"The answer is x+3, I mean \\boxed{{{answer}}}", "x+3")
+    assert verdict.score == 1
+    assert "not comparable within the limits" in verdict.reason
+
+
+def _refuse() -> AbstractContextManager[_Worker]:
+    raise AssertionError("a comparison was started")
 
 
 def test_threads_share_one_judge(judge: MathsJudge) -> None:
