@@ -13,6 +13,7 @@ from typing_extensions import override
 from datamodules.pool.files import PoolAppender
 from datamodules.pool.schema import DATASET, PoolRow, Response, Sampling
 from datamodules.prompts import PromptBatch
+from datamodules.sources.records import Text
 from datamodules.sources.tokenization import Tokenizer
 from datamodules.tasks.base import Task, TaskItem
 from judges.base import Judge, Verdict
@@ -28,7 +29,7 @@ class PromptStore(Protocol):
     def tokenizer(self) -> Tokenizer:
         """What makes text of ids."""
 
-    def leave_out(self, prompts: Collection[str]) -> None:
+    def leave_out(self, prompts: Collection[Text]) -> None:
         """Skip prompts that have their responses already."""
 
 
@@ -36,7 +37,8 @@ class PoolWriter(Callback):
     """Writes the responses of `predict` to a pool, each with its score and where it came from.
 
     A killed run loses at most the batch in hand. A second run goes on where the first one stopped, and samples no prompt
-    twice. A row has the data set's own solution beside the sampled responses, judged like them.
+    twice. A row has the data set's own solution, and what other models' responses come with the data, beside the sampled
+    responses, judged like them.
 
     Args:
         pool: a `.jsonl` file; made when missing, appended to when not.
@@ -59,7 +61,7 @@ class PoolWriter(Callback):
         self._appender = PoolAppender(self.pool)
         # Prompts without a row of this source are sampled; other sources in the file do not count.
         answered = [row.prompt for row in self._appender.rows if row.by_source(self.source)]
-        self._store.leave_out([prompt for prompt in answered if isinstance(prompt, str)])
+        self._store.leave_out(answered)
         if answered:
             rank_zero_info(f"{self.pool} has responses to {len(answered)} prompts; going on with the others.")
 
@@ -84,16 +86,18 @@ class PoolWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         groups = cast(Sequence[Sequence[list[int]]], outputs)
-        self._appender.append(self._row(prompt.item, group, batch) for prompt, group in zip(batch.prompts, groups, strict=True))
+        rows = [self._row(prompt.item, group, batch) for prompt, group in zip(batch.prompts, groups, strict=True)]
+        self._appender.append(self._judged(rows, [prompt.item for prompt in batch.prompts]))
 
     def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch) -> PoolRow:
-        sampled = [self._sampled(item, completion, batch) for completion in completions]
-        own = [] if item.solution is None else [self._judged(item, Response(item.solution, DATASET))]
-        return PoolRow(item.prompt, (*own, *sampled), item.answer, self._store.task.name)
+        sampled = [self._sampled(completion, batch) for completion in completions]
+        own = [] if item.solution is None else [Response(item.solution, DATASET)]
+        others = [Response(text, model) for model, text in item.others]
+        return PoolRow(item.text, (*own, *others, *sampled), item.answer, self._store.task.name)
 
-    def _sampled(self, item: TaskItem, completion: list[int], batch: PromptBatch) -> Response:
+    def _sampled(self, completion: list[int], batch: PromptBatch) -> Response:
         is_cut = completion[-1:] != [batch.eos_token_id]
-        response = Response(
+        return Response(
             text=self._store.tokenizer.decode(completion if is_cut else completion[:-1]),
             source=self.source,
             model=self._model,
@@ -101,8 +105,16 @@ class PoolWriter(Callback):
             seed=batch.seed,
             is_cut=is_cut,
         )
-        return self._judged(item, response)
 
-    def _judged(self, item: TaskItem, response: Response) -> Response:
-        verdict: Verdict = self.judge.judge(item.prompt, response.text, item.answer)
+    def _judged(self, rows: Sequence[PoolRow], items: Sequence[TaskItem]) -> list[PoolRow]:
+        """The rows with scores. All responses of the batch go to the judge in one call, which may work on many at once."""
+        asked = [(item, response) for row, item in zip(rows, items, strict=True) for response in row.responses]
+        verdicts = iter(
+            self.judge.judge_many(
+                [item.prompt for item, _ in asked], [response.text for _, response in asked], [item.answer for item, _ in asked]
+            )
+        )
+        return [replace(row, responses=tuple(self._scored(response, next(verdicts)) for response in row.responses)) for row in rows]
+
+    def _scored(self, response: Response, verdict: Verdict) -> Response:
         return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)

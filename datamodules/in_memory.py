@@ -49,7 +49,7 @@ def prepare_records(
 
 def encode_prompts(items: Sequence[TaskItem], tokenizer: PreTrainedTokenizerBase) -> list[TaskPrompt]:
     """The problems with the ids that their prompts have in training, too."""
-    encoded = PromptEncoder(tokenizer).encode([Record(item.prompt, (), number) for number, item in enumerate(items)])
+    encoded = PromptEncoder(tokenizer).encode([Record(item.text, (), number) for number, item in enumerate(items)])
     prompts = []
     for item, record in zip(items, encoded, strict=True):
         if isinstance(record, Exception):

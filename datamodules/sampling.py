@@ -10,6 +10,7 @@ from typing_extensions import override
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
 from datamodules.prompts import PromptBatch
+from datamodules.sources.records import Text
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
 
@@ -55,16 +56,16 @@ class SamplingDataModule(TaskDataModule):
         self.top_p = top_p
         self.max_new_tokens = max_new_tokens
         self.prompts_per_batch = prompts_per_batch
-        self._answered: frozenset[str] = frozenset()
+        self._answered: frozenset[Text] = frozenset()
 
     @override
     def examples(self, split: str) -> Sequence[Example] | None:
         return None
 
-    def leave_out(self, prompts: Collection[str]) -> None:
+    def leave_out(self, prompts: Collection[Text]) -> None:
         """Skip prompts that have their responses already; call it before the first batch is asked for."""
         self._answered = frozenset(prompts)
-        if self.trainer and all(item.prompt in self._answered for item in self.task.items("pool")):
+        if self.trainer and all(item.text in self._answered for item in self.task.items("pool")):
             # An empty loader would do too, but Lightning warns of it.
             self.trainer.limit_predict_batches = 0
 
@@ -73,7 +74,7 @@ class SamplingDataModule(TaskDataModule):
         return DataLoader(list(self._batches()), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
     def _batches(self) -> Iterator[PromptBatch]:
-        missing = [item for item in self.task.items("pool") if item.prompt not in self._answered]
+        missing = [item for item in self.task.items("pool") if item.text not in self._answered]
         prompts = encode_prompts(missing, self.tokenizer)
         for start in range(0, len(prompts), self.prompts_per_batch):
             yield PromptBatch(

@@ -14,9 +14,9 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.in_memory import OnBadRow
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
-from datamodules.pool.schema import PoolRow
+from datamodules.pool.schema import PoolRow, Response
 from datamodules.sources.prompt_split import split_by_prompt
-from datamodules.sources.records import CompletionRecord, Message, Record, Text
+from datamodules.sources.records import CompletionRecord, Record, reply_to
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
@@ -135,7 +135,7 @@ class PoolDataModule(TaskDataModule):
     def _leftovers(self, row_numbers: set[int]) -> dict[int, list[TokenizedCompletion]]:
         """Row number -> the other responses, no more than asked for."""
         records = [
-            Record(row.prompt, (CompletionRecord(_reply(row.prompt, response.text), Role.PROBE, LEFTOVER, response.score),), number)
+            Record(row.prompt, (_leftover(row, response),), number)
             for number, row, pair in ((pair.row_number, self._rows[pair.row_number], pair) for pair in self.view.pairs)
             if number in row_numbers
             for response in pair.leftovers[: self._num_leftovers]
@@ -150,13 +150,13 @@ class PoolDataModule(TaskDataModule):
         return replace(example, completions=(*example.completions, *(probe for probe in probes if probe.token_ids not in known)))
 
 
+def _leftover(row: PoolRow, response: Response) -> CompletionRecord:
+    return CompletionRecord(reply_to(row.prompt, response.text), Role.PROBE, LEFTOVER, response.score)
+
+
 def _pair_record(row: PoolRow, pair: ScenarioPair) -> Record:
     sides = ((pair.chosen, Role.CHOSEN, "chosen"), (pair.rejected, Role.REJECTED, "rejected"))
     completions = tuple(
-        CompletionRecord(_reply(row.prompt, response.text), role, kind, response.score) for response, role, kind in sides
+        CompletionRecord(reply_to(row.prompt, response.text), role, kind, response.score) for response, role, kind in sides
     )
     return Record(row.prompt, completions, pair.row_number)
-
-
-def _reply(prompt: Text, text: str) -> Text:
-    return text if isinstance(prompt, str) else (Message("assistant", text),)

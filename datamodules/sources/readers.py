@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -31,8 +32,9 @@ _OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
 class DataSource:
     """Where rows come from: a file, a folder, a glob pattern, or the name of a hub data set.
 
-    Files are JSONL (`.jsonl`, `.json`) or Parquet (`.parquet`), each plain or with `.gz` or `.xz` after it. A folder stands
-    for all such files in it, in the order of their names. What is not on the disk and has no such ending is a hub name.
+    Files are JSONL (`.jsonl`), JSON (`.json`: an object, a list of objects, or JSONL), CSV with a header (`.csv`) or Parquet
+    (`.parquet`), each plain or with `.gz` or `.xz` after it. A folder stands for all such files in it, in the order of their
+    names. What is not on the disk and has no such ending is a hub name.
     """
 
     path: str
@@ -122,6 +124,28 @@ def _json_row(line: bytes) -> RawRow:
     return row
 
 
+def _json_document_rows(file: Path) -> Iterator[RawRow]:
+    """One object or a list of objects; else an object a line, which many call `.json` too."""
+    with _open(file) as stream:
+        content = stream.read()
+    try:
+        document = json.loads(content)
+    except ValueError:
+        yield from (_json_row(line) for line in content.splitlines() if line.strip())
+        return
+    for row in document if isinstance(document, list) else [document]:
+        yield row if isinstance(row, dict) else BadRowError(Fault.MALFORMED, f"expected an object, got {type(row).__name__}")
+
+
+def _csv_rows(file: Path) -> Iterator[RawRow]:
+    with _open(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if None in row or None in row.values():
+                yield BadRowError(Fault.MALFORMED, f"expected as many cells as the header has, got {list(row.values())}"[:160])
+            else:
+                yield row
+
+
 def _parquet_rows(file: Path) -> Iterator[RawRow]:
     import pyarrow.parquet
 
@@ -134,7 +158,8 @@ def _parquet_rows(file: Path) -> Iterator[RawRow]:
 
 _READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _json_rows,
-    ".json": _json_rows,
+    ".json": _json_document_rows,
+    ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
 

@@ -76,6 +76,11 @@ class BadRowError(Exception):
         self.detail = detail
 
 
+def reply_to(prompt: Text, text: str) -> Text:
+    """A response in the form of its prompt: text, or an assistant's message."""
+    return text if isinstance(prompt, str) else (Message("assistant", text),)
+
+
 def is_blank(text: Text) -> bool:
     """Whether there is nothing but white space."""
     return not text.strip() if isinstance(text, str) else not any(message.content.strip() for message in text)

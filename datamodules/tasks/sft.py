@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.sources.records import CompletionRecord, Record
+from datamodules.sources.records import CompletionRecord, Record, reply_to
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
@@ -26,4 +26,5 @@ class TaskSFTDataModule(TaskDataModule):
     def _records(self, split: str) -> Iterator[Record]:
         for number, item in enumerate(self.task.items(split)):
             if item.solution is not None:
-                yield Record(item.prompt, (CompletionRecord(item.solution, Role.CHOSEN, "chosen"),), number)
+                reply = reply_to(item.text, item.solution)
+                yield Record(item.text, (CompletionRecord(reply, Role.CHOSEN, "chosen"),), number)

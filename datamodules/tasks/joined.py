@@ -1,0 +1,40 @@
+"""Several tasks as one: their splits one after the other, each problem marked with the task it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from typing_extensions import override
+
+from datamodules.tasks.base import Task, TaskItem
+from datamodules.tasks.leaks import without_held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedTask(Task):
+    """The problems of several tasks. Results have a line for each, and one for all, weighted by size.
+
+    A task that has no such split gives nothing to it, but no prompt that any of them holds out is in "train" or "pool".
+    """
+
+    name = "joined"
+
+    tasks: Sequence[Task]
+    """At least one."""
+
+    def __post_init__(self) -> None:
+        if len({task.name for task in self.tasks}) < len(self.tasks) or not self.tasks:
+            raise ValueError(f"expected tasks of different names, got {[task.name for task in self.tasks]}.")
+
+    @override
+    def items(self, split: str) -> Iterator[TaskItem]:
+        items: Iterator[TaskItem] = chain.from_iterable(self._marked(task, split) for task in self.tasks)
+        if split in ("train", "pool"):
+            items = without_held_out(items, chain(self.items("val"), self.items("test")), f"{self.name} {split}")
+        yield from items
+
+    def _marked(self, task: Task, split: str) -> Iterator[TaskItem]:
+        for item in task.items(split):
+            yield replace(item, subset=f"{task.name}/{item.subset}" if item.subset else task.name)
