@@ -17,6 +17,9 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
 
+demo: setup  ## train the embedded model with DPO, and with a setting that does well, and compare
+	$(RUN) demo.py
+
 test: setup-dev  ## run the test suite
 	$(TEST_ENV) $(RUN) -m pytest
 
