@@ -12,7 +12,7 @@ from typing_extensions import override
 from callbacks.base import Diagnostic
 from callbacks.pair_tokens import PairTokens, TokenClass, pair_tokens
 from callbacks.readings import Counted, Values
-from callbacks.selection import tokens_by_kind
+from callbacks.selection import sequences_by_kind, tokens_by_kind
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l1, softmax_gradient_l2
@@ -44,9 +44,9 @@ def by_class(l2: Tensor, pairs: PairTokens) -> dict[str, Tensor | Counted]:
 
 
 def sequence_norms(l2: Tensor, batch: CompletionBatch) -> dict[str, Tensor]:
-    """L2 norm of dL/dlogits over a whole completion: G = sqrt(sum_t l2_t^2), `{<side>/norm: [pairs]}` (paper.md 7, D1.4)."""
+    """L2 norm of dL/dlogits over a whole completion: G = sqrt(sum_t l2_t^2), `{<kind>/norm: [n]}` (paper.md 7, D1.4)."""
     norms = sum_by_sequence(l2.square(), batch.target_sequence, batch.num_sequences).sqrt()
-    return {f"{side}/norm": norms[batch.pairs[:, number]] for number, side in enumerate(SIDES)}
+    return {f"{kind}/norm": norms[index] for kind, index in sequences_by_kind(batch).items()}
 
 
 def likelihood_gradients(
@@ -59,7 +59,8 @@ def likelihood_gradients(
         <side>/log_pi_gradient_per_token log|d| - L/T: the length taken out
         corollary1                       log|(dl/dpi-)/(dl/dpi+)| = (L+ - L-) + log|d_l/d_w|  (Corollary 1; DPO: log pi+/pi-)
         corollary1_per_token             (L+/T+ - L-/T-) + log|d_l/d_w|
-        corollary1_from_reference        the same ratio in the coordinate pi/pi0: (h_w - h_l) + log|d_l/d_w|, h = L - L0
+        ..._from_reference               with h = L - L0 in place of L (coordinate pi/pi0): what the reference had is taken out
+        ..._per_token_from_reference     with h/T: both taken out
 
     Args:
         incentives: `([pairs], [pairs])` d_w and d_l.
@@ -73,15 +74,17 @@ def likelihood_gradients(
     pairs, lengths = batch.pairs, batch.lengths[batch.pairs]
     incentive = torch.stack(incentives, 1)
     pushed, logs, sides = incentive != 0, incentive.abs().log(), logps.detach()[pairs]
-    values: dict[str, Counted] = {}
-    for number, side in enumerate(SIDES):
-        for name, likelihood in (("log_pi_gradient", sides), ("log_pi_gradient_per_token", sides / lengths)):
-            values[f"{side}/{name}"] = _where((logs - likelihood)[:, number], pushed[:, number])
-    likelihoods = {"corollary1": sides, "corollary1_per_token": sides / lengths}
+    levels = {"": sides, "_per_token": sides / lengths}
     if reference is not None:
-        likelihoods["corollary1_from_reference"] = sides - reference[pairs]
-    # Rejected minus chosen of log|d| - L is the log of the ratio of the two gradients.
-    return values | {name: _where((logs - level).diff(dim=1).squeeze(1), pushed.all(1)) for name, level in likelihoods.items()}
+        changes = sides - reference[pairs]
+        levels |= {"_from_reference": changes, "_per_token_from_reference": changes / lengths}
+    values: dict[str, Counted] = {}
+    for name, level in levels.items():
+        gradients = logs - level
+        values |= {f"{side}/log_pi_gradient{name}": _where(gradients[:, i], pushed[:, i]) for i, side in enumerate(SIDES)}
+        # Rejected minus chosen of log|d| - L is the log of the ratio of the two gradients.
+        values[f"corollary1{name}"] = _where(gradients.diff(dim=1).squeeze(1), pushed.all(1))
+    return values
 
 
 def token_norms(token_gradients: Tensor, stats: TokenStats, batch: CompletionBatch) -> dict[str, Tensor]:
@@ -142,11 +145,11 @@ class SoftmaxGradientMonitor(Diagnostic):
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
         gradients, stats = output.token_gradients(), output.stats
         assert gradients is not None, "diagnostics are read after backward"
-        values: dict[str, Tensor | Counted] = {**token_norms(gradients, stats, batch)}
+        l2 = softmax_gradient_l2(gradients, stats)
+        values: dict[str, Tensor | Counted] = {**token_norms(gradients, stats, batch), **sequence_norms(l2, batch)}
         incentives = output.incentives()
         if incentives is not None:
-            l2 = softmax_gradient_l2(gradients, stats)
-            values |= sequence_norms(l2, batch) | by_class(l2, pair_tokens(batch))
+            values |= by_class(l2, pair_tokens(batch))
             values |= dict(zip((f"{side}/incentive" for side in SIDES), incentives, strict=True))
             values |= likelihood_gradients(incentives, stats.sum_by_sequence(), batch.reference_logps, batch)
         return {f"softmax_grad/{name}": value for name, value in values.items()}

@@ -18,7 +18,7 @@ from callbacks.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likeli
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.base import BaseModule
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.ipo import IPOLoss
@@ -199,3 +199,31 @@ def test_norms_of_confident_tokens_do_not_cancel_in_float32(margin: float) -> No
     found = norms(logits.float()).double()
     assert ((found - exact).abs() <= slack).all()
     assert found.min() > 0.5 * exact.min() > 0, "the plain formula gives 0"
+
+
+def test_likelihood_gradients_are_those_of_autograd_by_the_probabilities() -> None:
+    """In float64 short completions have probabilities, so that dl/dpi can be taken as it is written."""
+    batch, loss = pack(PAIRS[:3]), FlexDPOLoss(beta_chosen=0.6, beta_rejected=0.4)
+    logps = -torch.linspace(0.5, 4, batch.num_sequences, dtype=torch.float64)
+    reference = -torch.linspace(2, 3, batch.num_sequences, dtype=torch.float64).flip(0)
+    pairs, lengths = batch.pairs, batch.lengths[batch.pairs]
+
+    def sequences(likelihoods: Tensor) -> SequenceLogps:
+        sides = (*likelihoods.log().unbind(1), *lengths.unbind(1), *reference[pairs].unbind(1))
+        return SequenceLogps(*sides)
+
+    likelihoods = logps[pairs].exp().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(sequences(likelihoods)).losses.sum(), likelihoods)
+    found = likelihood_gradients(incentives(loss, sequences(likelihoods.detach())), logps, reference, batch)
+    log_ratio, log_pi0 = gradient.abs().log(), reference[pairs]
+    # d/d(pi/pi0) = pi0 d/dpi; per token, log|d| - L/T = log|dl/dpi| + L - L/T.
+    expected = {
+        "": log_ratio,
+        "_from_reference": log_ratio + log_pi0,
+        "_per_token": log_ratio + logps[pairs] * (1 - 1 / lengths),
+        "_per_token_from_reference": log_ratio + logps[pairs] - (logps[pairs] - log_pi0) / lengths,
+    }
+    for name, values in expected.items():
+        for number, side in enumerate(SIDES):
+            assert found[f"{side}/log_pi_gradient{name}"].total.item() == pytest.approx(values[:, number].sum().item())
+        assert found[f"corollary1{name}"].total.item() == pytest.approx((values[:, 1] - values[:, 0]).sum().item())
