@@ -50,10 +50,9 @@ class CausalLMPolicy(Policy):
             raise ValueError(f"expected layout packed or padded, got {layout!r}.")
         self.model = model
         self.layout = layout
-        self.vocab_size = model.get_output_embeddings().out_features
+        self.vocab_size = _adopt_head(model).out_features
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
-        _adopt_head(model)
         if layout == "packed":
             _refuse_unpackable(model)
             register_packed_attention()
@@ -162,7 +161,7 @@ class CausalLMPolicy(Policy):
         shard(self, mesh, self.model._no_split_modules or ())
 
 
-def _adopt_head(model: PreTrainedModel) -> None:
+def _adopt_head(model: PreTrainedModel) -> ScoringHead:
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         raise ValueError(f"expected a causal LM with a linear output layer, got {type(linear).__name__}. It cannot be a policy.")
@@ -170,6 +169,7 @@ def _adopt_head(model: PreTrainedModel) -> None:
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     head = ScoringHead.adopt(linear, softcap=getattr(config, "final_logit_softcapping", None), scale=scale)
     model.set_output_embeddings(head)
+    return head
 
 
 def _refuse_unpackable(model: PreTrainedModel) -> None:

@@ -44,6 +44,7 @@ PACKABLE: dict[str, dict[str, Any]] = {
     },
     "cohere": {"logit_scale": 0.25, **_GROUPED},
     "granite": {"logits_scaling": 3.0, **_GROUPED},
+    "phi": {"resid_pdrop": 0.5, **_GROUPED},
 }
 """Fields of a configuration by `model_type`; the dropouts are there to be switched off."""
 

@@ -211,6 +211,13 @@ def test_low_precision_weights_build_and_score() -> None:
     assert (stats.logps - exact.logps).abs().mean() < 0.1
 
 
+def test_a_model_whose_output_layer_is_not_linear_is_refused() -> None:
+    model = spec().load()
+    model.set_output_embeddings(torch.nn.Sequential(model.get_output_embeddings()))
+    with pytest.raises(ValueError, match=r"linear output layer, got Sequential.*cannot be a policy"):
+        CausalLMPolicy(model)
+
+
 def test_vocab_size_and_unknown_layout() -> None:
     assert spec().build().vocab_size == VOCAB
     with pytest.raises(ValueError, match="expected layout packed or padded, got 'sideways'"):
