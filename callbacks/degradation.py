@@ -5,16 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
 from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
-from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.step_output import PairOutput, StepOutput
+
+Sides = tuple[Tensor, Tensor]
+"""`([pairs], [pairs])` log-likelihoods of the chosen and rejected completions, nats."""
 
 SATURATED = 0.01
 """A pair whose weight sigma(-margin) is below this has all but stopped teaching."""
-
 
 MIN_FALL = 0.01
 """Nats. A likelihood that moved by less has not moved: rounding differs from packing to packing."""
@@ -38,17 +39,21 @@ def quadrants(chosen_change: Tensor, rejected_change: Tensor) -> dict[str, Tenso
     }
 
 
-def rankings(sequences: SequenceLogps) -> dict[str, Tensor]:
+def rankings(now: Sides, before: Sides | None) -> dict[str, Tensor]:
     """Whether the policy itself ranks the pair right, pi+ > pi-, and which pairs changed sides (arXiv 2405.19534; D2.6).
 
+    Args:
+        now: `([pairs], [pairs])` L+ and L-, nats.
+        before: the same under the reference or at step 0, if known.
+
     Returns:
-        `{ranking_accuracy: [pairs] bool}` and, with a reference, `flips_to_right`, `flips_to_wrong`. Not the reward accuracy, which
+        `{ranking_accuracy: [pairs] bool}` and, with `before`, `flips_to_right`, `flips_to_wrong`. Not the reward accuracy, which
         compares log-ratios: a pair may have a right reward and a wrong ranking.
     """
-    right = sequences.policy_chosen.detach() > sequences.policy_rejected.detach()
-    if sequences.reference_chosen is None or sequences.reference_rejected is None:
+    right = now[0] > now[1]
+    if before is None:
         return {"ranking_accuracy": right}
-    was_right = sequences.reference_chosen > sequences.reference_rejected
+    was_right = before[0] > before[1]
     return {"ranking_accuracy": right, "flips_to_right": right & ~was_right, "flips_to_wrong": was_right & ~right}
 
 
@@ -81,10 +86,20 @@ def chosen_change_by_class(batch: CompletionBatch, token_changes: Tensor) -> dic
     }
 
 
-class DegradationMonitor(Diagnostic):
-    """Displacement, quadrants, rankings and saturation of the training pairs; nothing where there are no pairs.
+def pair_movements(batch: CompletionBatch, token_logps: Tensor, baseline: Tensor) -> dict[str, Tensor | Counted]:
+    """Displacement, quadrants, and the chosen side's change by class, of pairs whose tokens had log-probs `baseline` (nats)."""
+    token_changes = token_logps.detach() - baseline
+    chosen, rejected = _sides(batch, token_changes)
+    members = {f"quadrant/{name}": member for name, member in quadrants(chosen, rejected).items()}
+    return {"displaced": chosen < -MIN_FALL, **members, **chosen_change_by_class(batch, token_changes)}
 
-    What counts from the reference is left out where none is cached. Every metric: docs/metrics.md.
+
+class DegradationMonitor(ProbeMonitor):
+    """Displacement, quadrants, rankings and saturation of pairs.
+
+    `degradation/...` is read off the training pairs, and counts from the cached reference; nothing where an objective has no pairs.
+    `degradation/bank/...` is read off the pairs of the frozen probe bank, and counts from step 0: the same for every objective.
+    Every metric: docs/metrics.md.
     """
 
     name = "degradation"
@@ -93,11 +108,29 @@ class DegradationMonitor(Diagnostic):
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
         if output.pairs is None:
             return {}
-        values: dict[str, Tensor | Counted] = {**control(output.pairs), **rankings(output.pairs.sequences)}
+        sequences = output.pairs.sequences
+        known = sequences.reference_chosen is not None and sequences.reference_rejected is not None
+        now = sequences.policy_chosen.detach(), sequences.policy_rejected.detach()
+        values: dict[str, Tensor | Counted] = {
+            **control(output.pairs),
+            **rankings(now, sequences.reference() if known else None),
+        }
         if batch.reference_token_logps is not None:
-            token_changes = output.stats.logps.detach() - batch.reference_token_logps
-            changes = sum_by_sequence(token_changes, batch.target_sequence, batch.num_sequences)[batch.pairs]
-            values["displaced"] = changes[:, 0] < -MIN_FALL
-            values |= {f"quadrant/{name}": member for name, member in quadrants(changes[:, 0], changes[:, 1]).items()}
-            values |= chosen_change_by_class(batch, token_changes)
+            values |= pair_movements(batch, output.stats.logps, batch.reference_token_logps)
         return {f"degradation/{name}": value for name, value in values.items()}
+
+    @override
+    def measure_bank(self, bank: BankBatch) -> Values:
+        batch = bank.batch
+        if not len(batch.pairs):
+            return {}
+        values = {
+            **rankings(_sides(batch, bank.stats.logps.detach()), _sides(batch, bank.baseline_token_logps)),
+            **pair_movements(batch, bank.stats.logps, bank.baseline_token_logps),
+        }
+        return {f"degradation/bank/{name}": value for name, value in values.items()}
+
+
+def _sides(batch: CompletionBatch, token_logps: Tensor) -> Sides:
+    chosen, rejected = sum_by_sequence(token_logps, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
+    return chosen, rejected
