@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -10,6 +13,8 @@ from callbacks.pair_tokens import NONE, TokenClass, pair_tokens
 from callbacks.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Counted, Values
 from callbacks.selection import sequences_by_kind, tokens_by_kind
+from callbacks.squeeze import Sharpness, squeezed
+from callbacks.token_trie import log_seen_mass, off_data_mass, token_trie
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
@@ -55,6 +60,18 @@ def off_pair_mass(stats: TokenStats, batch: CompletionBatch) -> dict[str, Counte
     differs = exists.any(1)
     masses = {"off_pair_mass": mass, "off_pair_path_mass": prefix_logps.exp() * mass}
     return {name: Counted(((1 - inside) * differs).sum(), differs.sum()) for name, inside in masses.items()}
+
+
+def known_responses(bank: BankBatch) -> dict[str, Tensor | Counted]:
+    """Mass on and off the trie of the responses that the data has for each prompt (paper.md 7, D3.2).
+
+    Returns:
+        `off_data_mass` `[nodes]`: mass on tokens that follow a prefix in no known response, given the prefix;
+        `log_seen_mass` `[prompts]`: log-probability of all known responses together (nats).
+    """
+    trie = token_trie(bank.batch)
+    seen = log_seen_mass(trie, bank.batch, bank.stats.logps)
+    return {"off_data_mass": off_data_mass(trie, bank.stats.logps), "log_seen_mass": seen[seen.isfinite()]}
 
 
 def changes_by_group(bank: BankBatch) -> dict[str, Tensor]:
@@ -106,13 +123,39 @@ class DispersionMonitor(ProbeMonitor):
 
     name = "dispersion"
 
+    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int | None = None) -> None:
+        super().__init__(every_n_steps, probe_every_n_steps)
+        self._before: list[Sharpness] = []
+        self._now: list[Sharpness] = []
+
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
         return _prefixed("dispersion", _measured(output.stats, batch))
 
     @override
     def measure_bank(self, bank: BankBatch) -> Values:
-        return _prefixed("dispersion/bank", _measured(bank.stats, bank.batch) | changes_by_group(bank))
+        values = _measured(bank.stats, bank.batch) | known_responses(bank) | changes_by_group(bank)
+        now = Sharpness(bank.stats.logps.detach(), bank.stats.top1_probs.log())
+        if self._before:
+            before = Sharpness(*(part.to(now.token_logps.device) for part in self._before[len(self._now)]))
+            values["squeezed"] = squeezed(bank.batch, before, now)
+        self._now.append(now)
+        return _prefixed("dispersion/bank", values)
+
+    @override
+    def flush(self, trainer: Trainer) -> dict[str, float]:
+        if self._now:
+            self._before, self._now = [Sharpness(*(part.cpu() for part in reading)) for reading in self._now], []
+        return super().flush(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "before": [tuple(reading) for reading in self._before]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._before = [Sharpness(*reading) for reading in state_dict.get("before", [])]
 
     @override
     def finish(self, means: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from callbacks.base import Diagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.token_stats import TokenStats
+
+DEFAULT_CADENCE = 50
+"""Optimizer steps between readings of the bank, where nothing else is said."""
 
 
 class ProbedModule(Protocol):
@@ -94,11 +98,13 @@ class ProbeMonitor(Diagnostic):
 
     Args:
         every_n_steps: cadence in optimizer steps of what is read off the training batches.
-        probe_every_n_steps: cadence of the probe bank, a multiple of `every_n_steps`.
+        probe_every_n_steps: cadence of the probe bank, a multiple of `every_n_steps`; the first one from 50 on by default.
     """
 
-    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int | None = None) -> None:
         super().__init__(every_n_steps)
+        if probe_every_n_steps is None:
+            probe_every_n_steps = every_n_steps * math.ceil(DEFAULT_CADENCE / every_n_steps)
         if probe_every_n_steps < 1 or probe_every_n_steps % every_n_steps:
             raise ValueError(
                 f"expected probe_every_n_steps to be a multiple of every_n_steps = {every_n_steps}, got {probe_every_n_steps}. "

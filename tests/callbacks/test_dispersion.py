@@ -12,6 +12,7 @@ from torch.optim import SGD
 from callbacks.dispersion import DispersionMonitor, changes_by_group, dispersion_index, off_pair_mass, sharpness
 from callbacks.probe_bank import BankBatch
 from callbacks.rows import read_rows
+from callbacks.squeeze import Sharpness, squeezed
 from datamodules.batches import Role
 from datamodules.examples import TokenizedCompletion
 from datamodules.packing import pack
@@ -131,3 +132,43 @@ def test_rows_of_a_run_hold_the_index_of_the_bank(tmp_path: Path) -> None:
         batch = pack(PAIRS[:3])
         start = {name: values.double().mean().item() for name, values in sharpness(BigramPolicy()(batch), batch).items()}
     assert {name: rows[1][f"dispersion/{name}"] for name in start} == pytest.approx(start, rel=1e-6)
+
+
+def test_squeeze_is_both_sides_down_and_the_argmax_up() -> None:
+    batch = pack([pair([1], [3, 4], [5]), pair([1], [3, 4], [5]), pair([1], [3], [5]), pair([1], [3], [5])])
+    start = Sharpness(torch.zeros(10), torch.zeros(10))
+    # Pair 1: the chosen's two tokens move -1 and +0.5. Pair 2: chosen rises. Pair 3: the argmax falls. Pair 4: rejected stays.
+    logps = torch.tensor([-1.0, 0.5, -1.0, 1.0, -0.5, -1.0, -1.0, -1.0, -1.0, -0.001])
+    top1 = torch.tensor([0.2, -0.1, 0.0, 1.0, 1.0, 1.0, 0.5, -0.6, 1.0, 1.0])
+    assert squeezed(batch, start, Sharpness(logps, top1)).tolist() == [True, False, False, False]
+
+
+def test_squeeze_counts_from_the_reading_before_and_goes_on_after_a_resumption(tmp_path: Path) -> None:
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    monitor = DispersionMonitor(1, 1)
+    trainer = fit(module, [monitor], tmp_path)
+    rows = read_rows(Path(trainer.log_dir or ""), "dispersion")
+    assert ["dispersion/bank/squeezed" in row for row in rows] == [False, True, True, True, True]
+    resumed = DispersionMonitor(1, 1)
+    resumed.load_state_dict(monitor.state_dict())
+    ((logps, top1), *_) = resumed.state_dict()["before"]
+    (batch, stats), *_ = module.probe_evaluation()
+    assert torch.equal(logps, stats.logps)
+    assert torch.equal(top1, stats.top1_probs.log())
+    assert len(logps) == batch.num_targets
+
+
+def test_bank_counts_all_known_responses(tmp_path: Path) -> None:
+    """Bigram probes are of other kinds, so that the known responses are the pair: brute force over its nodes."""
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    trainer = fit(module, [DispersionMonitor(1, 1)], tmp_path)
+    row = read_rows(Path(trainer.log_dir or ""), "dispersion")[0]
+    batch = pack(PAIRS[:2])
+    with torch.no_grad():
+        probs = BigramPolicy()(batch).logps.double().exp().tolist()
+    # Pair 1: [3 4 5 0] and [3 4 6 5 0] part at the third token. Pair 2: [7 0] and [8 8 0] part at the first.
+    (a, b, c, d), (_, _, e, f, g), (h, i), (j, k, m) = probs[:4], probs[4:9], probs[9:11], probs[11:]
+    nodes = [1 - a, 1 - b, 1 - c - e, 1 - d, 1 - f, 1 - g, 1 - h - j, 1 - i, 1 - k, 1 - m]
+    assert row["dispersion/bank/off_data_mass"] == pytest.approx(sum(nodes) / len(nodes))
+    seen = [math.log(a * b * c * d + a * b * e * f * g), math.log(h * i + j * k * m)]
+    assert row["dispersion/bank/log_seen_mass"] == pytest.approx(sum(seen) / 2)
