@@ -24,6 +24,17 @@ COLORS = LinearSegmentedColormap.from_list("pushed", [DOWN, "#FFFFFF", UP])
 
 UNIT = "L2 norm of dL/dlogits at the token (loss per unit of logit)"
 
+STYLE = f"""
+.prompt {{ opacity: .75; white-space: pre-wrap; overflow-wrap: anywhere; margin: 1.5rem 0 .3rem }}
+.side {{ display: flex; flex-wrap: wrap; gap: .1rem .6rem; margin: .2rem 0 }}
+.side b {{ flex: 0 0 5rem }} .tokens {{ flex: 1 1 16rem }}
+.tokens span {{ font-family: monospace; padding: .1rem 0; border-radius: 2px; overflow-wrap: anywhere }}
+.tokens .first {{ outline: 2px solid currentColor }}
+.bar {{ height: .9rem; width: 18rem; max-width: 100%; border: 1px solid #999 }}
+.bar {{ background: linear-gradient(90deg, {DOWN}, #fff, {UP}) }}
+""".strip()
+"""What `pairs_html` needs of its page."""
+
 _COLUMNS, _LABEL_COLUMNS = 96, 10
 _LINE, _GAP = 1.45, 0.8
 _DPI, _COLUMN_PIXELS = 110, 10
@@ -86,29 +97,29 @@ def draw_pairs(pairs: Sequence[PairHeat], title: str) -> Figure:
 
 def page_of(pairs: Sequence[PairHeat], title: str) -> str:
     """The same as a self-contained HTML page; every token tells its numbers when pointed at."""
-    scale = scale_of(pairs)
-    normalize = Normalize(-scale, scale)
-    body = "\n".join(_pair_html(pair, normalize) for pair in pairs)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 60rem; padding: 0 1rem }}
 body {{ color: #222; background: #fff }}
-.prompt {{ color: #555; white-space: pre-wrap; margin: 1.5rem 0 .3rem }}
-.side {{ display: flex; gap: .6rem; margin: .2rem 0 }} .side b {{ flex: 0 0 5rem }}
-.tokens span {{ font-family: monospace; padding: .1rem 0; border-radius: 2px; overflow-wrap: anywhere }}
-.tokens .first {{ outline: 2px solid #000 }}
-.bar {{ height: .9rem; width: 18rem; max-width: 100%; border: 1px solid #999 }}
-.bar {{ background: linear-gradient(90deg, {DOWN}, #fff, {UP}) }}
+{STYLE}
 </style></head><body>
 <h1 style="font-size:1.2rem">{escape(title)}</h1>
-<div class="bar"></div>
-<p>-{scale:.3g} (orange: pushed down) to +{scale:.3g} (blue: pushed up). {escape(UNIT)}.
-Outlined: the first token at which the two completions differ.</p>
-{body}
+{pairs_html(pairs)}
 </body></html>
 """
+
+
+def pairs_html(pairs: Sequence[PairHeat]) -> str:
+    """The pairs and the legend as a part of a page that has `STYLE`."""
+    scale = scale_of(pairs)
+    normalize = Normalize(-scale, scale)
+    body = "\n".join(_pair_html(pair, normalize) for pair in pairs)
+    return f"""<div class="bar"></div>
+<p>-{scale:.3g} (orange: pushed down) to +{scale:.3g} (blue: pushed up). {escape(UNIT)}.
+Outlined: the first token at which the two completions differ.</p>
+{body}"""
 
 
 def _draw_pair(axes: Axes, pair: PairHeat, line: float, normalize: Normalize) -> float:

@@ -1,0 +1,31 @@
+"""All figures, in the order in which the page tells the story."""
+
+from __future__ import annotations
+
+from reports.figures import (
+    dispersion,
+    drop,
+    figure_2,
+    figure_3,
+    figure_6,
+    gradient_asymmetry,
+    ledger,
+    objective,
+    quadrants,
+    task_accuracy,
+    trajectories,
+)
+
+PLOTS = (
+    objective.PLOT,
+    task_accuracy.PLOT,
+    trajectories.PLOT,
+    drop.PLOT,
+    gradient_asymmetry.PLOT,
+    quadrants.PLOT,
+    dispersion.PLOT,
+    ledger.PLOT,
+    figure_2.PLOT,
+    figure_3.PLOT,
+    figure_6.PLOT,
+)

@@ -1,0 +1,83 @@
+"""The page's words and tables about single runs: alarms, the data doctor, settings, how to run it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import yaml
+
+from reports.groups import Group, differences, settings
+from reports.runs import CONFIG, Run
+from reports.start_end import table
+
+ALARM, DOCTOR = "callbacks.property_alarm.PropertyAlarm", "callbacks.data_doctor.DataDoctor"
+
+
+def alarms_html(runs: Sequence[Run]) -> str:
+    """Every alarm with the step it fired at; whether an empty list means silence or nobody listening."""
+    return "\n".join(_alarms_of(run) for run in runs)
+
+
+def doctor_html(runs: Sequence[Run]) -> str:
+    """What the data doctor wrote, a column a run."""
+    examined = [run for run in runs if run.doctor]
+    if not examined:
+        return f'<p class="note">To have it examined: <code>--trainer.callbacks+={DOCTOR}</code></p>'
+    facts = [dict(_flat(run.doctor)) for run in examined]
+    names = dict.fromkeys(name for own in facts for name in own)
+    return table(["", *(run.name for run in examined)], [[name, *(own.get(name, "") for own in facts)] for name in names])
+
+
+def runs_html(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    """Settings that differ between groups, then every run's command and config."""
+    return "\n".join(filter(None, [_differing_html(groups), *(_run_html(run) for run in runs)]))
+
+
+def command_of(run: Run) -> str:
+    """The command that runs it again."""
+    return f"python train.py fit --config {shlex.quote(f'runs/{run.name}/{CONFIG}')}"
+
+
+def _alarms_of(run: Run) -> str:
+    if run.alarms:
+        items = (
+            f'<p class="alarm"><b>{escape(run.name)}, step {row["step"]}: {escape(str(row["property"]))}.</b> '
+            f"{escape(str(row['message']))}</p>"
+            for row in run.alarms
+        )
+        return "\n".join(items)
+    classes = [callback.get("class_path", "") for callback in run.config.get("trainer", {}).get("callbacks") or []]
+    said = "none fired." if any(name.endswith("PropertyAlarm") for name in classes) else f"not switched on ({ALARM})."
+    return f"<p>{escape(run.name)}: {escape(said)}</p>"
+
+
+def _differing_html(groups: Sequence[Group]) -> str:
+    configs = [settings(group.runs[0].config) for group in groups]
+    keys = differences(configs)
+    if not keys:
+        return ""
+    rows = [[key, *(config.get(key, "") for config in configs)] for key in keys]
+    return table(["setting", *(group.label for group in groups)], rows)
+
+
+def _run_html(run: Run) -> str:
+    config = escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
+    return f"""<details><summary>{escape(run.name)}: <code>{escape(command_of(run))}</code></summary>
+<pre>{config}</pre></details>"""
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """`(name, text)` of every number and word, nested names joined by a comma."""
+    found: list[tuple[str, str]] = []
+    for name, item in value.items():
+        words = f"{prefix}{name}".replace("_", " ")
+        if isinstance(item, Mapping):
+            found += _flat(item, f"{words}, ")
+        elif isinstance(item, float):
+            found.append((words, f"{item:.4g}"))
+        elif not isinstance(item, list):
+            found.append((words, str(item)))
+    return found

@@ -1,0 +1,50 @@
+"""The paper's Figures 6 and 10 for these runs: log gradients in the likelihood on a language model, with length taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from reports.groups import Group
+from reports.panels import Panel, draw_panels, line
+from reports.plot import Plot
+
+SIDES = ("chosen", "rejected")
+
+PANELS = (
+    Panel(
+        "As the paper draws it",
+        "log |dl/dπ|, nats",
+        tuple(line(side, f"softmax_grad/{side}/log_pi_gradient") for side in SIDES),
+    ),
+    Panel(
+        "Length taken out",
+        "nats per token",
+        tuple(line(side, f"softmax_grad/{side}/log_pi_gradient_per_token") for side in SIDES),
+    ),
+    Panel(
+        "What training added: rejected over chosen",
+        "log ratio, nats",
+        (line("since the reference", "softmax_grad/corollary1_from_reference"),),
+        level=0,
+    ),
+)
+
+
+def draw(groups: Sequence[Group]) -> Figure | None:
+    """Log gradients of both sides, per token, and their ratio since the reference."""
+    return draw_panels(groups, PANELS)
+
+
+PLOT = Plot(
+    name="figure_6",
+    title="The paper's Figures 6 and 10: log gradients on the language model",
+    meaning=(
+        "Left is the paper's plot, whose gap at step 0 is only that rejected texts are longer; the middle takes the length out; "
+        "the right one is what training added: above 0 and rising, rejected is being driven into the ground."
+    ),
+    needs=("softmax_grad/",),
+    callback="callbacks.softmax_gradient.SoftmaxGradientMonitor",
+    draw=draw,
+)

@@ -1,0 +1,43 @@
+"""The gradient at the logits, chosen against rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from reports.groups import Group
+from reports.panels import Panel, draw_panels, line
+from reports.plot import Plot
+
+SIDES = ("chosen", "rejected")
+
+PANELS = (
+    Panel("A completion's gradient", "L2 at the logits", tuple(line(s, f"softmax_grad/{s}/norm") for s in SIDES), is_log=True),
+    Panel("A token's gradient", "L2 at the logits", tuple(line(s, f"softmax_grad/{s}/l2") for s in SIDES), is_log=True),
+    Panel(
+        "Rejected over chosen",
+        "ratio of norms",
+        (line("completion", "softmax_grad/asymmetry"), line("token", "softmax_grad/asymmetry_per_token")),
+        is_log=True,
+        level=1,
+    ),
+)
+
+
+def draw(groups: Sequence[Group]) -> Figure | None:
+    """Norms of both sides on a logarithmic scale, and their ratio."""
+    return draw_panels(groups, PANELS)
+
+
+PLOT = Plot(
+    name="gradient_asymmetry",
+    title="Gradient asymmetry at the logits",
+    meaning=(
+        "What really reaches the network, on a logarithmic scale: both sides are pushed alike where the ratio is 1. Above it the "
+        "rejected side takes the larger push; both fall as the loss is satisfied."
+    ),
+    needs=("softmax_grad/",),
+    callback="callbacks.softmax_gradient.SoftmaxGradientMonitor",
+    draw=draw,
+)

@@ -1,0 +1,41 @@
+"""What the field reads of a run: loss, margin, accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from reports.groups import Group
+from reports.panels import Panel, draw_panels, line
+from reports.plot import Plot
+
+PANELS = (
+    Panel("Loss", "nats", (line("train", "train/loss"), line("val", "val/loss", "test/loss")), level=math.log(2)),
+    Panel("Margin of the rewards", "reward", (line("train", "train/rewards/margins"), line("val", "val/rewards/margins")), level=0),
+    Panel(
+        "Pairs in the right order",
+        "share",
+        (line("by reward", "train/rewards/accuracies"), line("by likelihood", "degradation/ranking_accuracy")),
+        level=0.5,
+    ),
+)
+
+
+def draw(groups: Sequence[Group]) -> Figure | None:
+    """Loss, reward margin, accuracies."""
+    return draw_panels(groups, PANELS)
+
+
+PLOT = Plot(
+    name="objective",
+    title="What the objective says",
+    meaning=(
+        "A loss that falls and a margin that grows say that the pairs are told apart, not which side moved: read on. "
+        "The thin lines are where DPO starts: loss log 2, margin 0, a coin's accuracy."
+    ),
+    needs=("train/loss", "val/loss", "test/loss"),
+    callback="lightning.pytorch.loggers.TensorBoardLogger",
+    draw=draw,
+)

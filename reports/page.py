@@ -1,0 +1,113 @@
+"""The report as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from callbacks.heatmap_figure import STYLE
+from reports.catalogue import PLOTS
+from reports.details import alarms_html, doctor_html, runs_html
+from reports.groups import Group, grouped
+from reports.heatmaps import CALLBACK, MEANING, heatmaps_html
+from reports.plot import Plot
+from reports.runs import Run
+from reports.start_end import html_table
+from reports.style import DARK_TWINS
+from reports.svg import inline_svg, variable
+
+_CSS = """
+:root { color-scheme: light dark; --ground: #fff; --ink: #24292f; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; LIGHT }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #0d1117; --ink: #e6edf3; --soft: #9da7b1; --line: #30363d; --card: #161b22; DARK }
+}
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 auto; max-width: 76rem }
+body { padding: 1.2rem clamp(.8rem, 3vw, 2rem) 4rem }
+h1 { font-size: 1.55rem; margin: .4rem 0 } h2 { font-size: 1.2rem; margin: 0 0 .2rem }
+h3 { font-size: 1rem; margin: 1.2rem 0 .2rem }
+section { border-top: 1px solid var(--line); padding: 1.4rem 0 1rem }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin: .8rem 0 1.4rem }
+a { color: inherit }
+.meaning, .note { color: var(--soft); max-width: 62rem; margin: .2rem 0 .8rem } .note { font-size: .9rem }
+.scroll { overflow-x: auto }
+svg { display: block; width: 100%; height: auto }
+table { border-collapse: collapse; font-size: .92rem }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
+td { font-variant-numeric: tabular-nums } tbody tr { border-top: 1px solid var(--line) } tbody th { font-weight: 400 }
+.alarm { border-left: 4px solid #d55e00; background: var(--card); padding: .5rem .9rem; margin: .5rem 0 }
+pre { background: var(--card); padding: .8rem; overflow-x: auto; font-size: .85rem } summary { cursor: pointer; padding: .3rem 0 }
+code { overflow-wrap: anywhere }
+"""
+
+
+def report_page(runs: Sequence[Run]) -> str:
+    """The whole page for at least one run."""
+    groups = grouped(runs)
+    sections = [
+        _section("alarms", "Alarms", "What the run itself called wrong, and from which step on.", alarms_html(runs)),
+        _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
+        *filter(None, (_figure(plot, groups) for plot in PLOTS)),
+        _heatmaps(runs),
+        _section("data", "The pairs, before training", "What the data risked, as the data doctor found it.", doctor_html(runs)),
+        _section("runs", "Runs", "How each was run; settings that differ between them come first.", runs_html(runs, groups)),
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Prefscope: {escape(", ".join(group.label for group in groups))}</title>
+<style>{_css()}
+{STYLE}</style></head><body>
+<h1>What the objective did to the policy</h1>
+<p class="meaning">{escape("; ".join(group.label for group in groups))}. Lines are means over the runs of a setting, bands their
+range. Terms and units: docs/metrics.md.</p>
+<nav>{_contents(groups)}</nav>
+{"".join(sections)}
+</body></html>
+"""
+
+
+def _css() -> str:
+    light = " ".join(f"--{variable(colour)}: {colour};" for colour in DARK_TWINS)
+    dark = " ".join(f"--{variable(colour)}: {twin};" for colour, twin in DARK_TWINS.items())
+    return _CSS.replace("LIGHT", light).replace("DARK", dark).strip()
+
+
+def _contents(groups: Sequence[Group]) -> str:
+    shown = {plot.name: plot.title.split(":")[0] for plot in PLOTS if any(plot.has(group) for group in groups)}
+    places = {"alarms": "Alarms", "numbers": "Numbers", **shown, "tokens": "Tokens", "data": "Data", "runs": "Runs"}
+    return "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in places.items())
+
+
+def _section(name: str, title: str, meaning: str, body: str, note: str = "") -> str:
+    notes = f'<p class="note">{note}</p>' if note else ""
+    return f"""<section id="{name}"><h2>{escape(title)}</h2>
+<p class="meaning">{escape(meaning)}</p>
+{body}
+{notes}</section>
+"""
+
+
+def _figure(plot: Plot, groups: Sequence[Group]) -> str:
+    figure = plot.draw(groups)
+    if figure is None:
+        return "" if plot.is_optional else _section(plot.name, plot.title, plot.meaning, "", missing_note(plot.callback))
+    lacking = [group.label for group in groups if not plot.has(group)]
+    note = f"Not measured by {escape(', '.join(lacking))}. {missing_note(plot.callback)}" if lacking else ""
+    body = f'<div class="scroll">{inline_svg(figure, plot.name, f"{plot.title}. {plot.meaning}")}</div>'
+    return _section(plot.name, plot.title, plot.meaning, body, note)
+
+
+def _heatmaps(runs: Sequence[Run]) -> str:
+    body = heatmaps_html(runs)
+    return _section("tokens", "Token by token", MEANING, body, "" if body else missing_note(CALLBACK))
+
+
+def missing_note(callback: str) -> str:
+    """Says what switches a measurement on."""
+    return f"To have it measured: <code>--trainer.callbacks+={escape(callback)}</code>"
+
+
+def _numbers_meaning(groups: Sequence[Group]) -> str:
+    several = any(len(group.runs) > 1 for group in groups)
+    ranges = "; in brackets the range over runs at the end" if several else ""
+    return f"First -> last reading{ranges}. Log-likelihoods are of the frozen probe bank, losses of the batches of the step."

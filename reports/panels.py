@@ -1,0 +1,124 @@
+"""Curves over steps, several runs laid over one another: what most figures of the report are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from reports.groups import Curve, Group, Transform
+from reports.style import COLOURS, DASHES, INK, level_line, new_figure, styled
+
+_FEW = 30
+
+_Dashes = Any
+"""What matplotlib takes for the style of a line; its own type leaves out half of it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A metric, and what is done to its values before they are drawn."""
+
+    metric: str
+    transform: Transform | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a panel, from the first of its sources that a run has."""
+
+    label: str
+    sources: tuple[Source, ...]
+
+    def curve(self, group: Group) -> Curve | None:
+        """What this line shows of a group."""
+        curves = (group.curve(source.metric, source.transform) for source in self.sources)
+        return next((curve for curve in curves if curve is not None), None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines that share axes."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    is_log: bool = False
+    level: float | None = None
+    """A value that means something, drawn as a thin line."""
+    first_colour: int = 0
+    """Of the colours that the lines of a single group take."""
+
+    def has(self, group: Group) -> bool:
+        """Whether a group has any of the lines."""
+        return any(line.curve(group) is not None for line in self.lines)
+
+
+def line(label: str, *metrics: str) -> Line:
+    """A line straight from the first of `metrics` that a run has."""
+    return Line(label, tuple(Source(metric) for metric in metrics))
+
+
+def draw_panels(groups: Sequence[Group], panels: Sequence[Panel], columns: int = 3) -> Figure | None:
+    """The panels that any group has; None where none has any.
+
+    The lines of a single group take the colours; with several groups each has a colour, and lines differ in their dashes. A
+    line is the mean, its band the range over the members of the group.
+    """
+    shown = [panel for panel in panels if any(panel.has(group) for group in groups)]
+    if not shown:
+        return None
+    figure, axes = new_figure(len(shown), columns=columns)
+    with styled():
+        for own, panel in zip(axes, shown, strict=True):
+            _draw_panel(own, groups, panel)
+        if len(groups) > 1:
+            handles = [Line2D([], [], color=group_colour(number), label=group.label) for number, group in enumerate(groups)]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(groups), 3))
+    return figure
+
+
+def group_colour(number: int) -> str:
+    """Colour of a group; they repeat after six."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def plot_curve(axes: Axes, curve: Curve, *, colour: str, dashes: _Dashes = "-", label: str = "") -> None:
+    """Mean and range; points too where they are few."""
+    marker = "o" if len(curve.steps) <= _FEW else ""
+    axes.plot(curve.steps, curve.mean, color=colour, linestyle=dashes, marker=marker, markersize=2.6, label=label)
+    if curve.has_band:
+        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
+    lines = [line for line in panel.lines if any(line.curve(group) is not None for group in groups)]
+    for number, own in enumerate(lines):
+        dashes = DASHES[number % len(DASHES)]
+        for position, group in enumerate(groups):
+            curve = own.curve(group)
+            if curve is not None:
+                colour = group_colour(position if len(groups) > 1 else number + panel.first_colour)
+                plot_curve(axes, curve, colour=colour, dashes=dashes, label=own.label)
+    if panel.level is not None:
+        level_line(axes, panel.level)
+    if panel.is_log:
+        axes.set_yscale("log")
+    axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(lines) > 1:
+        colours = [group_colour(number + panel.first_colour) if len(groups) == 1 else INK for number in range(len(lines))]
+        _legend(axes, [own.label for own in lines], colours)
+
+
+def _legend(axes: Axes, labels: Sequence[str], colours: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=colour, linestyle=DASHES[number % len(DASHES)], label=label)
+        for number, (label, colour) in enumerate(zip(labels, colours, strict=True))
+    ]
+    axes.legend(handles=handles, loc="best", handlelength=2.6)

@@ -1,0 +1,35 @@
+"""What a figure of the report is: how it is drawn, what it means, and who measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from reports.groups import Group
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure."""
+
+    name: str
+    """Of its PNG file and its place in the page."""
+    title: str
+    meaning: str
+    """What it shows and how to read it, in a sentence or two."""
+    needs: tuple[str, ...]
+    """Metrics (or their beginnings, ending in `/`) without which a run is not in the figure."""
+    callback: str
+    """Class path of what measures them."""
+    draw: Callable[[Sequence[Group]], Figure | None]
+    """None where no group has what it takes."""
+    is_optional: bool = False
+    """Whether it is left out without a word where nobody has it (a figure of one kind of run)."""
+
+    def has(self, group: Group) -> bool:
+        """Whether a group has measured what the figure needs."""
+        return any(
+            name == need or (need.endswith("/") and name.startswith(need)) for name in group.metrics() for need in self.needs
+        )

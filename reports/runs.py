@@ -1,0 +1,107 @@
+"""A finished (or running) run as the report sees it: what it wrote into its folder, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from callbacks.rows import ROWS, Track, read_rows, tracks_of
+
+CONFIG, DOCTOR = "config.yaml", "data_doctor.json"
+
+Tracks = dict[str, Track]
+
+_SEED_ROWS, _SEED_PREFIX = "toy_seeds", "toy/"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder, read."""
+
+    folder: Path
+    config: dict[str, Any]
+    """What `config.yaml` holds."""
+    tracks: Tracks
+    """Every number of the rows and of the event files, by metric."""
+    seed_tracks: dict[str, list[Track]]
+    """Of metrics that the run measured for several seeds side by side (the toy): a track a seed."""
+    alarms: list[dict[str, Any]]
+    """Rows of `alarms.jsonl`: step, property, message."""
+    heatmaps: list[dict[str, Any]]
+    """Rows of `token_heatmap.jsonl`."""
+    doctor: dict[str, Any]
+    """What the data doctor wrote; empty where it was not switched on."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        """Experiment and version."""
+        return f"{self.experiment}/{self.folder.name}"
+
+    def members(self, metric: str) -> list[Track]:
+        """The curves of a metric: one for each seed that the run holds, none where it was not measured."""
+        return self.seed_tracks.get(metric) or ([self.tracks[metric]] if metric in self.tracks else [])
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ValueError: if it is none: no config.yaml, or neither rows nor event files.
+    """
+    folder = folder.resolve()
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"expected the folder of a run (it has a {CONFIG}), got {folder}.{_suggestion(folder)}")
+    tracks = event_tracks(folder) | tracks_of(folder)
+    if not tracks:
+        raise ValueError(
+            f"expected rows in {folder / ROWS} or TensorBoard event files beside it, got neither. "
+            "The run has measured nothing: switch diagnostics on (configs/trainer/default.yaml has them all)."
+        )
+    doctor = folder / DOCTOR
+    return Run(
+        folder=folder,
+        config=yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
+        tracks=tracks,
+        seed_tracks=_seed_tracks(folder),
+        alarms=read_rows(folder, "alarms"),
+        heatmaps=read_rows(folder, "token_heatmap"),
+        doctor=json.loads(doctor.read_text(encoding="utf-8")) if doctor.is_file() else {},
+    )
+
+
+def event_tracks(folder: Path) -> Tracks:
+    """Every scalar in the TensorBoard event files of a folder, by tag."""
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}
+    # 0 keeps all scalars; of the rest, which the report does not read, as little as possible.
+    events = EventAccumulator(str(folder), {SCALARS: 0, "images": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1})
+    events.Reload()
+    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()[SCALARS]}
+    return {tag: sorted(values.items()) for tag, values in found.items()}
+
+
+def _seed_tracks(folder: Path) -> dict[str, list[Track]]:
+    """`{metric: [track of each seed]}`; a reading that is no number is left out."""
+    rows = read_rows(folder, _SEED_ROWS)
+    names = {name: len(values) for row in rows for name, values in row.items() if name != "step"}
+    return {
+        f"{_SEED_PREFIX}{name}": [
+            [(row["step"], row[name][seed]) for row in rows if name in row and row[name][seed] is not None] for seed in range(seeds)
+        ]
+        for name, seeds in names.items()
+    }
+
+
+def _suggestion(folder: Path) -> str:
+    versions = sorted(path.parent.name for path in folder.glob(f"version_*/{CONFIG}"))
+    return f" Did you mean {folder / versions[-1]}?" if versions else " Give folders such as runs/<experiment>/version_0."

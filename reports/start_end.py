@@ -1,0 +1,79 @@
+"""The numbers of every run from its first reading to its last: as rows, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from reports.figures.trajectories import BANK, probe_kinds
+from reports.groups import Curve, Group
+
+_PLAIN = {
+    "task/accuracy": ("accuracy of the task", 3),
+    "train/loss": ("loss, training (nats)", 3),
+    "val/loss": ("loss, validation (nats)", 3),
+    "train/rewards/margins": ("reward margin, training", 3),
+    "val/rewards/margins": ("reward margin, validation", 3),
+    "train/rewards/accuracies": ("reward accuracy, training", 3),
+    "val/rewards/accuracies": ("reward accuracy, validation", 3),
+    "likelihood/bank/drop_share": ("drop share (above 1: chosen fell too)", 2),
+    "degradation/displaced": ("training pairs whose chosen fell", 2),
+    "dispersion/bank/probes/index_per_token": ("dispersion index, nats per token", 3),
+    "dispersion/bank/off_pair_mass": ("mass off the pair where it parts", 3),
+    "dispersion/bank/chosen/entropy": ("entropy along chosen, nats", 3),
+    "toy/own_chosen": ("own chosen, probability", 3),
+    "toy/own_rejected": ("own rejected, probability", 4),
+    "toy/other_chosen": ("other prompts' chosen, mass", 3),
+    "toy/unseen": ("unseen, mass", 4),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of every group."""
+
+    name: str
+    cells: tuple[str, ...]
+    """A group each; empty where it was not measured."""
+
+
+def start_end_rows(groups: Sequence[Group]) -> list[Row]:
+    """First and last reading of what matters, mean over a group's members, with their range at the end where there are several."""
+    rows = [_row(name, groups, metric, digits) for metric, (name, digits) in _PLAIN.items()]
+    for kind in ("chosen", "rejected", *probe_kinds(groups)):
+        words = kind.replace("_", " ")
+        rows.append(_row(f"log-likelihood, {words} (nats)", groups, f"{BANK}{kind}/logp", 1))
+        rows.append(_row(f"log-likelihood per token, {words}", groups, f"{BANK}{kind}/logp_per_token", 3))
+    return [row for row in rows if any(row.cells)]
+
+
+def markdown_table(groups: Sequence[Group]) -> str:
+    """The rows as a Markdown table."""
+    header = ["first -> last reading", *(group.label for group in groups)]
+    lines = [header, ["---"] + ["---:"] * len(groups), *([row.name, *row.cells] for row in start_end_rows(groups))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def html_table(groups: Sequence[Group]) -> str:
+    """The rows as an HTML table."""
+    return table(["", *(group.label for group in groups)], [[row.name, *row.cells] for row in start_end_rows(groups)])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], render: Callable[[str], str] = escape) -> str:
+    """An HTML table that scrolls by itself where it is too wide; the first column names the rows."""
+    head = "".join(f"<th>{render(cell)}</th>" for cell in header)
+    body = "".join(f"<tr><th>{render(row[0])}</th>{''.join(f'<td>{render(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _row(name: str, groups: Sequence[Group], metric: str, digits: int) -> Row:
+    curves = [group.curve(metric) for group in groups]
+    return Row(name, tuple("" if curve is None else _cell(curve, digits) for curve in curves))
+
+
+def _cell(curve: Curve, digits: int) -> str:
+    ends = f"{curve.mean[-1]:.{digits}f}"
+    if curve.has_band:
+        ends += f" [{curve.low[-1]:.{digits}f}, {curve.high[-1]:.{digits}f}]"
+    return f"{curve.mean[0]:.{digits}f} -> {ends}" if len(curve.steps) > 1 else ends
