@@ -21,11 +21,12 @@ from lightning_modules.step_output import StepOutput
 class AccuracyMonitor(Diagnostic):
     """Decodes the task's held-out problems greedily before training, at a cadence and after it, and has them judged.
 
-    Metrics: `task/accuracy` (share whose final answer is right: the judge's detail `correct`), `task/score` (mean, on the
-    judge's scale), `task/length` (mean tokens of a response). Step 0 is the policy as training starts from it.
+    Metrics: `task/<column>` for the columns that the judge's results have (of an exact judge `task/accuracy`, the share whose
+    final answer is right), `task/score` (mean, on the judge's scale), `task/length` (mean tokens of a response). Step 0 is the
+    policy as training starts from it.
 
     Args:
-        judge: scores a response and says in its details whether it is `correct`.
+        judge: scores a response.
         every_n_steps: cadence in optimizer steps.
         num_problems: of the held-out problems the first so many; all by default.
         max_new_tokens: tokens of a response at the most.
@@ -62,8 +63,10 @@ class AccuracyMonitor(Diagnostic):
         assert eos is not None, "data modules of text refuse a tokenizer without one"
         completions = policy.sample([problem.prompt_ids for problem in problems], self._parameters, eos_token_id=eos, seed=0)
         verdicts = [self._judge(store, problem, ids) for problem, ids in zip(problems, completions, strict=True)]
+        results = [self.judge.results(verdict) for verdict in verdicts]
+        columns = dict.fromkeys(column for result in results for column in result)
         return {
-            "task/accuracy": torch.tensor([verdict.details["correct"] for verdict in verdicts]),
+            **{f"task/{name}": torch.tensor([result[name] for result in results if name in result]) for name in columns},
             "task/score": torch.tensor([verdict.score for verdict in verdicts]),
             "task/length": torch.tensor([float(len(ids)) for ids in completions]),
         }

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from callbacks.judging import judge_groups
 from datamodules.pool.files import PoolAppender
 from datamodules.pool.schema import DATASET, PoolRow, Response, Sampling
 from datamodules.prompts import PromptBatch
@@ -107,14 +108,9 @@ class PoolWriter(Callback):
         )
 
     def _judged(self, rows: Sequence[PoolRow], items: Sequence[TaskItem]) -> list[PoolRow]:
-        """The rows with scores. All responses of the batch go to the judge in one call, which may work on many at once."""
-        asked = [(item, response) for row, item in zip(rows, items, strict=True) for response in row.responses]
-        verdicts = iter(
-            self.judge.judge_many(
-                [item.prompt for item, _ in asked], [response.text for _, response in asked], [item.answer for item, _ in asked]
-            )
-        )
-        return [replace(row, responses=tuple(self._scored(response, next(verdicts)) for response in row.responses)) for row in rows]
+        verdicts = judge_groups(self.judge, items, [[response.text for response in row.responses] for row in rows])
+        scored = [tuple(map(self._scored, row.responses, given)) for row, given in zip(rows, verdicts, strict=True)]
+        return [replace(row, responses=responses) for row, responses in zip(rows, scored, strict=True)]
 
     def _scored(self, response: Response, verdict: Verdict) -> Response:
         return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)

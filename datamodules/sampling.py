@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from datamodules.decoding import Decoding
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
 from datamodules.prompts import PromptBatch
@@ -46,16 +47,7 @@ class SamplingDataModule(TaskDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, task, seed=seed, num_probe_prompts=0)
-        if num_samples < 1 or prompts_per_batch < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                f"expected num_samples, prompts_per_batch and max_new_tokens >= 1, temperature >= 0 and top_p in (0, 1], got "
-                f"{num_samples}, {prompts_per_batch}, {max_new_tokens}, {temperature} and {top_p}."
-            )
-        self.num_samples = num_samples
-        self.temperature = temperature
-        self.top_p = top_p
-        self.max_new_tokens = max_new_tokens
-        self.prompts_per_batch = prompts_per_batch
+        self._decoding = Decoding(num_samples, temperature, top_p, max_new_tokens, prompts_per_batch, seed)
         self._answered: frozenset[Text] = frozenset()
 
     @override
@@ -71,22 +63,5 @@ class SamplingDataModule(TaskDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
-        return DataLoader(list(self._batches()), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
-
-    def _batches(self) -> Iterator[PromptBatch]:
         missing = [item for item in self.task.items("pool") if item.text not in self._answered]
-        prompts = encode_prompts(missing, self.tokenizer)
-        for start in range(0, len(prompts), self.prompts_per_batch):
-            yield PromptBatch(
-                prompts=tuple(prompts[start : start + self.prompts_per_batch]),
-                num_samples=self.num_samples,
-                seed=self.seed,
-                eos_token_id=self.tokenizer.eos_token_id,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-            )
-
-
-def _as_it_is(batch: PromptBatch) -> PromptBatch:
-    return batch
+        return self._decoding.loader(encode_prompts(missing, self.tokenizer), self.tokenizer.eos_token_id)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+FIVE_POINTS = (1.0, 5.0)
+"""The paper's scale for mathematics (its Table 5): 4 and 5 mean that the answer is right."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -100,6 +103,17 @@ class Judge(ABC):
             JudgeError: if some could not be judged; it carries the verdicts of the others.
         """
         return [self.judge(*item) for item in zip_items(prompts, responses, answers)]
+
+    def results(self, verdict: Verdict) -> Mapping[str, float]:
+        """What a verdict adds to each column of the paper's table for the task; a cell is the mean over responses.
+
+        By default, on the paper's five points: `five_points` and `four_and_five_points`, the shares with that many (Tables 2, 8
+        and 9), and `accuracy` where the judge knows whether the answer is `correct`. On any other scale `score`.
+        """
+        if self.scale != FIVE_POINTS:
+            return {"score": verdict.score}
+        shares = {"five_points": float(verdict.score >= 5), "four_and_five_points": float(verdict.score >= 4)}
+        return shares | ({"accuracy": verdict.details["correct"]} if "correct" in verdict.details else {})
 
     def to_unit(self, score: float) -> float:
         """`score` on [0, 1]: linear on a bounded scale, the logistic function on an unbounded one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -60,6 +60,10 @@ class PoemJudge(Judge):
         details = grade.get(request.form, self._grade_regulated)(request, response)
         score = sum(details.values()) / len(details) if details else 0.0
         return Verdict(score, ", ".join(f"{name} {value:.2f}" for name, value in details.items()), details=details)
+
+    def results(self, verdict: Verdict) -> Mapping[str, float]:
+        """The paper's five dimensions, those that the poem's form has (Table 3)."""
+        return verdict.details
 
     def _grade_regulated(self, request: PoemRequest, response: str) -> dict[str, float]:
         verse, wanted = read_verse(response), NUM_ROWS[request.form]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from judges.base import Judge, JudgeError, Verdict, zip_items
@@ -104,6 +104,10 @@ class SloganJudge(Judge):
             done = {i: self._combine(*items[i][:2], verdict) for i, verdict in error.verdicts.items()}
             raise JudgeError(str(error), done, error.failures) from error
         return [self._combine(prompt, response, content) for (prompt, response, _), content in zip(items, contents, strict=True)]
+
+    def results(self, verdict: Verdict) -> Mapping[str, float]:
+        """The paper's two dimensions (Table 3); without a content judge the one."""
+        return verdict.details
 
     def _combine(self, prompt: str, response: str, content: Verdict | None) -> Verdict:
         limits, count = read_limits(prompt, self._limits), count_words(response)

@@ -31,6 +31,12 @@ class EvalStepOutput(TypedDict):
     step: StepOutput
 
 
+class AnswersOutput(TypedDict):
+    """What `test_step` gives for prompts: the token ids of every completion, as `predict_step` does."""
+
+    completions: list[list[list[int]]]
+
+
 class BaseModule(TrainedModule):
     """A policy trained on CompletionBatches; subclasses say what the loss is and which metrics it has.
 
@@ -85,7 +91,10 @@ class BaseModule(TrainedModule):
         return {"step": self._eval_step("val", batch)}
 
     @override
-    def test_step(self, batch: CompletionBatch, batch_idx: int) -> EvalStepOutput:
+    def test_step(self, batch: CompletionBatch | PromptBatch, batch_idx: int) -> EvalStepOutput | AnswersOutput:
+        """Scores completions, or answers prompts: of a task, what the policy says is examined, not what it thinks likely."""
+        if isinstance(batch, PromptBatch):
+            return {"completions": self.predict_step(batch, batch_idx)}
         return {"step": self._eval_step("test", batch)}
 
     @override

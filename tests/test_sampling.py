@@ -24,7 +24,7 @@ JUDGE = {"class_path": "judges.arithmetic.ArithmeticJudge"}
 TASK = {"class_path": "datamodules.tasks.arithmetic.ArithmeticTask", "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7}}
 
 
-def _policy(seed: int) -> dict[str, Any]:
+def policy(seed: int) -> dict[str, Any]:
     config = tiny.POLICY["init_args"]["config"]
     return {
         "class_path": "lightning_modules.models.specs.RandomPolicy",
@@ -33,7 +33,7 @@ def _policy(seed: int) -> dict[str, Any]:
 
 
 def _sft(seed: int = 0) -> dict[str, Any]:
-    arguments = {"policy": _policy(seed), "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}}
+    arguments = {"policy": policy(seed), "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}}
     return {"class_path": "lightning_modules.sft.SFTModule", "init_args": arguments}
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.batches import Role
+from datamodules.decoding import Decoding
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.in_memory import OnBadRow
 from datamodules.pool.files import read_pool
@@ -47,6 +48,7 @@ class PoolDataModule(TaskDataModule):
         num_workers: processes that pack ahead.
         seed: of the order of the data, the split, and the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
+        test_decoding: how `test` draws responses to the task's problems; greedy by default.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class PoolDataModule(TaskDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
+        test_decoding: Decoding | None = None,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -81,6 +84,7 @@ class PoolDataModule(TaskDataModule):
             num_workers=num_workers,
             seed=seed,
             num_probe_prompts=num_probe_prompts,
+            test_decoding=test_decoding,
         )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"expected val_fraction in [0, 1), got {val_fraction}. Use 0 to hold nothing out.")

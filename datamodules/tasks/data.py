@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
+from datamodules.decoding import Decoding
 from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
-from datamodules.prompts import TaskPrompt
+from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.sources.preparation import LengthLimits
 from datamodules.sources.records import Record
 from datamodules.sources.store import ExampleStore
@@ -35,6 +37,7 @@ class TaskDataModule(BaseDataModule):
         num_workers: processes that pack ahead.
         seed: of the order of the data, and of the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
+        test_decoding: how `test` draws responses to the held-out problems; greedy by default.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TaskDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
+        test_decoding: Decoding | None = None,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
         if tokenizer is None:
@@ -59,11 +63,24 @@ class TaskDataModule(BaseDataModule):
         self._limits = LengthLimits(max_length, max_prompt_length)
         self._on_bad_row = on_bad_row
         self.task = task
+        self._test_decoding = test_decoding or Decoding()
 
     @property
     @override
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._loaded_tokenizer
+
+    @override
+    def test_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
+        """This rank's share of the held-out problems, to be decoded: without a trainer all of them.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if not self._task_prompts:
+            raise ValueError("expected a task with test problems, got none. Set data.init_args.task, and what it is to test on.")
+        own = self._task_prompts[self._rank :: self._world_size]
+        return self._test_decoding.loader(own, self.tokenizer.eos_token_id)
 
     def task_prompts(self) -> Sequence[TaskPrompt]:
         """The held-out problems; none without a task."""

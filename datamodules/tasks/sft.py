@@ -20,7 +20,10 @@ class TaskSFTDataModule(TaskDataModule):
 
     @override
     def examples(self, split: str) -> ExampleStore | None:
-        records = list(self._records("test" if split == "predict" else split))
+        if split not in ("train", "val"):
+            # The test problems are decoded, not scored.
+            return None
+        records = list(self._records(split))
         return self.prepared(f"{self.task.name} {split}", records) if records else None
 
     def _records(self, split: str) -> Iterator[Record]:

@@ -7,23 +7,31 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
+from callbacks.accuracy import AccuracyMonitor
 from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
+from callbacks.results_table import ResultsTable
 from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.token_heatmap import TokenHeatmap
 from callbacks.toy_ledger import ToyLedger
 from datamodules.batches import CompletionBatch
+from datamodules.decoding import Decoding
+from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
+from judges.base import Judge, Verdict
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from lightning_modules.trained import OptimizerCallable
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, events, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -34,6 +42,33 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 class Validated(ProbedPairs):
     def val_dataloader(self) -> DataLoader[CompletionBatch]:
         return self.train_dataloader()
+
+
+class FivePoints(Judge):
+    name, version, scale = "five points", "1", (1.0, 5.0)
+
+    def judge(self, prompt: str, response: str, answer: str | None = None) -> Verdict:
+        return Verdict(5.0, "as always", details={"correct": 1.0})
+
+
+class Examined(Validated):
+    """With two test problems."""
+
+    task = ArithmeticTask()
+
+    def task_prompts(self) -> list[TaskPrompt]:
+        return [TaskPrompt(TaskItem(text, "a"), ids) for text, ids in (("ab", (1, 2)), ("b", (2,)))]
+
+    def test_dataloader(self) -> DataLoader[PromptBatch]:
+        return Decoding().loader(self.task_prompts(), self.tokenizer.eos_token_id)
+
+
+def examined(folder: Path, optimizer: OptimizerCallable) -> Trainer:
+    """Supervised training with its accuracy watched, then the test."""
+    module, data = SFTModule(BigramSpec(), optimizer), Examined(supervised(PAIRS), [[0, 1], [2, 3]], 1)
+    trainer = fit(module, [AccuracyMonitor(FivePoints(), 1), ResultsTable(FivePoints())], folder, data=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    return trainer
 
 
 def monitors() -> list[Callback]:
@@ -62,6 +97,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             max_steps=3,
         ),
     ]
+    runs.append(examined(folder, optimizer))
     found: dict[str, set[str]] = {}
     for run in runs:
         for kind, names in events(run).Tags().items():

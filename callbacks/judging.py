@@ -1,0 +1,25 @@
+"""Groups of responses through a judge, all in one call: a judge may work on many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datamodules.tasks.base import TaskItem
+from judges.base import Judge, Verdict
+
+
+def judge_groups(judge: Judge, items: Sequence[TaskItem], groups: Sequence[Sequence[str]]) -> list[list[Verdict]]:
+    """A verdict for each response, in the groups they came in.
+
+    Args:
+        judge: scores the responses.
+        items: the problems.
+        groups: the responses to each problem.
+
+    Raises:
+        JudgeError: if some could not be judged.
+    """
+    asked = [(item, text) for item, texts in zip(items, groups, strict=True) for text in texts]
+    prompts, answers = [item.prompt for item, _ in asked], [item.answer for item, _ in asked]
+    verdicts = iter(judge.judge_many(prompts, [text for _, text in asked], answers))
+    return [[next(verdicts) for _ in texts] for texts in groups]

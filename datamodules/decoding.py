@@ -1,0 +1,60 @@
+"""How responses are drawn, and prompts cut into batches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader
+
+from datamodules.prompts import PromptBatch, TaskPrompt
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
+
+    num_samples: int = 1
+    """Responses to each prompt."""
+    temperature: float = 0.0
+    """Of the draw; 0 means greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus, in (0, 1]."""
+    max_new_tokens: int = 256
+    """Tokens of a response at the most."""
+    prompts_per_batch: int = 32
+    """Prompts in one call of the policy."""
+    seed: int = 0
+    """Of the draw."""
+
+    def __post_init__(self) -> None:
+        counts = (self.num_samples, self.prompts_per_batch, self.max_new_tokens)
+        if min(counts) < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"expected num_samples, prompts_per_batch and max_new_tokens >= 1, temperature >= 0 and top_p in (0, 1], got "
+                f"{', '.join(map(str, counts))}, {self.temperature} and {self.top_p}."
+            )
+
+    def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> DataLoader[PromptBatch]:
+        """The prompts in order, a batch at a time."""
+        return DataLoader(list(self._batches(prompts, eos_token_id)), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+
+    def _batches(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> Iterator[PromptBatch]:
+        for start in range(0, len(prompts), self.prompts_per_batch):
+            yield PromptBatch(
+                prompts=tuple(prompts[start : start + self.prompts_per_batch]),
+                num_samples=self.num_samples,
+                seed=self.seed,
+                eos_token_id=eos_token_id,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+            )
+
+
+def _as_it_is(batch: PromptBatch) -> PromptBatch:
+    return batch
