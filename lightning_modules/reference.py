@@ -60,7 +60,7 @@ class ReferenceScorer:
 
 def _score(policy: Policy, store: ReferenceStore, split: str, device: torch.device, precision: Precision) -> Tensor:
     """`[all scored positions]` float32; batch i is scored by rank i modulo the world size."""
-    policy = policy.to(device).eval().requires_grad_(False)
+    policy = cast(Policy, precision.convert_module(policy)).to(device).eval().requires_grad_(False)
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     own: dict[int, Tensor] = {}
     with torch.no_grad(), precision.forward_context():

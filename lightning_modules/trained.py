@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.sharding import whole
+from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
@@ -42,6 +43,11 @@ class TrainedModule(LightningModule):
         self._eval_means = CountedMeans()
         self._configured: Hyperparameters = []
         self._configured_then: Hyperparameters = []
+
+    @override
+    def setup(self, stage: str) -> None:
+        # The first hook of ours: before the policy is built, and before a batch is converted.
+        self.trainer.strategy.precision_plugin = of_parameters(self.trainer.precision_plugin)
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""
