@@ -53,13 +53,13 @@ def _draw_paths(axes: Axes, shown: Sequence[Group], groups: Sequence[Group]) -> 
     axes.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
     across, along = (1.3 * max(map(abs, limits)) for limits in (axes.get_xlim(), axes.get_ylim()))
     axes.set(xlim=(-across, across), ylim=(-along, along))
-    axes.set(title="Path of the mean pair (diamond: the end)", xlabel="change of chosen, nats per token")
+    axes.set(title="Path of the mean pair, to the diamond", xlabel="change of chosen, nats per token")
     axes.set_ylabel("change of rejected, nats per token")
     corners = {"what was asked for": (0.98, 0.03), "suppression": (0.02, 0.03), "both up": (0.98, 0.93), "wrong way": (0.02, 0.93)}
     for text, (x, y) in corners.items():
         axes.text(x, y, text, transform=axes.transAxes, ha="right" if x > 0.5 else "left", color=FAINT, fontsize=8.5)
     if len(shown) > 1:
-        axes.legend(loc="best")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
 
 
 def _draw_shares(axes: Axes, groups: Sequence[Group]) -> None:
