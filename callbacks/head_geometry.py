@@ -106,17 +106,32 @@ def sequence_grams(
         return torch.stack([_gram(residuals, [rows[number] for number in group]) for group in groups])
 
 
-def likely_tokens(head: OutputHead, batch: CompletionBatch, stats: TokenStats, max_columns: int) -> Tensor | None:
-    """`[n]` ids of the batch's targets and of the tokens likeliest at a sample of its positions; None where all V are summed."""
+def likely_tokens(
+    head: OutputHead, batch: CompletionBatch, stats: TokenStats, max_columns: int, rows: Tensor | None = None
+) -> Tensor | None:
+    """`[n]` tokens to tell apart: every target of the batch, every argmax at `rows`, and the likeliest there on average.
+
+    Args:
+        head: output layer of the scored positions.
+        batch: the completions.
+        stats: of the same positions, with `hidden`.
+        max_columns: n, or more where there are more targets.
+        rows: `[R]` scored positions whose whole distribution is looked at; 64 spread evenly by default.
+
+    Returns:
+        None where n would be V: all tokens are told apart.
+    """
+    assert stats.hidden is not None, "a policy with an output head keeps its input"
+    if rows is None:
+        number = min(SAMPLED_ROWS, batch.num_targets)
+        rows = torch.arange(number, device=batch.target_ids.device) * (batch.num_targets // number)
     # Room for every target, counted without asking the device which of them repeat.
-    number = max(max_columns, batch.num_targets)
+    number = max(max_columns, batch.num_targets + len(rows))
     if number >= head.num_columns:
         return None
-    assert stats.hidden is not None
-    step = max(1, batch.num_targets // SAMPLED_ROWS)
-    rows = slice(0, step * min(SAMPLED_ROWS, batch.num_targets), step)
-    priority = head.logits(stats.hidden[rows], rows).softmax(-1).mean(0)
-    return priority.scatter(0, batch.target_ids, 2.0).topk(number).indices
+    logits = head.logits(stats.hidden[rows], rows)
+    priority = logits.softmax(-1).mean(0)
+    return priority.scatter(0, logits.argmax(-1), 1.5).scatter(0, batch.target_ids, 2.0).topk(number).indices
 
 
 class _Residuals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.compiling import compile_layers, uncompiled
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.engine import SamplingEngine
@@ -23,7 +24,7 @@ from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.sharding import shard
+from lightning_modules.models.sharding import shard, whole
 from lightning_modules.models.tiled_logits import LogitTransform
 from lightning_modules.models.weights import fingerprint, save_model
 from lightning_modules.token_stats import TokenStats
@@ -50,6 +51,7 @@ class CausalLMPolicy(Policy):
             raise ValueError(f"expected layout packed or padded, got {layout!r}.")
         self.model = model
         self.layout = layout
+        self.compiled = False
         self.vocab_size = _adopt_head(model).out_features
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
@@ -72,8 +74,8 @@ class CausalLMPolicy(Policy):
         """The model's output layer (see `Policy`)."""
         head = self._head
         assert isinstance(head, ScoringHead), "the model's head was replaced when the policy was built"
-        bias = None if head.bias is None else head.bias.detach()
-        return LinearHead(head.weight.detach(), bias, LogitTransform(head.scale, head.softcap))
+        bias = None if head.bias is None else whole(head.bias.detach())
+        return LinearHead(whole(head.weight.detach()), bias, LogitTransform(head.scale, head.softcap))
 
     @property
     def _head(self) -> nn.Module:
@@ -126,9 +128,15 @@ class CausalLMPolicy(Policy):
         on_progress: OnProgress | None = None,
     ) -> list[list[SampledCompletion]]:
         """Completions with their log-probs (see `Policy`, and `BatchedEngine` for what the seed promises)."""
-        return self.engine().generate(
-            prompts, parameters, num_samples=num_samples, eos_token_id=eos_token_id, seed=seed, on_progress=on_progress
-        )
+        with uncompiled() if self.compiled else nullcontext():
+            return self.engine().generate(
+                prompts, parameters, num_samples=num_samples, eos_token_id=eos_token_id, seed=seed, on_progress=on_progress
+            )
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the decoder layers for training and scoring; sampling runs them as they are (see `compiling`)."""
+        compile_layers(self.model, backend=backend)
+        self.compiled = True
 
     def engine(self) -> SamplingEngine:
         """What this policy is sampled with."""

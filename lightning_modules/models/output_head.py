@@ -24,7 +24,7 @@ class OutputHead(Protocol):
     def columns(self, token_ids: Tensor) -> Self:
         """The head of the tokens `[n]` alone."""
 
-    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+    def logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         """`[r, n]` logits of the scored positions `rows`, from their hidden states `[r, H]`."""
 
     def slope(self, logits: Tensor) -> Tensor | float:
@@ -50,7 +50,7 @@ class LinearHead:
         """The head of some tokens (see `OutputHead`)."""
         return replace(self, weight=self.weight[token_ids], bias=None if self.bias is None else self.bias[token_ids])
 
-    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+    def logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         """Logits (see `OutputHead`), with products in the type in which training takes them."""
         dtype = product_dtype(hidden, self.weight)
         logits = hidden.new_empty(len(hidden), self.num_columns, dtype=torch.promote_types(dtype, torch.float32))
@@ -88,7 +88,7 @@ class ReplicatedHead:
         """The head of some tokens (see `OutputHead`)."""
         return replace(self, weight=self.weight[:, :, token_ids], bias=self.bias[:, token_ids])
 
-    def logits(self, hidden: Tensor, rows: slice) -> Tensor:
+    def logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         """Logits (see `OutputHead`)."""
         replica = self.replica[rows]
         return torch.einsum("rh,rhn->rn", hidden, self.weight[replica]) + self.bias[replica]

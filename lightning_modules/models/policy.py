@@ -101,7 +101,7 @@ class Policy(nn.Module, ABC):
     def output_head(self, batch: CompletionBatch) -> OutputHead | None:
         """The last layer over `TokenStats.hidden`, for the scored positions of the batch; None where there is none.
 
-        Detached. Read it where `forward` is read, in a hook of it: weights may be sharded elsewhere.
+        Detached. Call it on every rank: where its weights are sharded they are gathered.
         """
         return None
 

@@ -91,7 +91,9 @@ def test_all_targets_are_among_the_columns() -> None:
     stats = policy(batch)
     tokens = likely_tokens(policy.output_head(batch), batch, stats, 1)
     assert tokens is not None
-    assert tokens.unique().numel() == batch.num_targets
+    # Room for the targets and the likeliest token of every position looked at.
+    assert tokens.unique().numel() == 2 * batch.num_targets
+    assert set(policy.output_head(batch).logits(stats.hidden, slice(None)).argmax(-1).tolist()) <= set(tokens.tolist())
     assert set(batch.target_ids.tolist()) <= set(tokens.tolist())
     assert likely_tokens(policy.output_head(batch), batch, stats, 997) is None
 
