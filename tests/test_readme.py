@@ -61,6 +61,10 @@ def stand_ins(arguments: list[str]) -> list[str]:
     if experiment.startswith("smollm2"):
         extra += ["--data.batch_size", "8"] + ([] if "--model.policy.path" in arguments else ["--model.policy.path", "model"])
         extra += [] if "--data.train.path" in arguments else ["--data.train.path", "hh.jsonl"]
+    if experiment == "arithmetic_dpo":
+        extra += ["--data.task.num_test", "4", "--data.batch_size", "8", "--data.num_probe_prompts", "4"]
+    if experiment == "arithmetic_sample":
+        extra += ["--data.task.num_pool", "4", "--data.num_samples", "2"]
     if experiment.startswith("toy"):
         extra += ["--model.policy.width", "16"]
     return extra
