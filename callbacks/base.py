@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -15,6 +15,14 @@ from callbacks.readings import Readings, Values
 from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import StepOutput
+
+
+@runtime_checkable
+class ReadingListener(Protocol):
+    """A callback that wants to know what the diagnostics read."""
+
+    def hear(self, readings: Mapping[str, float]) -> None:
+        """Take readings of the current step; called on every rank, with the same numbers."""
 
 
 class Diagnostic(Callback):
@@ -86,6 +94,9 @@ class Diagnostic(Callback):
         """Write what has been read since the last time and return the means. Call it on every rank."""
         reading = self._readings.take()
         values = self.finish(reading.means)
+        for listener in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(listener, ReadingListener):
+                listener.hear(values)
         self.write(trainer, values, reading.quantiles())
         writer = self.tensorboard(trainer)
         if writer is not None and reading.kept:

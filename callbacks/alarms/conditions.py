@@ -1,0 +1,110 @@
+"""The words alarms are written in: what must hold of a metric's last readings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Statistic = Literal["level", "change", "drift"]
+"""level: mean of the last `window` readings. change: that minus the first reading of the run. drift: that minus the mean of the
+`window` readings before."""
+
+MAX_WINDOW = 8
+"""Readings; twice as many are kept."""
+
+
+@dataclass
+class History:
+    """The first reading of a metric and its last ones, oldest first."""
+
+    first: float
+    recent: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        """Add the newest reading."""
+        self.recent = [*self.recent[1 - 2 * MAX_WINDOW :], value]
+
+
+class Histories:
+    """Histories of the metrics that somebody asks about; the rest is not kept.
+
+    Args:
+        names: of the metrics.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+        self._histories: dict[str, History] = {}
+
+    def add(self, readings: Mapping[str, float]) -> frozenset[str]:
+        """Add one reading of each metric; returns the names that were kept. A reading that is not finite is none."""
+        kept = {name: value for name, value in readings.items() if name in self._names and math.isfinite(value)}
+        for name, value in kept.items():
+            self._histories.setdefault(name, History(value)).add(value)
+        return frozenset(kept)
+
+    def get(self, name: str) -> History | None:
+        """The history of a metric; None where it was never read."""
+        return self._histories.get(name)
+
+    def latest(self) -> dict[str, float]:
+        """The last reading of every metric."""
+        return {name: history.recent[-1] for name, history in self._histories.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {name: {"first": history.first, "recent": history.recent} for name, history in self._histories.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; metrics that nobody asks about any more are dropped."""
+        self._histories = {name: History(**saved) for name, saved in state.items() if name in self._names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """above < statistic of a metric's last readings < below; false while there are too few readings.
+
+    Raises:
+        ValueError: if the window is out of range, or no bound is given.
+    """
+
+    metric: str
+    """As docs/metrics.md names it."""
+    of: Statistic = "level"
+    above: float = -math.inf
+    """Exclusive, in the metric's unit."""
+    below: float = math.inf
+    """Exclusive, in the metric's unit."""
+    window: int = 2
+    """Readings that are averaged, in [1, 8]."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window <= MAX_WINDOW:
+            raise ValueError(f"expected window in [1, {MAX_WINDOW}], got {self.window}. It counts readings, not steps.")
+        if self.above == -math.inf and self.below == math.inf:
+            raise ValueError(f"expected a bound for {self.metric}, got neither above nor below. Set one of them.")
+
+    def holds(self, histories: Histories) -> bool:
+        """Whether it holds now."""
+        value = self.value(histories.get(self.metric))
+        return value is not None and self.above < value < self.below
+
+    def value(self, history: History | None) -> float | None:
+        """The statistic; None while there are too few readings."""
+        needed = {"level": self.window, "change": self.window + 1, "drift": 2 * self.window}[self.of]
+        if history is None or len(history.recent) < needed:
+            return None
+        level = _mean(history.recent[-self.window :])
+        before = {"level": 0.0, "change": history.first, "drift": _mean(history.recent[-2 * self.window : -self.window])}
+        return level - before[self.of]
+
+    def __str__(self) -> str:
+        of = "" if self.of == "level" else f"{self.of} of "
+        bounds = [f"> {self.above:g}"] * (self.above > -math.inf) + [f"< {self.below:g}"] * (self.below < math.inf)
+        return f"{of}{self.metric} {' and '.join(bounds)}"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

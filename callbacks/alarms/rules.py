@@ -1,0 +1,58 @@
+"""An alarm rule: which property, when it shows, and what to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+
+from callbacks.alarms.conditions import Condition, Histories
+
+SINCE = "since"
+"""In a sentence: the step from which the rule's conditions have held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmRule:
+    """Fires once, when all conditions hold at `patience` judgements in a row; a judgement is a step with new readings of them."""
+
+    property: str
+    """What shows: drastic_drop, suppression, dispersion, reward_hacking, kl_blow_up, or another name. Of several rules for
+    one property the first that fires speaks for all."""
+    conditions: tuple[Condition, ...]
+    """At least one."""
+    says: tuple[str, ...]
+    """Sentences; `{metric:.2f}` stands for the metric's last reading. One whose metrics were not all measured is left out. The
+    last ones say what to do."""
+    patience: int = 2
+    """Judgements in a row, >= 1."""
+
+    def __post_init__(self) -> None:
+        if not self.conditions or self.patience < 1:
+            raise ValueError(
+                f"expected conditions and patience >= 1 of the rule for {self.property}, got {len(self.conditions)} conditions "
+                f"and patience {self.patience}. Leave the rule out to switch it off."
+            )
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Of the conditions."""
+        return frozenset(condition.metric for condition in self.conditions)
+
+    @property
+    def spoken(self) -> frozenset[str]:
+        """Metrics of the sentences."""
+        return frozenset(name for sentence in self.says for name in _fields(sentence)) - {SINCE}
+
+    def holds(self, histories: Histories) -> bool:
+        """Whether all conditions hold now."""
+        return all(condition.holds(histories) for condition in self.conditions)
+
+    def message(self, values: Mapping[str, float], since: int) -> str:
+        """The sentences, with numbers."""
+        known = {**values, SINCE: since}
+        return " ".join(sentence.format_map(known) for sentence in self.says if _fields(sentence) <= known.keys())
+
+
+def _fields(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(sentence) if name}

@@ -1,0 +1,100 @@
+"""Rules over the readings of a run, live or read from its rows: which fire, at which step, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.alarms.conditions import Histories
+from callbacks.alarms.rules import AlarmRule
+
+Derived = Callable[[Mapping[str, float]], Mapping[str, float]]
+"""Further numbers for sentences, from the latest readings."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is said, once."""
+
+    step: int
+    property: str
+    message: str
+    numbers: dict[str, float]
+    """Last readings of the rule's metrics."""
+    since: int
+    """Step from which the conditions have held."""
+
+
+class AlarmWatch:
+    """Hears readings, judges them step by step, and gives every property's alarm once.
+
+    Args:
+        rules: in the order in which they may speak.
+        extra: names to keep beside those of the rules, for `derived`.
+    """
+
+    def __init__(self, rules: Sequence[AlarmRule], extra: frozenset[str] = frozenset()) -> None:
+        self._rules = tuple(rules)
+        self.names = extra.union(*(rule.metrics | rule.spoken for rule in rules))
+        self._histories = Histories(self.names)
+        self._fresh: frozenset[str] = frozenset()
+        self._streaks: dict[int, tuple[int, int]] = {}
+        self._fired: dict[str, int] = {}
+
+    @property
+    def fired(self) -> Mapping[str, int]:
+        """Property -> the step it fired at."""
+        return self._fired
+
+    def hear(self, readings: Mapping[str, float]) -> None:
+        """Take readings of the step that is judged next."""
+        self._fresh |= self._histories.add(readings)
+
+    def judge(self, step: int, derived: Derived | None = None) -> list[Alarm]:
+        """The alarms that fire now.
+
+        Args:
+            step: of the readings heard since the last call.
+            derived: further numbers for the sentences.
+        """
+        alarms = []
+        for number, rule in enumerate(self._rules):
+            if rule.property in self._fired or not rule.metrics & self._fresh:
+                continue
+            if self._streak(number, rule, step) >= rule.patience:
+                self._fired[rule.property] = step
+                alarms.append(self._alarm(rule, step, self._streaks[number][1], derived))
+        self._fresh = frozenset()
+        return alarms
+
+    def _streak(self, number: int, rule: AlarmRule, step: int) -> int:
+        """Judgements in a row at which the rule has held, this one included."""
+        if not rule.holds(self._histories):
+            self._streaks.pop(number, None)
+            return 0
+        length, since = self._streaks.get(number, (0, step))
+        self._streaks[number] = (length + 1, since)
+        return length + 1
+
+    def _alarm(self, rule: AlarmRule, step: int, since: int, derived: Derived | None) -> Alarm:
+        latest = self._histories.latest()
+        numbers = {name: latest[name] for name in sorted(rule.metrics)}
+        values = {**latest, **(derived(latest) if derived else {})}
+        return Alarm(step, rule.property, rule.message(values, since), numbers, since)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; taken between judgements."""
+        streaks = {self._key(number): list(streak) for number, streak in self._streaks.items()}
+        return {"histories": self._histories.state_dict(), "streaks": streaks, "fired": dict(self._fired)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. A rule whose conditions have changed since starts its count anew."""
+        self._histories.load_state_dict(state["histories"])
+        keys = {self._key(number): number for number in range(len(self._rules))}
+        self._streaks = {keys[key]: (count, since) for key, (count, since) in state["streaks"].items() if key in keys}
+        self._fired = dict(state["fired"])
+
+    def _key(self, number: int) -> str:
+        rule = self._rules[number]
+        return f"{rule.property}: {'; '.join(map(str, rule.conditions))}"

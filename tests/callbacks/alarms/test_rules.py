@@ -1,0 +1,175 @@
+"""Rules over hand-made series: when they hold, since when, once, and what they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from callbacks.alarms.conditions import MAX_WINDOW, Condition, Histories, History
+from callbacks.alarms.property_rules import PROPERTY_RULES
+from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
+from callbacks.alarms.remedies import centred_beta
+from callbacks.alarms.rules import AlarmRule
+from callbacks.alarms.watch import Alarm, AlarmWatch
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.flex_dpo import FlexDPOLoss
+
+
+def history(values: Sequence[float]) -> History:
+    made = History(values[0])
+    for value in values:
+        made.add(value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("of", "values", "expected"),
+    [
+        ("level", [1.0, 2.0, 4.0], 3.0),
+        ("level", [1.0], None),
+        ("change", [1.0, 2.0, 4.0], 2.0),
+        # Its own first reading is no change yet.
+        ("change", [1.0, 2.0], None),
+        ("drift", [1.0, 2.0, 4.0, 8.0], 4.5),
+        ("drift", [1.0, 2.0, 4.0], None),
+    ],
+)
+def test_statistics_of_a_window_of_two(of: Any, values: list[float], expected: float | None) -> None:
+    assert Condition(metric="m", of=of, above=0.0).value(history(values)) == expected
+
+
+def test_a_history_forgets_all_but_the_first_and_the_last_readings() -> None:
+    long = history([float(n) for n in range(100)])
+    assert long.first == 0.0
+    assert long.recent == [float(n) for n in range(100 - 2 * MAX_WINDOW, 100)]
+    assert Condition(metric="m", of="drift", window=MAX_WINDOW, above=0.0).value(long) == MAX_WINDOW
+
+
+def test_bounds_are_exclusive_and_what_was_never_read_holds_nothing() -> None:
+    histories = Histories(frozenset({"m"}))
+    assert histories.add({"m": 1.0, "other": 2.0}) == {"m"}
+    assert Condition(metric="m", window=1, above=0.9, below=1.1).holds(histories)
+    assert not Condition(metric="m", window=1, above=1.0).holds(histories)
+    assert not Condition(metric="m", window=1, below=1.0).holds(histories)
+    assert not Condition(metric="other", window=1, above=0.0).holds(histories)
+    assert histories.add({"m": math.nan}) == frozenset()
+
+
+def test_mistaken_rules_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected window in \[1, 8\], got 9"):
+        Condition(metric="m", above=0.0, window=9)
+    with pytest.raises(ValueError, match="expected a bound for m"):
+        Condition(metric="m")
+    with pytest.raises(ValueError, match="expected conditions and patience >= 1 of the rule for p"):
+        AlarmRule(property="p", conditions=(), says=())
+
+
+RULE = AlarmRule(
+    property="p",
+    conditions=(Condition(metric="a", window=1, above=1.0), Condition(metric="b", of="change", window=1, below=-0.5)),
+    says=("Since {since}: a is {a:.1f}.", "c is {c/d:.2f}.", "Try {advice:.3f}."),
+    patience=2,
+)
+
+
+def alarms(watch: AlarmWatch, series: Sequence[tuple[int, dict[str, float]]]) -> list[Alarm]:
+    found = []
+    for step, readings in series:
+        watch.hear(readings)
+        found += watch.judge(step, lambda latest: {"advice": latest["a"] / 2})
+    return found
+
+
+SERIES: list[tuple[int, dict[str, float]]] = [
+    (1, {"a": 2.0, "b": 0.0}),
+    (2, {"a": 2.0, "b": -0.6}),
+    # One judgement broke the row.
+    (3, {"a": 0.5, "b": -0.7}),
+    (4, {"a": 3.0}),
+    # Nothing new of the rule's metrics: no judgement.
+    (5, {"c/d": 0.25}),
+    (6, {"b": -0.8}),
+    (7, {"a": 4.0, "b": -0.9}),
+]
+
+
+def test_an_alarm_needs_all_conditions_in_a_row_and_comes_once() -> None:
+    [alarm] = alarms(AlarmWatch([RULE]), SERIES)
+    assert (alarm.step, alarm.since, alarm.property) == (6, 4, "p")
+    assert alarm.numbers == {"a": 3.0, "b": -0.8}
+    assert alarm.message == "Since 4: a is 3.0. c is 0.25. Try 1.500."
+
+
+def test_a_sentence_without_its_numbers_is_left_out() -> None:
+    watch = AlarmWatch([RULE])
+    [alarm] = alarms(watch, [(step, {"a": 2.0, "b": -float(step)}) for step in range(4)])
+    assert alarm.message == "Since 1: a is 2.0. Try 1.000."
+
+
+def test_of_two_rules_for_a_property_the_first_to_fire_speaks() -> None:
+    soon = AlarmRule(property="p", conditions=RULE.conditions[:1], says=("Soon.",), patience=1)
+    found = alarms(AlarmWatch([RULE, soon]), SERIES)
+    assert [(alarm.step, alarm.message) for alarm in found] == [(1, "Soon.")]
+
+
+@pytest.mark.parametrize("cut", range(1, len(SERIES)))
+def test_a_watch_that_is_saved_and_restored_says_the_same(cut: int) -> None:
+    whole, before, after = AlarmWatch([RULE]), AlarmWatch([RULE]), AlarmWatch([RULE])
+    expected = alarms(whole, SERIES)
+    first = alarms(before, SERIES[:cut])
+    after.load_state_dict(before.state_dict())
+    assert first + alarms(after, SERIES[cut:]) == expected
+    assert after.state_dict() == whole.state_dict()
+
+
+def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
+    before = AlarmWatch([RULE])
+    alarms(before, SERIES[:4])
+    changed = AlarmRule(property="p", conditions=(Condition(metric="a", window=1, above=1.5),), says=("Now.",), patience=2)
+    after = AlarmWatch([changed])
+    after.load_state_dict(before.state_dict())
+    assert [alarm.step for alarm in alarms(after, [*SERIES[4:], (8, {"a": 4.0})])] == [8]
+    again = AlarmWatch([changed])
+    again.load_state_dict(after.state_dict())
+    assert alarms(again, SERIES) == []
+
+
+def test_the_centred_beta_follows_the_loss() -> None:
+    assert centred_beta({"head/centre": 0.43}, DPOLoss(beta=0.1)) == {"beta_chosen": 0.1, "beta_rejected": pytest.approx(0.043)}
+    flex = FlexDPOLoss(beta_chosen=0.2, beta_rejected=0.05)
+    assert centred_beta({"head/centre": 0.5}, flex) == {"beta_chosen": 0.2, "beta_rejected": 0.1}
+    assert centred_beta({}, flex) == centred_beta({"head/centre": 0.5}, None) == {}
+
+
+def test_every_default_rule_can_say_something_without_the_optional_numbers() -> None:
+    for rule in (*PROPERTY_RULES, *REINFORCEMENT_RULES):
+        text = rule.message(dict.fromkeys(rule.metrics, 1.0), since=7)
+        assert "step 7" in text, rule.property
+        # What to do about it needs no number that a run may lack.
+        assert text.rstrip().endswith(rule.says[-1]), rule.property
+
+
+def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
+    return [{metric: start + (stop - start) * n / 11} for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "series"),
+    [
+        ("kl_blow_up", [ramp("objective/kl", 1.0, 90.0)]),
+        ("reward_hacking", [ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.7, 0.4)]),
+        (None, [ramp("objective/kl", 0.0, 8.0), ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.5, 0.7)]),
+        # The reward has stopped rising: whatever it is, the reward is not being hacked.
+        (None, [ramp("objective/rlhf_reward", 2.0, 0.0), ramp("task/accuracy", 0.7, 0.4)]),
+    ],
+)
+def test_reinforcement_alarms(expected: str | None, series: list[list[dict[str, float]]]) -> None:
+    watch = AlarmWatch(REINFORCEMENT_RULES)
+    for step in range(len(series[0])):
+        for part in series:
+            watch.hear(part[step])
+        watch.judge(step)
+    assert list(watch.fired) == ([] if expected is None else [expected])

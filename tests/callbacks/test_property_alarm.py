@@ -1,0 +1,106 @@
+"""The alarm in a run: it hears what the others read, says it once, survives a resumption, and stops a run with a checkpoint."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+from torch.optim import SGD
+
+from callbacks.alarms.conditions import Condition
+from callbacks.alarms.rules import AlarmRule
+from callbacks.checkpoint import RunCheckpoint
+from callbacks.likelihood import LikelihoodMonitor
+from callbacks.property_alarm import PropertyAlarm
+from callbacks.rows import read_rows, tracks_of
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.preference import PreferenceModule
+from tests.callbacks.rig import PAIRS, BigramSpec, InterruptAt, Interrupted, ProbedPairs, events, fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+REJECTED = "likelihood/bank/rejected/change"
+RULES = (
+    AlarmRule(
+        property="drastic_drop",
+        conditions=(Condition(metric=REJECTED, window=1, below=-0.05),),
+        says=("From step {since} rejected fell by {likelihood/bank/rejected/change:.2f} nats.", "Lower the learning rate."),
+        patience=2,
+    ),
+    # What the module logs is heard too.
+    AlarmRule(property="learning", conditions=(Condition(metric="train/rewards/margins", window=1, above=0.0),), says=("{since}",)),
+)
+MICROBATCHES = [[0, 1, 2], [3, 4]]
+EPOCHS = 3
+
+
+def run(folder: Path, *others: Callback, stop: bool = False, **options: Any) -> tuple[Path, PropertyAlarm, str]:
+    alarm, printed = PropertyAlarm(stop=stop, rules=RULES), io.StringIO()
+    alarm._console = Console(file=printed, width=120)
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(folder / "cache"))
+    data = ProbedPairs(PAIRS, MICROBATCHES, 1)
+    trainer = fit(module, [LikelihoodMonitor(1, 1), alarm, *others], folder, data=data, max_epochs=EPOCHS, **options)
+    return Path(trainer.log_dir or ""), alarm, printed.getvalue()
+
+
+def test_it_says_once_with_the_numbers_that_the_monitor_wrote(tmp_path: Path) -> None:
+    folder, _, printed = run(tmp_path)
+    track = dict(tracks_of(folder)[REJECTED])
+    below = [step for step in sorted(track) if track[step] < -0.05]
+    drop = next(row for row in read_rows(folder, "alarms") if row["property"] == "drastic_drop")
+    assert drop["since"] == below[0]
+    assert drop["step"] == below[1]
+    assert drop["numbers"] == {REJECTED: track[below[1]]}
+    assert drop["message"] == f"From step {below[0]} rejected fell by {track[below[1]]:.2f} nats. Lower the learning rate."
+    assert len(below) > 3, "it had more occasions than one"
+    assert printed.count("Lower the learning rate.") == 1
+    assert f"drastic drop, step {below[1]}" in printed
+
+
+def test_what_the_module_logged_is_heard_at_its_own_steps(tmp_path: Path) -> None:
+    folder, _, _ = run(tmp_path)
+    [row] = [row for row in read_rows(folder, "alarms") if row["property"] == "learning"]
+    assert set(row["numbers"]) == {"train/rewards/margins"}
+
+
+def test_tensorboard_has_the_text(tmp_path: Path) -> None:
+    alarm = PropertyAlarm(rules=RULES)
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    trainer = fit(module, [LikelihoodMonitor(1, 1), alarm], tmp_path, data=ProbedPairs(PAIRS, MICROBATCHES, 1), max_epochs=EPOCHS)
+    [event] = events(trainer).Tensors("alarms/drastic_drop/text_summary")
+    assert b"Lower the learning rate." in event.tensor_proto.string_val[0]
+
+
+def test_a_run_that_shows_nothing_says_nothing(tmp_path: Path) -> None:
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.0), cache_dir=str(tmp_path / "cache"))
+    trainer = fit(module, [LikelihoodMonitor(1, 1), PropertyAlarm(rules=RULES)], tmp_path)
+    assert read_rows(Path(trainer.log_dir or ""), "alarms") == []
+
+
+# Ends of epochs: a fixed batch order stands in for the resumable loader.
+@pytest.mark.parametrize("cut", [2, 4])
+def test_a_resumed_run_says_what_is_left_to_say(tmp_path: Path, cut: int) -> None:
+    whole, alarm, _ = run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", RunCheckpoint(cut), InterruptAt(cut))
+    [checkpoint] = (tmp_path / "cut").rglob("last.ckpt")
+    resumed, again, _ = run(tmp_path / "cut", RunCheckpoint(cut), ckpt_path=str(checkpoint))
+    said = [*read_rows(checkpoint.parents[1], "alarms"), *read_rows(resumed, "alarms")]
+    assert said == read_rows(whole, "alarms")
+    assert again.state_dict() == alarm.state_dict()
+
+
+def test_stop_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    # A cadence that never comes: the checkpoint is the one of the end.
+    folder, alarm, _ = run(tmp_path, RunCheckpoint(100), stop=True)
+    [first, *_] = read_rows(folder, "alarms")
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == first["step"] < EPOCHS * len(MICROBATCHES)
+    state = next(value for key, value in saved["callbacks"].items() if key.startswith("PropertyAlarm"))
+    assert state == alarm.state_dict()
