@@ -71,7 +71,8 @@ def _share_tokenizer(config: Namespace) -> None:
     """Let a data module whose `tokenizer` is null take the one that lies with the policy's weights."""
     data, policy = config.data.init_args, config.model.init_args.get("policy")
     if policy is not None and data.get("tokenizer", "") is None:
-        data.tokenizer = policy.init_args.get("path")
+        # A reward model's recipe is of one class, which the config does not name.
+        data.tokenizer = policy.get("init_args", policy).get("path")
 
 
 @contextmanager

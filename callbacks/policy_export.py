@@ -36,7 +36,7 @@ class SavingTokenizer(Protocol):
 
 
 class PolicyExport(Callback):
-    """Saves the policy to `<run>/policy` when a fit has ended; never over an earlier one, and not after an error.
+    """Saves the policy to `<run>/policy` when training has ended; never over an earlier one, and not after an error.
 
     The tokenizer goes with it, so that the folder is all that the next stage, or another tool, needs.
 
@@ -44,29 +44,51 @@ class PolicyExport(Callback):
         ValueError: when a fit starts without a run folder, rather than when its work is done.
     """
 
+    def __init__(self) -> None:
+        self._is_done = False
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_done = False
         if trainer.is_global_zero and not _is_trial(trainer) and run_folder(trainer) is None:
             raise ValueError(
                 "expected a logger with a folder to save the policy in, got none. Set trainer.logger to TensorBoardLogger."
             )
 
     @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not later: before on_fit_end the strategy takes the model off its devices, and a sharded one cannot be gathered.
+        self._export(trainer, pl_module)
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder(trainer)
-        if folder is not None and not _is_trial(trainer):
-            target = free_folder(folder, trainer.global_step)
-            # Every rank calls it, for a sharded policy is gathered; the first one writes.
-            cast(ExportedModule, pl_module).policy.save(target)
-            tokenizer: object = decoder_of(trainer)
-            if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
-                tokenizer.save_pretrained(target)
-            rank_zero_info(f"The trained policy is in {target}")
+        # A run that was killed after its last step has nothing left to train when it is resumed, and no on_train_end.
+        self._export(trainer, pl_module)
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_done or _is_trial(trainer):
+            return
+        self._is_done = True
+        target = _agreed_folder(trainer)
+        # Every rank calls it, for a sharded policy is gathered; the first one writes.
+        cast(ExportedModule, pl_module).policy.save(target)
+        tokenizer: object = decoder_of(trainer)
+        if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
+            tokenizer.save_pretrained(target)
+        rank_zero_info(f"The trained policy is in {target}")
 
 
-def free_folder(run: Path, step: int) -> Path:
+def _agreed_folder(trainer: Trainer) -> Path:
+    """Where to save, the same on all ranks: the first one looks, for the others might see what it has written since."""
+    folder = run_folder(trainer)
+    target = free_folder(folder, trainer.global_step) if folder is not None and trainer.is_global_zero else None
+    agreed: Path = trainer.strategy.broadcast(target)
+    return agreed
+
+
+def free_folder(run: Path, step: int, name: str = "policy") -> Path:
     """`<run>/policy`, or where that is taken (a second fit into the same folder) `policy_step_<n>`, then with a count."""
-    names = chain(["policy", f"policy_step_{step}"], (f"policy_step_{step}_{number}" for number in count(2)))
+    names = chain([name, f"{name}_step_{step}"], (f"{name}_step_{step}_{number}" for number in count(2)))
     return next(folder for name in names if not (folder := run / name).exists())
 
 

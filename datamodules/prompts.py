@@ -31,6 +31,13 @@ class TaskStore(Protocol):
         """The held-out problems, the same at every call and on every rank; may be empty."""
 
 
+class PromptStore(TaskStore, Protocol):
+    """What a module that samples while it trains needs of a data module."""
+
+    def rollout_prompts(self, number: int) -> PromptBatch:
+        """Prompts of rollout `number` (0-based), with how to answer them: a pure function of the data's seed and the number."""
+
+
 @dataclass(frozen=True)
 class PromptBatch:
     """Prompts to draw responses for, with all that the draw depends on."""

@@ -1,0 +1,63 @@
+"""What a reward model says of the pairs it trains on: margins, and the gradient at both rewards (paper Sec. 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.readings import Values
+from datamodules.batches import CompletionBatch
+from lightning_modules.reward_output import RewardOutput
+from lightning_modules.step_output import StepOutput
+
+
+def reward_readings(output: RewardOutput) -> dict[str, Tensor]:
+    """Margins and gradients of a microbatch's pairs, `[pairs]` each.
+
+    `reward/margin` r+ - r-; `reward/chosen/gradient` dl/dr+ and `reward/rejected/gradient` dl/dr-, which for plain Bradley-Terry
+    are -sigma(r- - r+) and its opposite: the incentives that `softmax_grad/<side>/incentive` shows of DPO, in units of reward.
+    """
+    gradients = output.gradients()
+    assert gradients is not None, "diagnostics are read after backward"
+    return {
+        "reward/margin": output.margins(),
+        "reward/chosen/gradient": gradients[0],
+        "reward/rejected/gradient": gradients[1],
+        "reward/gradient_sum": gradients[0] + gradients[1],
+    }
+
+
+class RewardMonitor(Diagnostic):
+    """Margins of the training pairs with their spread, and dl/dr of both sides."""
+
+    name = "reward"
+
+    @override
+    def keeps(self, name: str) -> bool:
+        return name == "reward/margin"
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        raise AssertionError("a reward model's steps are read by measure_rewards")
+
+    @override
+    def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
+        for name, values in kept.items():
+            writer.add_histogram(name, values.numpy(), step)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
+    ) -> None:
+        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not self.is_due(trainer.global_step + (0 if completes else 1)):
+            return
+        self.read([reward_readings(cast(RewardOutput, outputs["reward"]))])
+        if completes:
+            self.flush(trainer)

@@ -1,0 +1,112 @@
+"""The prompts of a response pool for modules that sample while they train, beside the frozen pairs they are watched on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from datamodules.pool.data import PoolDataModule
+from datamodules.pool.schema import PoolRow
+from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.sources.encoding import EncodedRecord, PromptEncoder
+from datamodules.sources.records import Record, Text
+from datamodules.tasks.base import TaskItem
+
+_MAX_SEED = 2**62
+
+
+class RolloutDataModule(PoolDataModule):
+    """Every prompt of a pool, rollout after rollout; its pairs are the probe bank and the validation data, and train nothing.
+
+    The pairs, their order and the probe bank are those of `PoolDataModule` with the same arguments, so that a run of PPO and one
+    of DPO are watched on the same responses. Each pass over the prompts has an order of its own; those that do not fill a last
+    rollout sit out that pass.
+
+    Args:
+        prompts_per_rollout: prompts answered between two updates of what the policy is sampled from.
+        num_samples: responses to each prompt.
+        max_new_tokens: tokens of a response at the most.
+        **pool: arguments of `PoolDataModule`.
+
+    Raises:
+        ValueError: if a count is below 1, or the pool has fewer prompts than one rollout needs.
+    """
+
+    # jsonargparse reads the arguments of the base class through **pool.
+    def __init__(self, prompts_per_rollout: int = 32, num_samples: int = 4, max_new_tokens: int = 256, **pool: Any) -> None:  # noqa: ANN401
+        super().__init__(**pool)
+        if min(prompts_per_rollout, num_samples, max_new_tokens) < 1:
+            raise ValueError(
+                f"expected prompts_per_rollout, num_samples and max_new_tokens >= 1, got {prompts_per_rollout}, {num_samples} and "
+                f"{max_new_tokens}."
+            )
+        self.prompts_per_rollout = prompts_per_rollout
+        self.num_samples = num_samples
+        self.max_new_tokens = max_new_tokens
+
+    def rollout_prompts(self, number: int) -> PromptBatch:
+        """Prompts of rollout `number` (see `PromptStore`)."""
+        passes, position = divmod(number, len(self._prompts) // self.prompts_per_rollout)
+        order = np.random.default_rng([self.seed, passes]).permutation(len(self._prompts))
+        chosen = order[position * self.prompts_per_rollout :][: self.prompts_per_rollout].tolist()
+        return PromptBatch(
+            prompts=tuple(self._prompts[index] for index in chosen),
+            num_samples=self.num_samples,
+            seed=int(np.random.default_rng([self.seed, number]).integers(_MAX_SEED)),
+            eos_token_id=self.tokenizer.eos_token_id,
+            max_new_tokens=self.max_new_tokens,
+            temperature=1.0,
+            top_p=1.0,
+        )
+
+    @override
+    def train_dataloader(self) -> StepTicks:  # type: ignore[override]
+        return StepTicks()
+
+    @cached_property
+    def _prompts(self) -> list[TaskPrompt]:
+        held_out = {example.prompt_ids for example in self.examples("val") or ()}
+        rows = list(self._rows.values())
+        encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
+        prompts = [self._prompt(row, record) for row, record in zip(rows, encoded, strict=True)]
+        kept = [prompt for prompt in prompts if prompt.prompt_ids not in held_out]
+        if len(kept) < self.prompts_per_rollout:
+            raise ValueError(
+                f"expected at least prompts_per_rollout = {self.prompts_per_rollout} prompts in the pool, got {len(kept)}."
+            )
+        return kept
+
+    def _prompt(self, row: PoolRow, record: EncodedRecord | Exception) -> TaskPrompt:
+        if isinstance(record, Exception):
+            raise ValueError(f"expected prompts that the tokenizer can encode, got {row.prompt!r}: {record}")
+        room = self._limits.max_length - len(record.prompt_ids)
+        if room < self.max_new_tokens:
+            raise ValueError(
+                f"expected room for max_new_tokens = {self.max_new_tokens} after every prompt within max_length = "
+                f"{self._limits.max_length}, got a prompt of {len(record.prompt_ids)} tokens: {_plain(row.prompt)[:60]!r}. Raise "
+                "max_length (as far as the model's positions go), lower max_new_tokens, or drop the prompt from the pool."
+            )
+        return TaskPrompt(TaskItem(_plain(row.prompt), row.answer), tuple(record.prompt_ids))
+
+
+class StepTicks:
+    """An endless loader of nothing: what a step trains on is made by the module, and so is its resumption."""
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing; that there is one tells Lightning that a resumed run misses no batch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+def _plain(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1].content

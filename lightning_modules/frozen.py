@@ -1,0 +1,36 @@
+"""A policy that is only asked: the reference of a run that samples, or a trained policy whose log-probs are rewards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.token_stats import TokenStats
+
+
+class FrozenPolicy:
+    """A policy without gradients, built when first asked. No module of the one who holds it: no checkpoint has its weights.
+
+    Args:
+        spec: recipe; building twice gives the same weights.
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        self._spec = spec
+        self._policy: Policy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy, in evaluation mode."""
+        if self._policy is None:
+            self._policy = self._spec.build().eval().requires_grad_(False)
+        return self._policy
+
+    @torch.no_grad()
+    def logps(self, batch: CompletionBatch) -> Tensor:
+        """`[K]` float32 log-probs of the batch's completions (nats), on the batch's device."""
+        policy = self.policy.to(batch.input_ids.device)
+        stats: TokenStats = policy(batch)
+        return stats.logps.float()

@@ -1,0 +1,114 @@
+"""A transformer with one number a row: what a reward model and a critic are, over packed batches."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
+from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.weights import fingerprint, save_model
+
+HEAD = "score"
+"""What transformers calls the last layer of a sequence classifier over a decoder."""
+
+
+class ScalarModel(nn.Module):
+    """A Hugging Face sequence classifier with one output, read at any rows of a packed batch.
+
+    Args:
+        model: with a body that attends through transformers' attention interface and one linear layer `score` over it.
+        attention: chooses the backend; segment by segment by default.
+
+    Raises:
+        ValueError: if the model has another number of outputs, another head, or cannot be packed.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: BackendSelector | None = None) -> None:
+        super().__init__()
+        head = getattr(model, HEAD, None)
+        if not isinstance(head, nn.Linear) or head.out_features != 1 or not model._supports_attention_backend:
+            raise ValueError(
+                f"expected a sequence classifier with one output in a layer `{HEAD}` and packable attention, got "
+                f"{type(model).__name__} with {getattr(head, 'out_features', 'no')} outputs. Choose a decoder, such as Llama."
+            )
+        register_packed_attention()
+        model.set_attn_implementation(PACKED_ATTENTION)
+        self.model = model
+        self.attention = attention or BackendSelector("sdpa", announce=False)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The linear layer over the body."""
+        layer: nn.Linear = getattr(self.model, HEAD)
+        return layer
+
+    def forward(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
+        """The number at each of the packed rows: `[n]` for `rows` `[n]` int64 in [0, N), float32."""
+        output = self.model.base_model(
+            batch.input_ids.unsqueeze(0),
+            position_ids=batch.position_ids.unsqueeze(0),
+            use_cache=False,
+            packed=PackedCall(PackedSegments.of(batch), self.attention),
+        )
+        hidden: Tensor = output.last_hidden_state
+        scalars: Tensor = self.head(hidden.squeeze(0).index_select(0, rows))
+        return scalars.squeeze(1).float()
+
+    def fingerprint(self) -> str:
+        """Hex digest of weights and configuration."""
+        return fingerprint(self.model)
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and configuration; `load_scalar` and the reward-model judge load them.
+
+        Raises:
+            FileExistsError: if the folder holds something already.
+        """
+        save_model(self.model, folder)
+
+
+def load_scalar(path: str) -> ScalarModel:
+    """Body, and head where the folder has one, from a hub name or a folder; a new head is zero: it says 0 of everything.
+
+    Args:
+        path: of a causal LM (an SFT run's policy) or of a sequence classifier with one output (a reward model).
+    """
+    config = AutoConfig.from_pretrained(path)
+    _without_dropout(config)
+    config.num_labels = 1
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        path, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    missing = set(found["missing_keys"])
+    if missing - {f"{HEAD}.weight"}:
+        raise ValueError(f"expected the weights of a transformer body in {path}, {sorted(missing)[:3]} ... are missing.")
+    scalar = ScalarModel(model)
+    if missing:
+        nn.init.zeros_(scalar.head.weight)
+    return scalar
+
+
+def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
+    """A copy of a policy's body under a new head of zeros."""
+    config = copy.deepcopy(decoder.config)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForSequenceClassification.from_config(config, dtype=next(decoder.parameters()).dtype)
+    model.base_model.load_state_dict(decoder.state_dict())
+    scalar = ScalarModel(model)
+    nn.init.zeros_(scalar.head.weight)
+    return scalar
+
+
+def _without_dropout(config: Any) -> None:  # noqa: ANN401 - every architecture has a class of its own
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)

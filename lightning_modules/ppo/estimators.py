@@ -1,0 +1,91 @@
+"""From rewards to advantages: with a critic (GAE), or without one (RLOO, ReMax)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batches import sum_by_sequence
+from lightning_modules.advantages import generalized_advantages, leave_one_out_advantages
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of Q completions of K tokens when advantages are estimated."""
+
+    rewards: Tensor
+    """`[K]` reward of each token: KL penalty, token rewards, and on the last token the completion's score."""
+    lengths: Tensor
+    """`[Q]` tokens of each completion."""
+    groups: Tensor
+    """`[Q]` prompt number of each, in [0, P)."""
+    values: Tensor | None
+    """`[K]` the critic's, where there is one."""
+    greedy_scores: Tensor | None
+    """`[P]` score of each prompt's greedy completion, where it is asked for."""
+
+    def sequence(self) -> Tensor:
+        """`[K]` completion of each token."""
+        return torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
+
+    def totals(self) -> Tensor:
+        """`[Q]` rewards summed over each completion."""
+        return sum_by_sequence(self.rewards, self.sequence(), len(self.lengths))
+
+
+class AdvantageEstimator(ABC):
+    """A_t of every sampled token."""
+
+    needs_critic: ClassVar[bool] = False
+    needs_greedy: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        """`[K]` advantages, and `[K]` returns that a critic is to predict (None without one)."""
+
+
+@dataclass(frozen=True)
+class GAE(AdvantageEstimator):
+    """Generalised advantage estimation (`generalized_advantages`)."""
+
+    needs_critic = True
+
+    gamma: float = 1.0
+    """Discount, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """In [0, 1]; 1 gives the Monte-Carlo advantage."""
+
+    @override
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        assert evidence.values is not None, "the module gives an estimator what it needs"
+        return generalized_advantages(
+            evidence.rewards, evidence.values, evidence.lengths, gamma=self.gamma, gae_lambda=self.gae_lambda
+        )
+
+
+@dataclass(frozen=True)
+class RLOO(AdvantageEstimator):
+    """Every token has its completion's total reward minus the mean of the prompt's other completions (arXiv 2402.14740)."""
+
+    @override
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        advantages = leave_one_out_advantages(evidence.totals(), evidence.groups)
+        return advantages[evidence.sequence()], None
+
+
+@dataclass(frozen=True)
+class ReMax(AdvantageEstimator):
+    """Every token has its completion's total reward minus the score of the prompt's greedy completion (arXiv 2310.10505)."""
+
+    needs_greedy = True
+
+    @override
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        assert evidence.greedy_scores is not None, "the module gives an estimator what it needs"
+        advantages = evidence.totals() - evidence.greedy_scores[evidence.groups]
+        return advantages[evidence.sequence()], None

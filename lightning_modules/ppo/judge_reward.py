@@ -1,0 +1,68 @@
+"""Rewards from a judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch
+from datamodules.prompts import PromptStore
+from judges.base import Judge, JudgeError, Verdict
+from lightning_modules.ppo.rewards import Rewards, RewardSource
+from lightning_modules.ppo.samples import Samples
+
+Item = tuple[str, str, str | None]
+"""Prompt, response, gold answer."""
+
+
+class JudgeReward(RewardSource):
+    """The judge's score of the text, on [0, 1] (`Judge.to_unit`).
+
+    What the judge cannot score through no fault of the response has no reward and is counted.
+
+    Args:
+        judge: scores a response.
+        weight: factor on its rewards.
+    """
+
+    name = "judge"
+
+    def __init__(self, judge: Judge, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.judge = judge
+        self._store: PromptStore | None = None
+
+    @override
+    def prepare(self, store: PromptStore, device: torch.device) -> None:
+        self._store = store
+
+    @override
+    def rewards(self, samples: Samples, batches: Sequence[CompletionBatch]) -> Rewards:
+        assert self._store is not None, "prepare comes first"
+        texts = [self._store.tokenizer.decode(ids) for ids in samples.token_ids()]
+        problems = [prompt.item for prompt, group in zip(samples.prompts, samples.groups, strict=True) for _ in group]
+        items = [(problem.prompt, text, problem.answer) for problem, text in zip(problems, texts, strict=True)]
+        verdicts, failures = self._verdicts(items)
+        scores = [self.judge.to_unit(verdicts[number].score) if number in verdicts else math.nan for number in range(len(items))]
+        return Rewards(torch.tensor(scores, dtype=torch.float32), failures=failures)
+
+    def _verdicts(self, items: Sequence[Item]) -> tuple[Mapping[int, Verdict], Mapping[int, str]]:
+        try:
+            return dict(enumerate(self.judge.judge_many(*map(list, zip(*items, strict=True))))), {}
+        except JudgeError as error:
+            if error.verdicts or error.failures:
+                return error.verdicts, error.failures
+        # A judge that goes through responses one by one stops at the first that fails, and says nothing of the others.
+        return self._one_by_one(items)
+
+    def _one_by_one(self, items: Sequence[Item]) -> tuple[Mapping[int, Verdict], Mapping[int, str]]:
+        verdicts, failures = {}, {}
+        for number, item in enumerate(items):
+            try:
+                verdicts[number] = self.judge.judge(*item)
+            except JudgeError as error:
+                failures[number] = str(error)
+        return verdicts, failures

@@ -1,0 +1,65 @@
+"""Rewards from a trained reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import cast
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch, ReferenceStore
+from datamodules.prompts import PromptStore
+from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
+from lightning_modules.ppo.checks import require_same_tokens
+from lightning_modules.ppo.rewards import Rewards, RewardSource
+from lightning_modules.ppo.samples import Samples
+
+NUM_BATCHES = 4
+"""Of the data's frozen pairs, for the mean and the spread of the rewards."""
+
+
+class ModelReward(RewardSource):
+    """The reward model's number, less the mean and over the standard deviation of those of the data's frozen completions.
+
+    So a nat of KL costs the same whatever the reward model's scale is (as in arXiv 1909.08593, Sec. 2.1).
+
+    Args:
+        path: folder of the reward model.
+        weight: factor on its rewards.
+    """
+
+    name = "model"
+
+    def __init__(self, path: str, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self._path = path
+        self._model: RewardModel | None = None
+        self._mean, self._std = 0.0, 1.0
+
+    @override
+    def prepare(self, store: PromptStore, device: torch.device) -> None:
+        require_same_tokens("reward model", self._path, store)
+        self._model = RewardModelSpec(self._path).build().to(device).eval().requires_grad_(False)
+        batches = islice(cast(ReferenceStore, store).scoring_dataloader("train"), NUM_BATCHES)
+        scores = torch.cat([self._raw(batch.to(device)) for batch in batches])
+        self._mean, self._std = float(scores.mean()), max(float(scores.std()), 1e-6)
+
+    @override
+    def rewards(self, samples: Samples, batches: Sequence[CompletionBatch]) -> Rewards:
+        return Rewards(torch.cat([self._standardised(batch) for batch in batches]))
+
+    @override
+    def pair_scores(self, batch: CompletionBatch) -> Tensor:
+        return self._standardised(batch)
+
+    def _standardised(self, batch: CompletionBatch) -> Tensor:
+        return (self._raw(batch) - self._mean) / self._std
+
+    @torch.no_grad()
+    def _raw(self, batch: CompletionBatch) -> Tensor:
+        assert self._model is not None, "prepare comes first"
+        rewards: Tensor = self._model(batch)
+        return rewards.cpu()

@@ -1,0 +1,227 @@
+"""Proximal policy optimization of a language model (arXiv 1707.06347, with rewards as in arXiv 1909.08593)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.nn import Parameter
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch, StepShare
+from datamodules.prompts import PromptStore
+from lightning_modules.base import BaseModule, TrainingStepOutput
+from lightning_modules.frozen import FrozenPolicy
+from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
+from lightning_modules.models.policy import PolicySpec
+from lightning_modules.ppo.checks import check_rewards, require_fitting_models
+from lightning_modules.ppo.collect import Collected, Collector, Models
+from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
+from lightning_modules.ppo.health import MEANING
+from lightning_modules.ppo.kl_penalty import KLPenalty
+from lightning_modules.ppo.objective import ppo_loss, step_metrics
+from lightning_modules.ppo.progress import Progress
+from lightning_modules.ppo.rewards import RewardSource
+from lightning_modules.ppo.rollout import minibatch_plan
+from lightning_modules.ppo.samples import runs_of
+from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.ppo.updates import Piece, Update, clip
+from lightning_modules.step_output import StepOutput
+from lightning_modules.token_stats import TokenStats
+from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
+
+
+class PPOModule(BaseModule):
+    """Sample from the policy, score, and take clipped steps on what was sampled; then sample anew.
+
+    A batch of the loader is a tick and holds nothing: when one comes, the module takes the next minibatch of its rollout, and makes
+    a new rollout where the last one is used up. So a training step is an optimizer step, and the callbacks see its completions
+    as they see any other batch.
+
+    Args:
+        policy: recipe of the model to train.
+        rewards: sources of reward, added up with their weights.
+        optimizer: builds the optimizer from the parameters of policy and critic.
+        lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
+        advantages: how rewards become advantages; GAE by default.
+        critic: recipe of the critic, where the advantages need one; a copy of the policy's body by default.
+        critic_lr: learning rate of the critic; the optimizer's own by default.
+        reference: recipe of the frozen reference; the policy as it starts by default.
+        kl: price of leaving the reference.
+        settings: how a rollout is used.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySpec,
+        rewards: list[RewardSource],
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        advantages: AdvantageEstimator | None = None,
+        critic: CriticSpec | None = None,
+        critic_lr: float | None = None,
+        reference: PolicySpec | None = None,
+        kl: KLPenalty | None = None,
+        settings: PPOSettings | None = None,
+    ) -> None:
+        super().__init__(policy, optimizer, lr_scheduler)
+        if not any(source.weight for source in rewards):
+            raise ValueError(f"expected a source of reward with a weight other than 0, got {len(rewards)} without. Name a judge.")
+        self.automatic_optimization = False
+        self.critic: Critic | None = None
+        self.kl = kl or KLPenalty()
+        self.settings = settings or PPOSettings()
+        self.progress = Progress(self.kl.coefficient)
+        self._sources: Sequence[RewardSource] = rewards
+        self._estimator = advantages or GAE()
+        self._critic_spec = (critic or OwnBody()) if self._estimator.needs_critic else None
+        self._critic_lr = critic_lr
+        self._reference = FrozenPolicy(reference or policy)
+        self._events: Counter[str] = Counter()
+
+    @override
+    def on_policy_built(self) -> None:
+        if self._critic_spec is not None:
+            self.critic = self._critic_spec.build(self.policy)
+
+    @override
+    def trained_parameters(self) -> list[Parameter]:
+        policy = [p for p in self.policy.parameters() if p.requires_grad]
+        if self.critic is None:
+            return policy
+        groups: list[dict[str, Any]] = [{"params": policy}, {"params": list(self.critic.parameters())}]
+        if self._critic_lr is not None:
+            groups[1]["lr"] = self._critic_lr
+        # Groups are as good to every optimizer of torch.
+        return cast(list[Parameter], groups)
+
+    @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        for source in self._sources:
+            source.prepare(self._store, self.device)
+        require_fitting_models(self.policy, self._reference.policy, self._store.rollout_prompts(0))
+
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.trainer.global_step == 0:
+            for name, value in check_rewards(self._sources, self._store, self.device).items():
+                self._train_means.update({name: torch.tensor([value], device=self.device)})
+
+    @override
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A tick of the training loader becomes the next minibatch; other batches stay what they are."""
+        if not self.trainer.training:
+            return batch
+        if self.progress.rollout is None:
+            self._collect()
+        rollout, numbers = self.progress.current()
+        return rollout.pack(numbers).to(self.device)
+
+    @override
+    def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
+        update = Update()
+        for numbers in self._microbatches():
+            piece = self._piece(numbers, batch.share)
+            self.manual_backward(piece.loss)
+            update.add(piece)
+        self._step_optimizer()
+        self.progress.advance()
+        self._train_means.update(update.metrics())
+        if self.trainer.global_step % self._log_every_n_steps() == 0:
+            self._log_train_means(self.trainer.global_step)
+        return {"loss": update.loss(), "step": update.output(batch)}
+
+    @override
+    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+        raise ValueError(
+            "expected a run of PPO to be watched by accuracy and rewards, got a validation batch: PPO has no loss on frozen data. "
+            "Set trainer.limit_val_batches to 0."
+        )
+
+    @override
+    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
+        raise AssertionError("objective has refused the batch")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ppo"] = self.progress.state_dict() | {"events": dict(self._events)}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.progress.load_state_dict(checkpoint["ppo"])
+        self._events = Counter(checkpoint["ppo"]["events"])
+
+    @property
+    def _store(self) -> PromptStore:
+        store = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(store, "rollout_prompts"):
+            raise ValueError(
+                f"expected a data module that gives prompts to sample for, got {type(store).__name__}. Use RolloutDataModule."
+            )
+        return cast(PromptStore, store)
+
+    def _collect(self) -> None:
+        reads = self._critic_spec is not None and self._critic_spec.reads_policy
+        models = Models(self.policy, self._reference, self.critic, reads)
+        collector = Collector(models, self._sources, self._estimator, self.kl, self.settings)
+        number = self.progress.number
+        with self.trainer.precision_plugin.forward_context():
+            collected = collector.collect(self._store.rollout_prompts(number), self.progress.coefficient, self.device)
+        self._report(collected)
+        settings = self.settings
+        plan = minibatch_plan(
+            len(collected.rollout.prompts), settings.num_epochs, settings.num_minibatches, (settings.seed, number)
+        )
+        coefficient = self.kl.updated(self.progress.coefficient, collected.kl, len(collected.metrics["objective/scores"]))
+        self.progress.begin(collected.rollout, plan, coefficient)
+
+    def _report(self, collected: Collected) -> None:
+        count = collected.metrics["objective/scores"].numel()
+        self._train_means.update({name: values.to(self.device) for name, values in collected.metrics.items()})
+        for name in MEANING:
+            happened = collected.events.get(name, 0)
+            self._train_means.update({f"rollout/events/{name}": torch.tensor([happened / count], device=self.device)})
+            if happened and not self._events[name]:
+                detail = f" ({'; '.join(collected.reasons)})" if name == "unscored" else ""
+                rank_zero_warn(
+                    f"Rollout {self.progress.number}: {happened} completions {MEANING[name]}{detail}. Said once, counted on."
+                )
+            self._events[name] += happened
+
+    def _microbatches(self) -> list[list[int]]:
+        rollout, numbers = self.progress.current()
+        targets = rollout.num_targets()
+        sizes = [len(rollout.prompts[number]) + targets[number] for number in numbers]
+        return [[numbers[i] for i in run] for run in runs_of(sizes, self.settings.max_tokens_per_batch)]
+
+    def _piece(self, numbers: Sequence[int], share: StepShare) -> Piece:
+        rollout, _ = self.progress.current()
+        batch = rollout.pack(numbers, share).to(self.device)
+        table = rollout.table.take(rollout.rows_of(numbers), self.device)
+        with self.trainer.precision_plugin.forward_context():
+            stats = self.policy(batch)
+            values = None if self.critic is None else self.critic(batch, stats)
+            loss = ppo_loss(stats, values, table, self.settings)
+        stats.logps.retain_grad()
+        return Piece(loss.total * share.target_scale(), stats, step_metrics(loss, stats, table))
+
+    def _step_optimizer(self) -> None:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list), "one optimizer, two groups"
+        norms = {"train/grad_norm": clip(self.policy, self.settings.max_grad_norm)}
+        if self.critic is not None:
+            norms["val/grad_norm"] = clip(self.critic, self.settings.max_grad_norm)
+        self._train_means.update(norms)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule = self.lr_schedulers()
+        if schedule is not None:
+            cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()

@@ -1,0 +1,98 @@
+"""What a policy has just said: prompts, the completions drawn for each, and both packed for a forward pass.
+
+Shape legend: P prompts, Q completions, K completion tokens, both in the order of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import CompletionBatch, Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.packing import pack
+from datamodules.prompts import PromptBatch, TaskPrompt
+from lightning_modules.models.policy import Policy, SampledCompletion, SamplingParameters
+
+SAMPLE = "sample"
+"""Kind of a completion that was drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Completions of some prompts."""
+
+    prompts: tuple[TaskPrompt, ...]
+    groups: tuple[tuple[SampledCompletion, ...], ...]
+    """P groups, at least one completion each."""
+    eos_token_id: int
+
+    @property
+    def completions(self) -> list[SampledCompletion]:
+        """All Q of them."""
+        return [completion for group in self.groups for completion in group]
+
+    def lengths(self) -> Tensor:
+        """`[Q]` int64 tokens of each, >= 1."""
+        return torch.tensor([len(completion.token_ids) for completion in self.completions])
+
+    def group_numbers(self) -> Tensor:
+        """`[Q]` int64 prompt of each, in [0, P)."""
+        return torch.arange(len(self.groups)).repeat_interleave(torch.tensor([len(group) for group in self.groups]))
+
+    def finished(self) -> Tensor:
+        """`[Q]` bool: ends with the end of sequence."""
+        return torch.tensor([completion.finished for completion in self.completions])
+
+    def logps(self) -> Tensor:
+        """`[K]` log-probs under the policy that drew them, nats."""
+        return torch.cat([completion.logps for completion in self.completions])
+
+    def token_ids(self) -> list[list[int]]:
+        """Q lists of token ids without the end of sequence; one may be empty."""
+        return [list(c.token_ids[:-1] if c.finished else c.token_ids) for c in self.completions]
+
+    def batches(self, max_tokens: int) -> Iterator[CompletionBatch]:
+        """All of it, in order, in packed batches of at most `max_tokens` rows (a larger prompt group has one to itself)."""
+        examples = [
+            Example(prompt.prompt_ids, tuple(TokenizedCompletion(c.token_ids, Role.SAMPLE, SAMPLE) for c in group))
+            for prompt, group in zip(self.prompts, self.groups, strict=True)
+        ]
+        for run in runs_of([example.num_rows for example in examples], max_tokens):
+            yield pack([examples[number] for number in run])
+
+    def keep(self, wanted: Tensor) -> Self:
+        """The completions where `[Q]` bool holds; prompts that have none left go."""
+        flags = iter(wanted.tolist())
+        groups = [tuple(completion for completion in group if next(flags)) for group in self.groups]
+        kept = [(prompt, group) for prompt, group in zip(self.prompts, groups, strict=True) if group]
+        return replace(self, prompts=tuple(prompt for prompt, _ in kept), groups=tuple(group for _, group in kept))
+
+
+def draw(policy: Policy, prompts: PromptBatch, *, is_greedy: bool = False) -> Samples:
+    """Completions of the prompts under the policy as it is; the greedy one of each if `is_greedy`."""
+    parameters = SamplingParameters(prompts.max_new_tokens, 0.0 if is_greedy else prompts.temperature, prompts.top_p)
+    groups = policy.generate(
+        [prompt.prompt_ids for prompt in prompts.prompts],
+        parameters,
+        num_samples=1 if is_greedy else prompts.num_samples,
+        eos_token_id=prompts.eos_token_id,
+        seed=prompts.seed,
+    )
+    return Samples(prompts.prompts, tuple(map(tuple, groups)), prompts.eos_token_id)
+
+
+def runs_of(sizes: Sequence[int], budget: int) -> Iterator[range]:
+    """Consecutive numbers whose sizes add up to at most `budget`; a size beyond it stands alone."""
+    first, total = 0, 0
+    for number, size in enumerate(sizes):
+        if number > first and total + size > budget:
+            yield range(first, number)
+            first, total = number, 0
+        total += size
+    if sizes:
+        yield range(first, len(sizes))

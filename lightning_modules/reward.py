@@ -1,0 +1,122 @@
+"""The reward model: one number for a prompt and a completion, trained on pairs (paper Sec. 2.1, Eq. 3)."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryCalibrationError
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.bradley_terry import BradleyTerry
+from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
+from lightning_modules.reward_output import RewardOutput
+from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
+
+
+class RewardStepOutput(TypedDict):
+    """What `training_step` gives Lightning, and the callbacks after it."""
+
+    loss: Tensor
+    reward: RewardOutput
+
+
+class RewardModule(TrainedModule):
+    """Train a reward model; the loss is the mean over the pairs of the whole optimizer step.
+
+    Args:
+        policy: recipe of the reward model. Named as in the other modules, so that the data module finds its tokenizer.
+        optimizer: builds the optimizer from the parameters that require a gradient.
+        lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
+        loss: Bradley-Terry, with margin and centring.
+    """
+
+    def __init__(
+        self,
+        policy: RewardModelSpec,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: BradleyTerry | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        self.spec = policy
+        self.loss = loss or BradleyTerry()
+        self.accuracy = MeanMetric()
+        self.calibration = BinaryCalibrationError(n_bins=10, norm="l1")
+
+    @override
+    def configure_model(self) -> None:
+        if not hasattr(self, "reward_model"):
+            self.reward_model: RewardModel = self.spec.build()
+
+    @override
+    def on_fit_start(self) -> None:
+        self.reward_model.train()
+
+    @override
+    def training_step(self, batch: CompletionBatch, batch_idx: int) -> RewardStepOutput:
+        output, loss_sum = self._output(batch)
+        output.chosen.retain_grad()
+        output.rejected.retain_grad()
+        self._train_means.update({f"train/{name}": values for name, values in reward_metrics(output).items()})
+        return {"loss": loss_sum * output.gradient_scale, "reward": output}
+
+    @override
+    def validation_step(self, batch: CompletionBatch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    @override
+    def test_step(self, batch: CompletionBatch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._log_metrics("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self._log_metrics("test")
+
+    def _output(self, batch: CompletionBatch) -> tuple[RewardOutput, Tensor]:
+        if batch.pairs.shape[0] != batch.num_prompts:
+            raise ValueError(
+                f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, got {batch.pairs.shape[0]} "
+                "pairs. Use a preference data module."
+            )
+        rewards = self.reward_model(batch)
+        chosen, rejected = (rewards[side] for side in batch.pairs.unbind(1))
+        gaps = None if batch.scores is None else batch.scores[batch.pairs[:, 0]] - batch.scores[batch.pairs[:, 1]]
+        losses = self.loss(chosen, rejected, gaps)
+        scale = batch.share.prompt_scale()
+        return RewardOutput(chosen, rejected, losses.detach(), scale, self.trainer.accumulate_grad_batches), losses.sum()
+
+    def _evaluate(self, stage: str, batch: CompletionBatch) -> None:
+        output, _ = self._output(batch)
+        self._eval_means.update({f"{stage}/{name}": values for name, values in reward_metrics(output).items()})
+        self.accuracy.update((output.margins() > 0).float())
+        # Each pair counts with both its orders: "the first is better", at sigma(r1 - r2).
+        margins = output.margins()
+        self.calibration.update(margins.sigmoid(), margins.new_ones(len(margins)).long())
+        self.calibration.update((-margins).sigmoid(), margins.new_zeros(len(margins)).long())
+
+    def _log_metrics(self, stage: str) -> None:
+        self.log(f"{stage}/accuracy", self.accuracy.compute())
+        self.log(f"{stage}/calibration_error", self.calibration.compute())
+        self.accuracy.reset()
+        self.calibration.reset()
+
+
+def reward_metrics(output: RewardOutput) -> dict[str, Tensor]:
+    """`{name: [pairs] values}`, detached, under the names of the preference modules."""
+    margins = output.margins()
+    return {
+        "loss": output.losses,
+        "rewards/chosen": output.chosen.detach(),
+        "rewards/rejected": output.rejected.detach(),
+        "rewards/margins": margins,
+        "rewards/accuracies": (margins > 0).float(),
+    }
