@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.output_head import ReplicatedHead
 from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.sharding import is_first_rank
 from lightning_modules.token_stats import TokenStats
 
 Activation = Literal["relu", "tanh"]
@@ -159,6 +160,8 @@ class ToyPolicy(Policy):
 
     def save(self, folder: Path) -> None:
         """Write safetensors and shape; `SavedToyPolicySpec(str(folder))` loads them (see `Policy`)."""
+        if not is_first_rank():
+            return
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"expected {folder} to be empty, got files in it. Choose another folder.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,8 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         FileExistsError: if the folder holds something already.
     """
-    if folder.exists() and any(folder.iterdir()):
+    # The first rank alone looks: another one, if late, would find what the first has written.
+    if is_first_rank() and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"expected {folder} to be empty, found {len(list(folder.iterdir()))} entries. Choose another folder.")
     weights = _gathered(model)
     if is_first_rank() and has_adapters(model):

@@ -91,6 +91,13 @@ def test_an_error_exports_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("policy*")) == []
 
 
+def test_a_run_resumed_after_its_last_step_exports_once(tmp_path: Path) -> None:
+    first = fit(dpo(tmp_path), [RunCheckpoint(1)], tmp_path)
+    checkpoint = Path(first.log_dir or "") / "checkpoints" / "last.ckpt"
+    second = fit(dpo(tmp_path), [RunCheckpoint(1), PolicyExport()], tmp_path, ckpt_path=checkpoint)
+    assert [path.name for path in Path(second.log_dir or "").glob("policy*")] == ["policy"]
+
+
 def test_the_summary_tells_start_end_and_change() -> None:
     bank = "likelihood/bank"
     tracks = {

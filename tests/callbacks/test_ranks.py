@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import distributed
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
+from callbacks.policy_export import PolicyExport, free_folder
 from callbacks.rows import read_rows
 from callbacks.run_summary import RunSummary
 from callbacks.samples import SampleLogger
@@ -21,7 +23,7 @@ from callbacks.token_heatmap import TokenHeatmap
 from datamodules.batches import CompletionBatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
-from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, fit
+from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, fit
 
 MICROBATCHES = [[0, 1, 2], [3, 4], [0], [1, 2, 3, 4]]
 
@@ -53,3 +55,33 @@ def test_two_ranks_write_the_rows_of_one(tmp_path: Path) -> None:
         assert len(two[name]) == len(rows)
         for row, other in zip(rows, two[name], strict=True):
             assert other == pytest.approx(row, rel=1e-4, abs=1e-5)
+
+
+class EveryRankSaves(BigramPolicy):
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"rank_{distributed.get_rank()}").touch()
+        # The other rank is late: it goes on when this one has written.
+        distributed.barrier()
+
+
+class EveryRankSavesSpec(BigramSpec):
+    def build(self) -> BigramPolicy:
+        return EveryRankSaves()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:You defined a `validation_step`")
+def test_two_ranks_export_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_at_late(run: Path, step: int) -> Path:
+        if distributed.get_rank():
+            (run / "policy").mkdir(exist_ok=True)
+        return free_folder(run, step)
+
+    monkeypatch.setattr("callbacks.policy_export.free_folder", looked_at_late)
+    module = PreferenceModule(EveryRankSavesSpec(), DPOLoss(), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    data = Sharded(PAIRS, MICROBATCHES, 2)
+    fit(module, [PolicyExport()], tmp_path, data=data, use_distributed_sampler=False, devices=2, strategy="ddp_fork")
+    saved = list((tmp_path / "run").glob("version_*/policy*/rank_*"))
+    assert sorted(path.name for path in saved) == ["rank_0", "rank_1"]
+    assert {path.parent.name for path in saved} == {"policy"}
+    assert len({path.parent for path in saved}) == 1
