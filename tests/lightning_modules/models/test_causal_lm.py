@@ -162,13 +162,6 @@ def test_built_without_dropout_in_training_mode(model_type: str) -> None:
     assert torch.equal(policy(batch).logps, policy(batch).logps)
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
-    batch = make_batch()
-    plain, checkpointed = spec().build(), spec(gradient_checkpointing=True).build()
-    want = loss_and_gradients(plain, batch, plain(batch).logps)
-    assert_same(loss_and_gradients(checkpointed, batch, checkpointed(batch).logps), want, 1e-6)
-
-
 def test_same_seed_same_weights_and_the_global_random_state_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)

@@ -1,0 +1,117 @@
+"""Checkpointed or compiled layers: the same loss and gradients, another price."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.policy import SamplingParameters
+from lightning_modules.models.specs import RandomPolicy
+from tests.lightning_modules.models import architectures
+from tests.lightning_modules.models.architectures import config, make_batch
+
+
+def spec(model_type: str = "llama", **options: Any) -> RandomPolicy:
+    return replace(RandomPolicy(config(model_type), seed=1), **options)
+
+
+def loss_and_gradients(policy: CausalLMPolicy, batch: CompletionBatch) -> list[Tensor]:
+    policy.zero_grad()
+    sums = policy(batch).sum_by_sequence()
+    loss = -torch.nn.functional.logsigmoid(0.3 * (sums[::2] - sums[1::2])).sum()
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in policy.parameters() if p.grad is not None)]
+
+
+def assert_same(got: list[Tensor], want: list[Tensor]) -> None:
+    for ours, theirs in zip(got, want, strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm() + 1e-6
+
+
+class Counter(TorchDispatchMode):
+    """How often products and other operators ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = self.attentions = self.others = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        self.products += "mm" in name
+        self.attentions += "attention" in name and "backward" not in name
+        self.others += "mm" not in name and "attention" not in name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("how", [True, "selective"])
+def test_checkpointing_changes_nothing_but_memory(model_type: str, how: bool | str, layout: str) -> None:
+    batch = make_batch()
+    plain, checkpointed = (spec(model_type, layout=layout, gradient_checkpointing=h).build() for h in (False, how))
+    assert_same(loss_and_gradients(checkpointed, batch), loss_and_gradients(plain, batch))
+
+
+def test_selective_checkpointing_recomputes_no_product_and_no_attention() -> None:
+    counts = {}
+    for how in (False, "selective", True):
+        policy = spec(gradient_checkpointing=how).build()
+        with Counter() as counts[how]:
+            loss_and_gradients(policy, make_batch())
+    plain, selective, whole = counts.values()
+    assert selective.products == plain.products < whole.products
+    assert selective.attentions == plain.attentions < whole.attentions
+    assert selective.others > plain.others
+
+
+def test_another_word_for_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="false, true or selective, got 'some'"):
+        spec(gradient_checkpointing="some").build()
+
+
+SIZES = (((6, (4, 7)), (3, (5, 2)), (1, (3, 2))), ((9, (2, 3)), (5, (6, 7))), ((2, (1, 1)), (3, (3, 2)), (4, (4, 9)), (5, (2, 2))))
+"""Batches of other numbers of prompts and tokens; none has as many tokens as the model is wide, which tracing would notice."""
+
+
+@pytest.mark.slow
+# PyTorch's own: tracing looks at `.grad` of inner tensors, the compiler imports what is deprecated.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_layers_give_the_same_from_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, compiled = spec().build(), spec(compile=True).build()
+    assert compiled.fingerprint() == plain.fingerprint()
+    torch._dynamo.utils.counters.clear()
+    programs = []
+    for shapes in SIZES:
+        monkeypatch.setattr(architectures, "SHAPES", shapes)
+        assert_same(loss_and_gradients(compiled, make_batch()), loss_and_gradients(plain, make_batch()))
+        programs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert programs[0] == programs[-1] > 0
+
+
+def test_compiling_checkpointed_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="either compile or gradient_checkpointing"):
+        spec(compile=True, gradient_checkpointing="selective").build()
+
+
+def test_a_compiled_policy_samples_what_the_plain_one_samples() -> None:
+    plain, compiled = spec().build(), spec().build()
+    compiled.compile_layers("aot_eager")
+    torch._dynamo.utils.counters.clear()
+    drawn = [p.sample([[3, 4], [5]], SamplingParameters(6), eos_token_id=2, seed=0) for p in (plain, compiled)]
+    assert drawn[0] == drawn[1]
+    assert not torch._dynamo.utils.counters["stats"]
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"expected a C\+\+ compiler"):
+        spec(compile=True).build()
