@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,8 @@ class Setting:
     """File of rows whose last one stands at the last step when a run is complete."""
 
 
-def _loss(name: str, **fields: float) -> list[str]:
+def loss_options(name: str, **fields: float) -> list[str]:
+    """Options of `train.py` for a loss with some fields set."""
     options = [str(part) for field, value in fields.items() for part in (f"--model.loss.{field}", value)]
     return ["--model.loss", f"configs/model/loss/{name}.yaml", *options]
 
@@ -48,7 +51,11 @@ EMBEDDED = Setting(
     name="embedded",
     experiment="arithmetic_dpo",
     steps=EMBEDDED_STEPS,
-    methods={"dpo": _loss("dpo", beta=0.1), "sft_dpo": _loss("sft_dpo", beta=0.1, gamma=0.1), "ipo": _loss("ipo")},
+    methods={
+        "dpo": loss_options("dpo", beta=0.1),
+        "sft_dpo": loss_options("sft_dpo", beta=0.1, gamma=0.1),
+        "ipo": loss_options("ipo"),
+    },
     learning_rates=("1e-4", "3e-4", "1e-3"),
     seeds=(0, 1),
     options=("--trainer", "bench/alarm_embedded.yaml", "--data.batch_size", "16", "--data.num_probe_prompts", "16"),
@@ -60,9 +67,9 @@ TOY = Setting(
     experiment="toy_dpo",
     steps=TOY_STEPS,
     methods={
-        "dpo": _loss("dpo", beta=0.02),
-        "flex_dpo": _loss("flex_dpo", beta_chosen=0.02, beta_rejected=0.01),
-        "sft_dpo": _loss("sft_dpo", beta=0.02, gamma=0.01),
+        "dpo": loss_options("dpo", beta=0.02),
+        "flex_dpo": loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.01),
+        "sft_dpo": loss_options("sft_dpo", beta=0.02, gamma=0.01),
     },
     learning_rates=("3e-5", "1e-4"),
     seeds=(0,),
@@ -121,15 +128,21 @@ def runs_of(setting: Setting) -> list[Run]:
     return [Run(setting, method, scenario, rate, seed) for seed, method, scenario, rate in cells]
 
 
-def main(names: list[str]) -> None:
-    """Make what is missing."""
+def make(runs: Iterable[Run]) -> None:
+    """Make those that are not complete."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
-    for setting in (EMBEDDED, TOY):
-        for run in runs_of(setting) if not names or setting.name in names else []:
-            if not run.is_complete:
-                print("python train.py", *run.command(), flush=True)
-                train(run.command())
+    for run in runs:
+        if not run.is_complete:
+            # What a killed run has left: rows are appended.
+            shutil.rmtree(run.folder, ignore_errors=True)
+            print("python train.py", *run.command(), flush=True)
+            train(run.command())
+
+
+def main(names: list[str]) -> None:
+    """Make what is missing of the named settings."""
+    make(run for setting in (EMBEDDED, TOY) if not names or setting.name in names for run in runs_of(setting))
 
 
 if __name__ == "__main__":

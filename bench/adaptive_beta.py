@@ -1,0 +1,105 @@
+"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [runs] [table]`, into runs/alarm and docs/results/adaptive_beta.
+
+Five seeds of the order of the data and of the probe bank; the embedded model, scenario 1. Accuracy and off-data mass are those of
+docs/results/alarm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bench.alarm_runs import EMBEDDED, ROOT, Run, loss_options, make
+from bench.toy_tables import table
+from callbacks.rows import Track, tracks_of
+
+OUT = ROOT / "docs" / "results" / "adaptive_beta"
+SEEDS, RATE, SCENARIO = range(5), "3e-4", 1
+
+ADAPTIVE = [
+    *loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.1),
+    *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
+]
+METHODS = {
+    "dpo": loss_options("dpo", beta=0.1),
+    "flex_dpo_0.8": loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.08),
+    "flex_dpo_0.4": loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.04),
+    "sft_dpo": loss_options("sft_dpo", beta=0.1, gamma=0.1),
+    "cal_dpo": loss_options("cal_dpo"),
+    "adaptive": ADAPTIVE,
+}
+SETTING = replace(EMBEDDED, name="beta", methods=METHODS, learning_rates=(RATE,), seeds=tuple(SEEDS))
+
+COLUMNS: dict[str, tuple[str, int]] = {
+    "accuracy, step 0": ("task/accuracy", 0),
+    "accuracy, steps 15 and 20": ("task/accuracy", 2),
+    "off-data mass, change": ("known_mass/known", -1),
+    "chosen, nats per token": ("likelihood/bank/chosen/change_per_token", 1),
+    "rejected, nats per token": ("likelihood/bank/rejected/change_per_token", 1),
+    "band violated, mean": ("head/band_violated", 3),
+    "beta- / beta+, last": ("adaptive_beta/ratio", 1),
+}
+"""Heading -> (metric, how it is read: see `reading`)."""
+
+
+def runs() -> list[Run]:
+    """Seeds outermost, so that a set that is cut short has whole seeds."""
+    return [Run(SETTING, method, SCENARIO, RATE, seed) for seed, method in itertools.product(SEEDS, METHODS)]
+
+
+def reading(track: Track, how: int) -> float:
+    """0: the first value; 1: the last; 2: the mean of the last two; 3: the mean of all; -1: the fall from the first to the last."""
+    values = [value for _, value in track]
+    last_two = sum(values[-2:]) / len(values[-2:])
+    return {0: values[0], 1: values[-1], 2: last_two, 3: sum(values) / len(values), -1: values[0] - values[-1]}[how]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "-"
+
+
+def rows() -> list[list[str]]:
+    """A row a method, and the paired difference of accuracy to DPO."""
+    complete = [run for run in runs() if run.is_complete]
+    tracks = {(run.method, run.seed): tracks_of(run.folder) for run in complete}
+    lines = []
+    for method in METHODS:
+        seeds = [seed for name, seed in tracks if name == method]
+        cells = [
+            spread([reading(tracks[method, seed][metric], how) for seed in seeds if metric in tracks[method, seed]])
+            for metric, how in COLUMNS.values()
+        ]
+        gains = [
+            reading(tracks[method, seed]["task/accuracy"], 2) - reading(tracks["dpo", seed]["task/accuracy"], 2)
+            for seed in seeds
+            if ("dpo", seed) in tracks
+        ]
+        lines.append([method, str(len(seeds)), *cells, spread(gains) if method != "dpo" else ""])
+    return lines
+
+
+def write_table() -> None:
+    """docs/results/adaptive_beta/table.md."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    text = table(["method", "seeds", *COLUMNS, "accuracy minus DPO's, paired"], rows())
+    preface = (
+        "# AdaptiveBeta in numbers\n\nMean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`.\n\n"
+    )
+    (OUT / "table.md").write_text(f"{preface}{text}\n", encoding="utf-8")
+
+
+def main(parts: list[str]) -> None:
+    """Make the runs, then the table."""
+    if not parts or "runs" in parts:
+        make(runs())
+    if not parts or "table" in parts:
+        write_table()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
