@@ -1,4 +1,4 @@
-"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [runs] [table]`, into runs/alarm and docs/results/adaptive_beta.
+"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [runs] [table]`, to docs/results/adaptive_beta.
 
 Five seeds of the order of the data and of the probe bank; the embedded model, scenario 1. Accuracy and off-data mass are those of
 docs/results/alarm.
@@ -32,7 +32,7 @@ METHODS = {
     "cal_dpo": loss_options("cal_dpo"),
     "adaptive": ADAPTIVE,
 }
-SETTING = replace(EMBEDDED, name="beta", methods=METHODS, learning_rates=(RATE,), seeds=tuple(SEEDS))
+SETTING = replace(EMBEDDED, name="beta", methods=METHODS, seeds=tuple(SEEDS))
 
 COLUMNS: dict[str, tuple[str, int]] = {
     "accuracy, step 0": ("task/accuracy", 0),
