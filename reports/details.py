@@ -28,7 +28,11 @@ def doctor_html(runs: Sequence[Run]) -> str:
         return f'<p class="note">To have it examined: <code>--trainer.callbacks+={DOCTOR}</code></p>'
     facts = [dict(_flat(run.doctor)) for run in examined]
     names = dict.fromkeys(name for own in facts for name in own)
-    return table(["", *(run.name for run in examined)], [[name, *(own.get(name, "") for own in facts)] for name in names])
+    rows = [[name, *(own.get(name, "") for own in facts)] for name in names]
+    risks = (
+        f'<p class="alarm"><b>{escape(run.name)}:</b> {escape(said)}</p>' for run in examined for said in run.doctor["warnings"]
+    )
+    return "\n".join([*risks, table(["", *(run.name for run in examined)], rows)])
 
 
 def runs_html(runs: Sequence[Run], groups: Sequence[Group]) -> str:

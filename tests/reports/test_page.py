@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from report import main
 from reports.catalogue import PLOTS
-from reports.details import alarms_html
+from reports.details import alarms_html, doctor_html
 from reports.groups import grouped
 from reports.heatmaps import pair_of
 from reports.page import report_page
@@ -101,6 +101,17 @@ def test_alarms_tell_their_step(tmp_path: Path) -> None:
     row = {"step": 120, "property": "suppression", "message": "the margin grows only as rejected falls: drop share 1.4"}
     (folder / "diagnostics" / "alarms.jsonl").write_text(json.dumps(row) + "\n")
     assert "step 120: suppression.</b> the margin grows only as rejected falls: drop share 1.4" in alarms_html([load_run(folder)])
+
+
+def test_what_the_data_doctor_found_stands_in_the_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "made_up" / "version_0", {})
+    assert "callbacks.data_doctor.DataDoctor" in doctor_html([load_run(folder)])
+    found = {"rows": {"empty prompt": 3}, "pairs": {"longer_wins": 0.68}, "warnings": ["the longer one wins < 68%"]}
+    (folder / "data_doctor.json").write_text(json.dumps(found))
+    page = doctor_html([load_run(folder)])
+    assert "<th>rows, empty prompt</th><td>3</td>" in page
+    assert "<th>pairs, longer wins</th><td>0.68</td>" in page
+    assert "the longer one wins &lt; 68%" in page
 
 
 def test_the_table_tells_first_and_last(tmp_path: Path) -> None:
