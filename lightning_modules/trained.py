@@ -19,6 +19,7 @@ from lightning_modules.means import CountedMeans
 from lightning_modules.models.sharding import whole
 from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
+from lightning_modules.stochastic_rounding import require_weights_that_move
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -56,6 +57,7 @@ class TrainedModule(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer(self.trained_parameters())
+        require_weights_that_move(optimizer)
         self._configured = hyperparameters(optimizer)
         if self._make_scheduler is None:
             return optimizer

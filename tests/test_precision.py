@@ -23,6 +23,8 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "64-true": torc
 TOLERANCES = {"bf16-true": 5e-3, "64-true": 1e-5}
 LOGP = "likelihood/chosen/logp"
 
+ROUNDED = {"class_path": "lightning_modules.stochastic_rounding.StochasticAdamW", "init_args": {"lr": 0.01}}
+
 Fit = Callable[..., tuple[CausalLMPolicy, list[dict[str, Any]], Path]]
 
 
@@ -30,13 +32,13 @@ Fit = Callable[..., tuple[CausalLMPolicy, list[dict[str, Any]], Path]]
 def fit(run: Run, tmp_path: Path, write_config: Callable[[Mapping[str, Any], str], Path]) -> Fit:
     """Three steps of the tiny Llama; the policy, the likelihood rows and the run folder."""
 
-    def fit(precision: str, *, supervised: bool = False) -> tuple[CausalLMPolicy, list[dict[str, Any]], Path]:
+    def fit(precision: str, *, supervised: bool = False, rounded: bool = True) -> tuple[CausalLMPolicy, list[dict[str, Any]], Path]:
         callbacks = [{"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
         callbacks += [{"class_path": "callbacks.policy_export.PolicyExport"}]
         config = {
             "seed_everything": 1,
             "trainer": tiny.trainer(tmp_path, callbacks, max_steps=3, precision=precision),
-            "model": tiny.module(tmp_path, supervised=supervised),
+            "model": tiny.module(tmp_path, supervised=supervised, **({"optimizer": ROUNDED} if rounded else {})),
             "data": tiny.pair_data(tmp_path, supervised=supervised),
         }
         cli = run("fit", "--config", write_config(config, precision))
@@ -73,6 +75,12 @@ def test_supervised_training_too(fit: Fit, precision: str) -> None:
     # After three steps that bfloat16 parameters round, the two are still close.
     assert logps == pytest.approx(expected, rel=4 * TOLERANCES[precision])
     assert len(logps) == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_half_precision_weights_are_refused_where_steps_would_be_rounded_away(fit: Fit, precision: str) -> None:
+    with pytest.raises(ValueError, match=r"expected float32 weights under AdamW, got .*StochasticAdamW"):
+        fit(precision, rounded=False)
 
 
 def test_only_the_true_precisions_are_replaced() -> None:
