@@ -1,0 +1,87 @@
+"""Loss and reward accuracy of each source of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.readings import Readings, Values
+from datamodules.batches import CompletionBatch
+from lightning_modules.step_output import PairOutput, StepOutput
+
+
+class SourceStore(Protocol):
+    """What the metrics need of the data module."""
+
+    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
+        """The source of each row of a batch."""
+
+
+def by_source(pairs: PairOutput, names: Sequence[str]) -> dict[str, Tensor]:
+    """`{<name>/<metric>: [n] values}` of the pairs of each source.
+
+    Args:
+        pairs: of a step.
+        names: the source of each pair.
+    """
+    margins = pairs.chosen_rewards - pairs.rejected_rewards
+    metrics = {"loss": pairs.losses, "rewards/margins": margins, "rewards/accuracies": (margins > 0).float()}
+    members = {name: torch.tensor([given == name for given in names], device=margins.device) for name in dict.fromkeys(names)}
+    return {f"{name}/{metric}": values[of] for name, of in members.items() for metric, values in metrics.items()}
+
+
+class SourceMetrics(Diagnostic):
+    """Metrics of a mixture's sources apart: `source/<name>/...` of training steps, `val/source/<name>/...` of validation.
+
+    Needs pairs and a data module with `source_names`, such as `datamodules.mixture.MixtureDataModule`.
+
+    Args:
+        every_n_steps: cadence in optimizer steps; validation is always measured.
+    """
+
+    name = "source"
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        super().__init__(every_n_steps)
+        self._validation = Readings()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        datamodule = cast(Any, trainer).datamodule
+        if not hasattr(datamodule, "source_names"):
+            raise ValueError(
+                f"expected a data module of several sources, got {type(datamodule).__name__}. Use MixtureDataModule, or leave "
+                "SourceMetrics out."
+            )
+        self._store = cast(SourceStore, datamodule)
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        if output.pairs is None:
+            return {}
+        names = self._store.source_names(batch.row_numbers[batch.pairs[:, 0]].tolist())
+        return {f"source/{name}": values for name, values in by_source(output.pairs, names).items()}
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: CompletionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._validation.update({f"val/{name}": values for name, values in self.measure(outputs["step"], batch).items()})
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        means = self._validation.take().means
+        if not trainer.sanity_checking:
+            self.write(trainer, means)

@@ -1,0 +1,174 @@
+"""Pairs of several sources in given proportions: what stands in for the paper's COMMON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from datamodules.base import BaseDataModule
+from datamodules.examples import Example
+from datamodules.files import FileDataModule
+from datamodules.in_memory import OnBadRow
+from datamodules.sources.formats import RowFormat
+from datamodules.sources.readers import DataSource
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.tokenization import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS_A_SOURCE = 2**32
+
+
+@dataclass(frozen=True)
+class MixturePart:
+    """One source of a mixture."""
+
+    train: DataSource
+    format: RowFormat
+    """What its columns mean."""
+    weight: float
+    """Its share of the training examples, > 0, relative to the other weights."""
+
+
+class MixtureDataModule(BaseDataModule):
+    """Examples of several sources, drawn by the seed in the proportions of their weights, each at most once.
+
+    Every source holds out `val_fraction` of its own prompts. What a row number of a batch came from is `source_names`.
+
+    Args:
+        tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
+        parts: the sources by name.
+        num_examples: training examples in all; by default as many as the scarcest source allows.
+        val_fraction: share of each source held out for validation, by prompt, in [0, 1); 0 for none.
+        max_length: tokens of a prompt and one completion; the tail of a longer completion is cut.
+        max_prompt_length: tokens of a prompt; the beginning of a longer one is cut. Uncut by default.
+        on_bad_row: "error" or "skip".
+        cache_dir: folder of cached token ids.
+        batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch.
+        max_tokens_per_batch: tokens in one forward pass at the most, prompts counted once.
+        num_workers: processes that pack ahead.
+        seed: of the draw, the splits, the order of the data, and the probe bank.
+        num_probe_prompts: prompts in the frozen probe bank.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | None,
+        parts: dict[str, MixturePart],
+        num_examples: int | None = None,
+        val_fraction: float = 0.05,
+        max_length: int = 1024,
+        max_prompt_length: int | None = None,
+        on_bad_row: OnBadRow = "error",
+        cache_dir: str = ".cache/prefscope",
+        batch_size: int | None = 32,
+        max_tokens_per_batch: int = 8192,
+        num_workers: int = 0,
+        seed: int = 0,
+        num_probe_prompts: int = 16,
+    ) -> None:
+        super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
+        if tokenizer is None:
+            raise ValueError(
+                "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
+            )
+        self._tokenizer_name = tokenizer
+        self._weights = {name: part.weight for name, part in parts.items()}
+        self._num_examples = num_examples
+        self._val_fraction = val_fraction
+        self._sources = {
+            name: FileDataModule(
+                tokenizer,
+                part.train,
+                part.format,
+                val_fraction=val_fraction,
+                max_length=max_length,
+                max_prompt_length=max_prompt_length,
+                on_bad_row=on_bad_row,
+                cache_dir=cache_dir,
+                seed=seed,
+            )
+            for name, part in parts.items()
+        }
+
+    @property
+    @override
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._loaded_tokenizer
+
+    @override
+    def prepare_data(self) -> None:
+        for source in self._sources.values():
+            source.prepare_data()
+
+    @override
+    def examples(self, split: str) -> ExampleStore | None:
+        if split not in ("train", "val") or (split == "val" and not self._val_fraction):
+            return None
+        stores = {name: _present(source.examples(split), name) for name, source in self._sources.items()}
+        return ExampleStore.of(self._marked(self._drawn(stores) if split == "train" else stores))
+
+    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
+        """The source of each row of a batch."""
+        names = list(self._sources)
+        return [names[row_number // _ROWS_A_SOURCE] for row_number in row_numbers]
+
+    def _drawn(self, stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
+        counts = mixture_counts({name: len(store) for name, store in stores.items()}, self._weights, self._num_examples)
+        rank_zero_info("Mixture: " + ", ".join(f"{counts[name]} of {len(store)} from {name}" for name, store in stores.items()))
+        drawn = {}
+        for number, (name, store) in enumerate(stores.items()):
+            chosen = np.random.default_rng([self.seed, number]).choice(len(store), counts[name], replace=False)
+            drawn[name] = store.select(np.sort(chosen))
+        return drawn
+
+    def _marked(self, stores: Mapping[str, ExampleStore]) -> Iterator[Example]:
+        for number, store in enumerate(stores.values()):
+            for example in store:
+                yield replace(example, row_number=number * _ROWS_A_SOURCE + example.row_number)
+
+    @cached_property
+    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._tokenizer_name)
+
+
+def mixture_counts(sizes: Mapping[str, int], weights: Mapping[str, float], total: int | None) -> dict[str, int]:
+    """How many examples each source gives: its share of `total`, whole numbers that sum to it.
+
+    Args:
+        sizes: examples there are.
+        weights: > 0, the same names.
+        total: examples in all; None for as many as the scarcest source allows.
+
+    Raises:
+        ValueError: if a weight is not positive, or a source has too few examples for its share.
+    """
+    if not weights or min(weights.values()) <= 0:
+        raise ValueError(f"expected weights > 0, got {dict(weights)}. Leave out a source that is not wanted.")
+    shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    if total is None:
+        total = int(min(sizes[name] / share for name, share in shares.items()))
+    exact = {name: total * share for name, share in shares.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    # What rounding down left over goes to those that lost most by it.
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: total - sum(counts.values())]:
+        counts[name] += 1
+    scarce = [name for name, count in counts.items() if count > sizes[name]]
+    if scarce:
+        raise ValueError(
+            f"expected at least {counts[scarce[0]]} examples from {scarce[0]}, got {sizes[scarce[0]]}. Lower num_examples or its "
+            "weight: no example is used twice in a pass."
+        )
+    return counts
+
+
+def _present(examples: ExampleStore | None, name: str) -> ExampleStore:
+    assert examples is not None, f"{name} has a training source, and holds out from it"
+    return examples
