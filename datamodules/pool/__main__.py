@@ -1,5 +1,15 @@
 """`python -m datamodules.pool stats|validate|merge`: look at response pools, check them and join them."""
 
+import os
+import sys
+
 from datamodules.pool.commands import main
 
-raise SystemExit(main())
+try:
+    code = main()
+    sys.stdout.flush()
+except BrokenPipeError:
+    # Whoever read the output has seen enough (`| head`). Python flushes once more at exit: into nothing.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 0
+raise SystemExit(code)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import lzma
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from datamodules.pool.merge import merge_rows, pool_stats
 from datamodules.pool.schema import PoolRow, Response, Sampling, parse_row, row_to_json
 from datamodules.sources.records import BadRowError, Fault, Message
 
+ROOT = Path(__file__).parents[2]
 SAMPLED = Response("12", "policy", 5.0, "arithmetic", "1", "f00d", Sampling(1.0, 0.9, 64), 7, is_cut=True)
 OWN = Response("twelve\n#### 12", "dataset", 4.0)
 ROWS = [
@@ -131,3 +134,14 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "policy: 1 responses to 1 prompts" in printed
     assert "2 of 2 rows kept" in printed
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) -> None:
+    write_pool(tmp_path / "pool.jsonl", ROWS)
+    command = [sys.executable, "-m", "datamodules.pool", "stats", str(tmp_path / "pool.jsonl")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `| head -0` does
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
