@@ -25,21 +25,32 @@ LAYOUT: Layout = {
         ),
         "drop share (above 1: chosen falls too)": _lines("likelihood/drop_share", "likelihood/bank/drop_share"),
         "gradient in pi: log|dl/dpi| per token (nats)": _lines("softmax_grad/(chosen|rejected)/log_pi_gradient_per_token"),
-        "gradient at the logits (L2, mean token)": _lines("softmax_grad/(chosen|rejected)/l2"),
+        "Corollary 1 per token, step 0 taken out (nats)": _lines("softmax_grad/corollary1_per_token_from_reference"),
+        "gradient at the logits (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample)/l2"),
+        "rejected tokens in a valley (p < 0.001)": _lines("likelihood/(bank/)?(chosen|rejected)/valley"),
     },
     "2 Degradation": {
-        "pairs by direction of (chosen, rejected)": _lines("degradation/quadrant/.*"),
+        "pairs by direction of (chosen, rejected), training": _lines("degradation/quadrant/.*"),
+        "pairs by direction of (chosen, rejected), probe bank": _lines("degradation/bank/quadrant/.*"),
+        "pairs whose own step leaves the disentanglement band": _lines("head/band_violated"),
+        "d_w / d_l of the loss, and 1 over it in the middle of the band": _lines("head/(incentive_ratio|centre)"),
+        "cosine of the sides' gradients (output layer)": _lines("head/cosine"),
         "weight left in the loss": _lines("degradation/(weight|saturated)"),
         "incentives: d_w, d_l": _lines("softmax_grad/(chosen|rejected)/incentive"),
-        "ranking and reward accuracy": _lines("degradation/ranking_accuracy", "train/rewards/accuracies"),
+        "ranking and reward accuracy": _lines("degradation/(bank/)?ranking_accuracy", "train/rewards/accuracies"),
         "chosen tokens by what rejected holds (change, nats)": _lines("degradation/chosen/.*/change_per_token"),
     },
     "3 Dispersion": {
         "probes against pairs: index (nats per token)": _lines("dispersion/bank/.*/index_per_token"),
+        "mass off the known responses": _lines("dispersion/bank/off_data_mass"),
+        "who gained on rejected (share of the mass that moved)": _lines("mass/rejected/to_(seen|off_data|argmax)"),
+        "pairs squeezed since the last reading": _lines("dispersion/bank/squeezed"),
         "likelihood by kind, change since step 0 (nats per token)": _lines("likelihood/bank/.*/change_per_token"),
         "entropy (nats)": _lines("dispersion/(bank/)?(chosen|rejected)/entropy"),
         "mass off the pair where it parts": _lines("dispersion/(bank/)?off_pair_mass"),
-        "top-1 mass": _lines("dispersion/(bank/)?(chosen|rejected)/top1_mass"),
+        "mass of the likeliest token, of the ten likeliest": _lines(
+            "dispersion/(bank/)?(chosen|rejected)/top1_mass", "mass/(chosen|rejected)/top10"
+        ),
     },
 }
 """The three properties (paper Sec. 3.1), each with the metrics that show it."""

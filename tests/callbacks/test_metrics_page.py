@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from callbacks.accuracy import AccuracyMonitor
 from callbacks.degradation import DegradationMonitor
+from callbacks.disentanglement import DisentanglementMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
+from callbacks.mass_gains import MassMonitor
 from callbacks.results_table import ResultsTable
 from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
@@ -72,7 +74,14 @@ def examined(folder: Path, optimizer: OptimizerCallable) -> Trainer:
 
 
 def monitors() -> list[Callback]:
-    return [LikelihoodMonitor(1, 1), SoftmaxGradientMonitor(1, 1), DegradationMonitor(1), DispersionMonitor(1, 1)]
+    return [
+        LikelihoodMonitor(1, 1),
+        SoftmaxGradientMonitor(1, 1),
+        DegradationMonitor(1, 1),
+        DisentanglementMonitor(1),
+        DispersionMonitor(1, 1),
+        MassMonitor(1),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import io
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from rich.console import Console
 from torch.optim import SGD
 
 from callbacks.checkpoint import RunCheckpoint
-from callbacks.dashboard import LAYOUT, PropertyDashboard
 from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
@@ -22,7 +20,6 @@ from callbacks.policy_export import PolicyExport, free_folder
 from callbacks.rows import read_rows, tracks_of
 from callbacks.run_summary import RunSummary, next_steps, summary_lines
 from callbacks.samples import SampleLogger, as_markdown
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
@@ -152,15 +149,3 @@ def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
     fit(dpo(tmp_path), [summary], tmp_path)
     assert "What the run did" not in printed.getvalue()
     assert summary_lines({}) == []
-
-
-def test_every_chart_of_the_dashboard_finds_metrics_and_there_are_three_rows(tmp_path: Path) -> None:
-    monitors: list[Any] = [LikelihoodMonitor(1, 1), SoftmaxGradientMonitor(1, 1), DegradationMonitor(1), DispersionMonitor(1, 1)]
-    trainer = fit(dpo(tmp_path), [*monitors, PropertyDashboard()], tmp_path)
-    seen = events(trainer)
-    assert [row.split(" ", 1)[1] for row in LAYOUT] == ["Drastic drop", "Degradation", "Dispersion"]
-    for charts in LAYOUT.values():
-        for chart, (_, patterns) in charts.items():
-            for pattern in patterns:
-                assert any(re.search(pattern, tag) for tag in seen.Tags()["scalars"]), (chart, pattern)
-    assert "custom_scalars__config__" in seen.Tags()["tensors"]

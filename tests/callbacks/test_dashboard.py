@@ -1,0 +1,45 @@
+"""Every chart of the dashboard finds the metrics it is made for."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.optim import SGD
+
+from callbacks.dashboard import LAYOUT, PropertyDashboard
+from callbacks.degradation import DegradationMonitor
+from callbacks.disentanglement import DisentanglementMonitor
+from callbacks.dispersion import DispersionMonitor
+from callbacks.likelihood import LikelihoodMonitor
+from callbacks.mass_gains import MassMonitor
+from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.preference import PreferenceModule
+from tests.callbacks.rig import ProbedPairs, events, fit
+from tests.lightning_modules.stubs import TINY, make_pairs
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+
+def test_every_chart_finds_metrics_and_there_are_three_rows(tmp_path: Path) -> None:
+    monitors: list[Any] = [
+        LikelihoodMonitor(1, 1),
+        SoftmaxGradientMonitor(1, 1),
+        DegradationMonitor(1, 1),
+        DisentanglementMonitor(1),
+        DispersionMonitor(1, 1),
+        MassMonitor(1),
+    ]
+    module = PreferenceModule(TINY, DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    data = ProbedPairs(make_pairs(5), [[0, 1, 2], [3, 4], [0, 1]], 1)
+    seen = events(fit(module, [*monitors, PropertyDashboard()], tmp_path, data=data)).Tags()
+    assert [row.split(" ", 1)[1] for row in LAYOUT] == ["Drastic drop", "Degradation", "Dispersion"]
+    for charts in LAYOUT.values():
+        for chart, (_, patterns) in charts.items():
+            for pattern in patterns:
+                assert any(re.search(pattern, tag) for tag in seen["scalars"]), (chart, pattern)
+    assert "custom_scalars__config__" in seen["tensors"]
