@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from callbacks.mass_gains import MassMonitor
 from callbacks.results_table import ResultsTable
 from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.source_metrics import SourceMetrics
 from callbacks.token_heatmap import TokenHeatmap
 from callbacks.toy_ledger import ToyLedger
 from datamodules.batches import CompletionBatch
@@ -44,6 +46,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 class Validated(ProbedPairs):
     def val_dataloader(self) -> DataLoader[CompletionBatch]:
         return self.train_dataloader()
+
+
+class Mixed(Validated):
+    """All from one source."""
+
+    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
+        return ["one"] * len(row_numbers)
 
 
 class FivePoints(Judge):
@@ -93,9 +102,9 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     runs = [
         fit(
             PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
-            [*monitors(), TokenHeatmap(), SampleLogger()],
+            [*monitors(), TokenHeatmap(), SampleLogger(), SourceMetrics(1)],
             folder,
-            data=Validated(PAIRS, microbatches, 1),
+            data=Mixed(PAIRS, microbatches, 1),
         ),
         fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
         fit(
