@@ -44,8 +44,18 @@ class PolicyExport(Callback):
         ValueError: when a fit starts without a run folder, rather than when its work is done.
     """
 
+    folder_name = "policy"
+
     def __init__(self) -> None:
         self._is_done = False
+
+    def exported(self, pl_module: LightningModule) -> SavingPolicy:
+        """What is saved."""
+        return cast(ExportedModule, pl_module).policy
+
+    def save_tokenizer(self, tokenizer: SavingTokenizer, folder: Path) -> None:
+        """Put the tokenizer beside the weights."""
+        tokenizer.save_pretrained(folder)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,19 +79,19 @@ class PolicyExport(Callback):
         if self._is_done or _is_trial(trainer):
             return
         self._is_done = True
-        target = _agreed_folder(trainer)
+        target = _agreed_folder(trainer, self.folder_name)
         # Every rank calls it, for a sharded policy is gathered; the first one writes.
-        cast(ExportedModule, pl_module).policy.save(target)
+        self.exported(pl_module).save(target)
         tokenizer: object = decoder_of(trainer)
         if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
-            tokenizer.save_pretrained(target)
-        rank_zero_info(f"The trained policy is in {target}")
+            self.save_tokenizer(tokenizer, target)
+        rank_zero_info(f"The trained {self.folder_name.replace('_', ' ')} is in {target}")
 
 
-def _agreed_folder(trainer: Trainer) -> Path:
+def _agreed_folder(trainer: Trainer, name: str) -> Path:
     """Where to save, the same on all ranks: the first one looks, for the others might see what it has written since."""
     folder = run_folder(trainer)
-    target = free_folder(folder, trainer.global_step) if folder is not None and trainer.is_global_zero else None
+    target = free_folder(folder, trainer.global_step, name) if folder is not None and trainer.is_global_zero else None
     agreed: Path = trainer.strategy.broadcast(target)
     return agreed
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.bradley_terry import BradleyTerry
+from lightning_modules.comparisons import comparisons
 from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
 from lightning_modules.reward_output import RewardOutput
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
@@ -24,7 +25,10 @@ class RewardStepOutput(TypedDict):
 
 
 class RewardModule(TrainedModule):
-    """Train a reward model; the loss is the mean over the pairs of the whole optimizer step.
+    """Train a reward model; the loss is the mean over the prompts of the whole optimizer step.
+
+    A prompt's loss is that of its pair, or the mean over all comparisons that its scored responses allow (`comparisons`). The
+    accuracy and the calibration that are reported are of the pairs.
 
     Args:
         policy: recipe of the reward model. Named as in the other modules, so that the data module finds its tokenizer.
@@ -82,24 +86,23 @@ class RewardModule(TrainedModule):
         self._log_metrics("test")
 
     def _output(self, batch: CompletionBatch) -> tuple[RewardOutput, Tensor]:
-        if batch.pairs.shape[0] != batch.num_prompts:
-            raise ValueError(
-                f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, got {batch.pairs.shape[0]} "
-                "pairs. Use a preference data module."
-            )
         rewards = self.reward_model(batch)
-        chosen, rejected = (rewards[side] for side in batch.pairs.unbind(1))
-        gaps = None if batch.scores is None else batch.scores[batch.pairs[:, 0]] - batch.scores[batch.pairs[:, 1]]
+        compared = comparisons(batch)
+        better, worse = compared.pairs.unbind(1)
+        gaps = None if batch.scores is None else batch.scores[better] - batch.scores[worse]
+        chosen, rejected = rewards[better], rewards[worse]
         losses = self.loss(chosen, rejected, gaps)
-        scale = batch.share.prompt_scale()
-        return RewardOutput(chosen, rejected, losses.detach(), scale, self.trainer.accumulate_grad_batches), losses.sum()
+        scale, accumulation = batch.share.prompt_scale(), self.trainer.accumulate_grad_batches
+        margins = (rewards[batch.pairs[:, 0]] - rewards[batch.pairs[:, 1]]).detach()
+        output = RewardOutput(chosen, rejected, losses.detach(), compared.weights, margins, scale, accumulation)
+        return output, (compared.weights * losses).sum()
 
     def _evaluate(self, stage: str, batch: CompletionBatch) -> None:
         output, _ = self._output(batch)
         self._eval_means.update({f"{stage}/{name}": values for name, values in reward_metrics(output).items()})
-        self.accuracy.update((output.margins() > 0).float())
+        margins = output.pair_margins
+        self.accuracy.update((margins > 0).float())
         # Each pair counts with both its orders: "the first is better", at sigma(r1 - r2).
-        margins = output.margins()
         self.calibration.update(margins.sigmoid(), margins.new_ones(len(margins)).long())
         self.calibration.update((-margins).sigmoid(), margins.new_zeros(len(margins)).long())
 

@@ -9,26 +9,30 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class RewardOutput:
-    """The pairs of one microbatch."""
+    """The comparisons of one microbatch: its pairs, or more where more responses are scored."""
 
     chosen: Tensor
-    """`[pairs]` r+; after backward its gradient is there."""
+    """`[comparisons]` r+; after backward its gradient is there."""
     rejected: Tensor
-    """`[pairs]` r-; after backward its gradient is there."""
+    """`[comparisons]` r-; after backward its gradient is there."""
     losses: Tensor
-    """`[pairs]` detached, nats."""
+    """`[comparisons]` detached, nats."""
+    weights: Tensor
+    """`[comparisons]` of each in its prompt's loss, > 0; 1 where there are pairs alone."""
+    pair_margins: Tensor
+    """`[pairs]` r+ - r- of the pairs alone, detached."""
     gradient_scale: float
     """d(returned loss) / d(sum of losses), before the trainer's division by accumulate_grad_batches."""
     accumulation: int
     """The trainer's accumulate_grad_batches."""
 
     def margins(self) -> Tensor:
-        """`[pairs]` r+ - r-, detached."""
+        """`[comparisons]` r+ - r-, detached."""
         return (self.chosen - self.rejected).detach()
 
     def gradients(self) -> tuple[Tensor, Tensor] | None:
-        """`([pairs], [pairs])` dl/dr+ and dl/dr- of each pair's own loss; None before backward."""
+        """`([comparisons], [comparisons])` dl/dr+ and dl/dr- of each one's own loss; None before backward."""
         if self.chosen.grad is None or self.rejected.grad is None:
             return None
-        factor = self.accumulation / self.gradient_scale
+        factor = self.accumulation / (self.gradient_scale * self.weights)
         return self.chosen.grad * factor, self.rejected.grad * factor

@@ -43,6 +43,8 @@ class Collected:
     """`{name: [n] values}`, whose means are logged."""
     events: dict[str, int]
     """What went wrong, by name: completions it happened to."""
+    num_drawn: int
+    """Completions that were drawn, those without a reward among them."""
     kl: float
     """Mean KL of a completion to the reference, nats (k1)."""
     reasons: tuple[str, ...] = ()
@@ -105,7 +107,8 @@ class Collector:
             table=table,
         )
         reasons = tuple(reason for reason, _ in scored.total.failures.most_common(3))
-        return Collected(rollout, metrics, events_of(samples, scored.total), float(metrics["objective/kl"].mean()), reasons)
+        events = events_of(samples, scored.total)
+        return Collected(rollout, metrics, events, len(scored.total.scores), float(metrics["objective/kl"].mean()), reasons)
 
     def _score(self, samples: Samples, device: device) -> _Scored:
         batches = self._with_reference(samples, device)

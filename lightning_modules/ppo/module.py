@@ -184,11 +184,10 @@ class PPOModule(BaseModule):
         self.progress.begin(collected.rollout, plan, coefficient)
 
     def _report(self, collected: Collected) -> None:
-        count = collected.metrics["objective/scores"].numel()
         self._train_means.update({name: values.to(self.device) for name, values in collected.metrics.items()})
         for name in MEANING:
             happened = collected.events.get(name, 0)
-            self._train_means.update({f"rollout/events/{name}": torch.tensor([happened / count], device=self.device)})
+            self._train_means.update({f"rollout/events/{name}": torch.tensor([happened / collected.num_drawn], device=self.device)})
             if happened and not self._events[name]:
                 detail = f" ({'; '.join(collected.reasons)})" if name == "unscored" else ""
                 rank_zero_warn(

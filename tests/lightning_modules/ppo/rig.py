@@ -23,6 +23,7 @@ from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.ppo.samples import Samples
+from lightning_modules.trained import TrainedModule
 from tests.lightning_modules.stubs import TINY, make_pairs
 
 EOS = 0
@@ -52,6 +53,9 @@ class Prompts(LightningDataModule):
 
     def train_dataloader(self) -> StepTicks:
         return StepTicks()
+
+    def val_dataloader(self) -> list[CompletionBatch]:
+        return [pack(self.pairs)]
 
     def splits(self) -> list[str]:
         return ["train"]
@@ -89,7 +93,14 @@ def module(judge: Judge | None = None, **options: Any) -> PPOModule:
     return PPOModule(TINY, [JudgeReward(judge or EvenJudge())], options.pop("optimizer", partial(SGD, lr=0.5)), **options)
 
 
-def fit(folder: Path, ppo: PPOModule, data: Prompts | None = None, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+def fit(
+    folder: Path,
+    ppo: TrainedModule,
+    data: Prompts | None = None,
+    callbacks: Sequence[Callback] = (),
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         logger=CSVLogger(folder),
@@ -102,7 +113,7 @@ def fit(folder: Path, ppo: PPOModule, data: Prompts | None = None, callbacks: Se
         enable_model_summary=False,
         **{"max_steps": 8, "enable_checkpointing": False} | options,
     )
-    trainer.fit(ppo, datamodule=data or Prompts())
+    trainer.fit(ppo, datamodule=data or Prompts(), ckpt_path=ckpt_path)
     return trainer
 
 

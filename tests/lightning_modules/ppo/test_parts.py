@@ -95,7 +95,7 @@ def test_events_are_named_and_counted() -> None:
 def test_plans_see_every_prompt_once_an_epoch_in_an_order_of_its_own() -> None:
     plan = minibatch_plan(7, 2, 3, (5, 0))
     assert [len(part) for part in plan] == [3, 2, 2, 3, 2, 2]
-    epochs = [sum(plan[:3], []), sum(plan[3:], [])]
+    epochs = [[number for part in plan[first : first + 3] for number in part] for first in (0, 3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 2
     assert epochs[0] != epochs[1]
     assert minibatch_plan(7, 2, 3, (5, 1)) != plan == minibatch_plan(7, 2, 3, (5, 0))

@@ -1,0 +1,134 @@
+"""On-policy preference training: in every step the policy answers, a judge scores, and best and worst make the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batches import CompletionBatch, Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.packing import pack
+from datamodules.prompts import PromptStore
+from lightning_modules.frozen import FrozenPolicy
+from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.models.policy import PolicySpec
+from lightning_modules.ppo.rewards import RewardSource, total_rewards
+from lightning_modules.ppo.samples import Samples, draw
+from lightning_modules.preference import PreferenceModule
+from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
+
+MAX_ROLLOUTS = 8
+"""Without a pair, one after the other, before the run gives up."""
+
+
+class OnPolicyPreferenceModule(PreferenceModule):
+    """Any preference loss on pairs that the policy makes itself, step by step (online DPO, arXiv 2402.04792, with a judge).
+
+    A batch of the loader is a tick and holds nothing: when one comes, the policy answers the next prompts. Of each prompt the best
+    answer is the chosen one and the worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are
+    those of `PreferenceModule`.
+
+    Args:
+        policy: recipe of the model to train.
+        loss: the objective, by class_path.
+        rewards: sources of the score, added up with their weights.
+        optimizer: builds the optimizer from the parameters that require a gradient.
+        lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
+        reference: recipe of the frozen reference; the policy as it starts by default.
+        min_gap: by which the scores of a pair differ at the least, > 0, in units of the sources.
+        max_tokens_per_batch: rows of one forward pass of the reference.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySpec,
+        loss: PreferenceLoss,
+        rewards: list[RewardSource],
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        reference: PolicySpec | None = None,
+        min_gap: float = 0.01,
+        max_tokens_per_batch: int = 8192,
+    ) -> None:
+        super().__init__(policy, loss, optimizer, lr_scheduler, reference)
+        if min_gap <= 0:
+            raise ValueError(f"expected min_gap > 0, got {min_gap}. Answers that score alike are no pair.")
+        self.min_gap = min_gap
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self._sources = rewards
+        self._frozen = FrozenPolicy(reference or policy)
+        self._number = 0
+
+    @override
+    def on_fit_start(self) -> None:
+        self.policy.train()
+        for source in self._sources:
+            source.prepare(self._store, self.device)
+
+    @override
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A tick of the training loader becomes a batch of fresh pairs; other batches stay what they are."""
+        if not self.trainer.training:
+            return batch
+        for _ in range(MAX_ROLLOUTS):
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                examples = self._pairs()
+                if examples:
+                    return self._with_reference(pack(examples).to(self.device))
+        raise ValueError(
+            f"expected answers that a judge tells apart, got none to {MAX_ROLLOUTS} rollouts of prompts. Lower min_gap, draw more "
+            "samples of each prompt, or look at the rewards."
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["rollouts"] = self._number
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._number = checkpoint["rollouts"]
+
+    @property
+    def _store(self) -> PromptStore:
+        return cast(PromptStore, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _pairs(self) -> list[Example]:
+        samples = draw(self.policy, self._store.rollout_prompts(self._number))
+        self._number += 1
+        batches = [batch.to(self.device) for batch in samples.batches(self.max_tokens_per_batch)]
+        total = total_rewards(self._sources, samples, [self._with_reference(batch) for batch in batches])
+        self._train_means.update({"objective/scores": total.scores[total.scores.isfinite()].to(self.device)})
+        examples = list(best_and_worst(samples, total.scores, self.min_gap))
+        share = torch.tensor([len(examples) / len(samples.prompts)], device=self.device)
+        self._train_means.update({"rollout/pair_share": share})
+        return examples
+
+    def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
+        return replace(batch, reference_token_logps=self._frozen.logps(batch))
+
+
+def best_and_worst(samples: Samples, scores: Tensor, min_gap: float) -> Iterator[Example]:
+    """A pair for every prompt whose best and worst completion differ by `min_gap` and more; the first of equals is taken.
+
+    Args:
+        samples: Q completions.
+        scores: `[Q]`; NaN is neither best nor worst.
+        min_gap: > 0.
+    """
+    groups = torch.split(scores, [len(group) for group in samples.groups])
+    for prompt, completions, group in zip(samples.prompts, samples.groups, groups, strict=True):
+        best = int(group.nan_to_num(-torch.inf).argmax())
+        worst = int(group.nan_to_num(torch.inf).argmin())
+        if group[best] - group[worst] >= min_gap:
+            sides = ((best, Role.CHOSEN, "chosen"), (worst, Role.REJECTED, "rejected"))
+            yield Example(
+                prompt.prompt_ids,
+                tuple(TokenizedCompletion(completions[i].token_ids, role, kind, float(group[i])) for i, role, kind in sides),
+            )
