@@ -134,8 +134,9 @@ class TrainedModule(LightningModule):
         # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
         for logger in self.trainer.loggers:
             logger.log_metrics(means, step=step)
-        self.log_dict(means, logger=False)
-        self.log("loss", loss, prog_bar=True, logger=False)
+        # And straight to the progress bar: what self.log is given, the bar reads off the device again at every step.
+        self.trainer.callback_metrics.update({name: torch.tensor(mean) for name, mean in means.items()})
+        self.trainer.progress_bar_metrics["loss"] = loss
 
     def _log_eval_means(self) -> None:
         # compute() has already reduced over ranks.
