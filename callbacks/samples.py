@@ -7,10 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from callbacks.decoding import Decoder, decoder_of, prompts_and_completions, text_of
+from callbacks.on_policy import Groups, Prompts, divergence, floor_of, score, shape
 from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import ProbeStore
 from lightning_modules.models.policy import Policy, SamplingParameters
@@ -19,14 +21,27 @@ NO_END = -1
 """Stands for the end-of-sequence token of a policy that has none: no token has this id."""
 
 
+FLOOR_FACTOR = 4
+"""A percentile takes more samples than a mean."""
+
+ON_POLICY_ROWS = "on_policy"
+"""Name of the rows that hold what the samples measure."""
+
+
 class SamplingModule(Protocol):
     """What the logger needs of a module."""
 
     policy: Policy
 
+    def reference_policy(self) -> Policy:
+        """What samples are compared with."""
+
 
 class SampleLogger(Callback):
     """Writes a greedy and a sampled completion of a few prompts beside the chosen one: TensorBoard text and rows.
+
+    Of all that is sampled it measures the distance to the reference, repetition, variety and length (`on_policy/...`, see
+    docs/metrics.md); for as long as that takes there is a second copy of the weights.
 
     The prompts are the first of the probe bank; the draws at every step use the same seed, so that what changes is the policy.
     Runs when training starts, ends, and at a cadence of its own, because generating takes longer than a step. Every rank
@@ -37,6 +52,9 @@ class SampleLogger(Callback):
         num_prompts: prompts that are answered.
         sampling: of the sampled completion; the greedy one differs in its temperature alone.
         seed: of the draws.
+        num_samples: sampled completions of each prompt; the first one is written out.
+        against_reference: whether samples are scored by the reference, and at the start its own drawn, four times as many, for
+            the percentile below which a sample is not one of its own. Without it nothing is measured.
     """
 
     def __init__(
@@ -45,17 +63,22 @@ class SampleLogger(Callback):
         num_prompts: int = 4,
         sampling: SamplingParameters | None = None,
         seed: int = 0,
+        num_samples: int = 4,
+        against_reference: bool = True,
     ) -> None:
-        if min(every_n_steps, num_prompts) < 1:
+        if min(every_n_steps, num_prompts, num_samples) < 1:
             raise ValueError(
-                f"expected every_n_steps and num_prompts >= 1, got {every_n_steps} and {num_prompts}. "
+                f"expected every_n_steps, num_prompts and num_samples >= 1, got {every_n_steps}, {num_prompts} and {num_samples}. "
                 "Leave the callback out to switch it off."
             )
         self.every_n_steps = every_n_steps
         self.num_prompts = num_prompts
         self.sampling = sampling or SamplingParameters(max_new_tokens=128)
         self.seed = seed
+        self.num_samples = num_samples
+        self.against_reference = against_reference
         self._written_at = -1
+        self._floor: float | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,29 +98,57 @@ class SampleLogger(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written_at = trainer.global_step
-        decoder = decoder_of(trainer)
+        decoder, module = decoder_of(trainer), cast(SamplingModule, pl_module)
         examples = list(islice(_examples(trainer), self.num_prompts))
-        policy = cast(SamplingModule, pl_module).policy
-        greedy, sampled = (
-            self._answers(policy, [prompt for prompt, _ in examples], decoder, parameters)
-            for parameters in (replace(self.sampling, temperature=0.0), self.sampling)
-        )
+        if not examples:
+            return
+        prompts = [prompt for prompt, _ in examples]
+        eos = _end_of(decoder)
+        greedy = module.policy.sample(prompts, replace(self.sampling, temperature=0.0), eos_token_id=eos, seed=self.seed)
+        groups = self._draw(module.policy, prompts, self.num_samples, decoder)
         for number, (prompt, chosen) in enumerate(examples):
-            texts = {"prompt": text_of(decoder, prompt), "chosen": text_of(decoder, chosen)}
-            texts |= {"greedy": greedy[number], "sampled": sampled[number]}
-            append_row(trainer, "samples", {"step": trainer.global_step, "example": number, **texts})
-            writer = tensorboard_writer(trainer)
-            if writer is not None:
-                writer.add_text(f"samples/{number}", as_markdown(texts), trainer.global_step)
+            ids = {"prompt": prompt, "chosen": chosen, "greedy": greedy[number], "sampled": groups[number][0].token_ids}
+            self._write_texts(trainer, number, {name: text_of(decoder, tokens) for name, tokens in ids.items()})
+        # The others have nothing to add: what the reference scores is the same on every rank, and the reference is whole.
+        if self.against_reference and trainer.is_global_zero:
+            with trainer.precision_plugin.forward_context():
+                self._measure(trainer, module, prompts, groups, pl_module.device)
 
-    def _answers(
-        self, policy: Policy, prompts: list[list[int]], decoder: Decoder | None, parameters: SamplingParameters
-    ) -> list[str]:
-        eos = None if decoder is None else decoder.eos_token_id
-        if not prompts:
-            return []
-        answers = policy.sample(prompts, parameters, eos_token_id=NO_END if eos is None else eos, seed=self.seed)
-        return [text_of(decoder, answer) for answer in answers]
+    def _write_texts(self, trainer: Trainer, number: int, texts: dict[str, str]) -> None:
+        append_row(trainer, "samples", {"step": trainer.global_step, "example": number, **texts})
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            writer.add_text(f"samples/{number}", as_markdown(texts), trainer.global_step)
+
+    def _draw(self, policy: Policy, prompts: Prompts, number: int, decoder: Decoder | None) -> Groups:
+        return policy.generate(prompts, self.sampling, num_samples=number, eos_token_id=_end_of(decoder), seed=self.seed)
+
+    def _measure(self, trainer: Trainer, module: SamplingModule, prompts: Prompts, groups: Groups, device: torch.device) -> None:
+        reference = module.reference_policy()
+        if self._floor is None:
+            own = self._draw(reference.to(device), prompts, FLOOR_FACTOR * self.num_samples, decoder_of(trainer))
+            self._floor = floor_of(score(reference, prompts, own, device))
+        samples = score(reference, prompts, groups, device)
+        values = shape(samples, self._floor)
+        if self.sampling.temperature == 1 and self.sampling.top_p == 1:
+            values |= divergence(samples)
+        named = {f"on_policy/{name}": value for name, value in values.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=trainer.global_step)
+        append_row(trainer, ON_POLICY_ROWS, {"step": trainer.global_step, **named})
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"floor": self._floor}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._floor = state_dict.get("floor")
+
+
+def _end_of(decoder: Decoder | None) -> int:
+    eos = None if decoder is None else decoder.eos_token_id
+    return NO_END if eos is None else eos
 
 
 def as_markdown(texts: dict[str, str]) -> str:

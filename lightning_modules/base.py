@@ -74,6 +74,10 @@ class BaseModule(TrainedModule):
     def on_policy_built(self) -> None:
         """Called once, when the policy has its starting weights, whole on every rank, before a checkpoint is restored."""
 
+    def reference_policy(self) -> Policy:
+        """What changes count from, ready to score: the policy as it starts, built anew. A second copy of the weights."""
+        return self.policy_spec.build().eval().requires_grad_(False)
+
     @override
     def on_fit_start(self) -> None:
         # Since 2.2 `fit` leaves modules in the mode they came in; from_pretrained hands them over in eval mode.

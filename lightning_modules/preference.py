@@ -11,7 +11,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ReferenceStore
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
-from lightning_modules.models.policy import PolicySpec
+from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.reference import ReferenceScorer
 from lightning_modules.step_output import PairOutput, StepOutput
 from lightning_modules.token_stats import TokenStats
@@ -41,7 +41,8 @@ class PreferenceModule(BaseModule):
     ) -> None:
         super().__init__(policy, optimizer, lr_scheduler)
         self.loss = loss
-        self._scorer = ReferenceScorer(reference or policy, Path(cache_dir))
+        self._reference_spec = reference or policy
+        self._scorer = ReferenceScorer(self._reference_spec, Path(cache_dir))
         self._policy_is_reference = reference is None
 
     @override
@@ -49,6 +50,10 @@ class PreferenceModule(BaseModule):
         # The policy starts as the reference: spare building a second one to know its key.
         if self._policy_is_reference and self.loss.needs_reference:
             self._scorer.fingerprint = self.policy.fingerprint()
+
+    @override
+    def reference_policy(self) -> Policy:
+        return self._reference_spec.build().eval().requires_grad_(False)
 
     @override
     def on_fit_start(self) -> None:

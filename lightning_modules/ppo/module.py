@@ -17,7 +17,7 @@ from datamodules.prompts import PromptStore
 from lightning_modules.base import BaseModule, TrainingStepOutput
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
-from lightning_modules.models.policy import PolicySpec
+from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.ppo.checks import check_rewards, require_fitting_models
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
@@ -87,6 +87,10 @@ class PPOModule(BaseModule):
     def on_policy_built(self) -> None:
         if self._critic_spec is not None:
             self.critic = self._critic_spec.build(self.policy)
+
+    @override
+    def reference_policy(self) -> Policy:
+        return self._reference.policy
 
     @override
     def trained_parameters(self) -> list[Parameter]:

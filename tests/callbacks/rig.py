@@ -58,7 +58,8 @@ class BigramPolicy(Policy):
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
     ) -> list[list[int]]:
         length = min(3, parameters.max_new_tokens)
-        return [[int(parameters.temperature * 2) + 1] * length + [eos_token_id] for _ in prompts]
+        ending = [eos_token_id] if eos_token_id >= 0 else []
+        return [[int(parameters.temperature * 2) + 1] * length + ending for _ in prompts]
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.table.detach().numpy().tobytes()).hexdigest()

@@ -16,8 +16,10 @@ from callbacks.disentanglement import DisentanglementMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
 from callbacks.mass_gains import MassMonitor
+from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from tests.callbacks.rig import ProbedPairs, events, fit
 from tests.lightning_modules.stubs import TINY, make_pairs
@@ -33,6 +35,7 @@ def test_every_chart_finds_metrics_and_there_are_three_rows(tmp_path: Path) -> N
         DisentanglementMonitor(1),
         DispersionMonitor(1, 1),
         MassMonitor(1),
+        SampleLogger(2, sampling=SamplingParameters(max_new_tokens=4)),
     ]
     module = PreferenceModule(TINY, DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
     data = ProbedPairs(make_pairs(5), [[0, 1, 2], [3, 4], [0, 1]], 1)

@@ -56,7 +56,7 @@ def test_a_policy_without_an_end_is_sampled(tmp_path: Path) -> None:
 
     data = Endless(PAIRS, [[0]], 1)
     trainer = fit(dpo(tmp_path), [SampleLogger(num_prompts=1)], tmp_path, data=data)
-    assert read_rows(Path(trainer.log_dir or ""), "samples")[0]["greedy"] == "1 1 1 -1"
+    assert read_rows(Path(trainer.log_dir or ""), "samples")[0]["greedy"] == "1 1 1"
 
 
 def test_the_policy_is_saved_as_it_ended(tmp_path: Path) -> None:
