@@ -33,7 +33,7 @@ def _stats(options: argparse.Namespace) -> int:
             print(_describe(stats))
         for scenario in SCENARIOS:
             view = view_scenario(dict(enumerate(rows)), scenario, shared=(scenario,))
-            print(f"  scenario {scenario} alone: {len(view.pairs)} pairs")
+            print(f"  scenario {scenario} alone: {view.summary()}")
         print(f"  shared by all four: {len(view_scenario(dict(enumerate(rows)), 1).pairs)} prompts")
     return 0
 

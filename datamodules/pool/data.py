@@ -21,6 +21,7 @@ from datamodules.sources.records import CompletionRecord, Record, reply_to
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
+from datamodules.tasks.leaks import prompt_key
 
 LEFTOVER = "leftover"
 """Kind of the probes that are the pool's other responses to the prompt."""
@@ -33,7 +34,7 @@ class PoolDataModule(TaskDataModule):
         pool: JSONL or Parquet, plain or compressed.
         scenario: 1 policy/policy, 2 dataset/policy, 3 policy/other, 4 dataset/other (chosen/rejected source).
         tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
-        task: where held-out problems come from; null for none.
+        task: where held-out problems come from; null for none. Prompts of the pool that are among them are left out, and counted.
         mix: share of the prompts, in [0, 1], whose pair is scenario 1's instead.
         shared: the scenarios that all must have a pair for a prompt to be used. Narrow it where a source is missing.
         rules: which pairs count; those that differ by a point at the least by default.
@@ -124,7 +125,19 @@ class PoolDataModule(TaskDataModule):
             report.require_clean()
         elif report.num_bad:
             rank_zero_info(report.summary())
-        return rows
+        return self._without_held_out(rows)
+
+    def _without_held_out(self, rows: Mapping[int, PoolRow]) -> Mapping[int, PoolRow]:
+        """The rows whose prompt is not among the task's held-out problems, exactly or after normalisation."""
+        if self.task is None:
+            return rows
+        held_out = {prompt_key(item.prompt) for split in ("val", "test") for item in self.task.items(split)}
+        kept = {number: row for number, row in rows.items() if prompt_key(row.prompt) not in held_out}
+        if len(kept) < len(rows):
+            rank_zero_info(
+                f"{self._pool}: left out {len(rows) - len(kept)} prompts that are held-out problems of {self.task.name}."
+            )
+        return kept
 
     @cached_property
     def _store(self) -> ExampleStore:

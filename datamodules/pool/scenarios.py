@@ -29,6 +29,7 @@ class Filtered(StrEnum):
     NO_REJECTED = "no scored response of the rejected source"
     ALIKE = "best and worst score alike"
     ALL_BAD = "the best response is not good enough"
+    ALL_GOOD = "best and worst are both good enough, and score alike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ def _pair(row: PoolRow, row_number: int, scenario: int, rules: PairRules) -> Sce
     if rules.min_chosen_score is not None and best < rules.min_chosen_score:
         return Filtered.ALL_BAD
     if best - worst < rules.min_gap or chosen.text == rejected.text:
-        return Filtered.ALIKE
+        # Without a bound there is no telling good from bad.
+        is_good = rules.min_chosen_score is not None and worst >= rules.min_chosen_score
+        return Filtered.ALL_GOOD if is_good else Filtered.ALIKE
     return ScenarioPair(row_number, chosen, rejected, _leftovers(row.responses, chosen, rejected))
 
 

@@ -16,6 +16,7 @@ from callbacks.accuracy import AccuracyMonitor
 from callbacks.degradation import DegradationMonitor
 from callbacks.disentanglement import DisentanglementMonitor
 from callbacks.dispersion import DispersionMonitor
+from callbacks.freshness import PoolFreshness
 from callbacks.likelihood import LikelihoodMonitor
 from callbacks.mass_gains import MassMonitor
 from callbacks.results_table import ResultsTable
@@ -26,6 +27,8 @@ from callbacks.token_heatmap import TokenHeatmap
 from callbacks.toy_ledger import ToyLedger
 from datamodules.batches import CompletionBatch
 from datamodules.decoding import Decoding
+from datamodules.pool.scenarios import ScenarioPair, ScenarioView
+from datamodules.pool.schema import Response
 from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.base import TaskItem
@@ -49,7 +52,9 @@ class Validated(ProbedPairs):
 
 
 class Mixed(Validated):
-    """All from one source."""
+    """All from one source, as if from a pool."""
+
+    view = ScenarioView((ScenarioPair(0, Response("a", "policy"), Response("b", "policy"), ()),), {}, 1)
 
     def source_names(self, row_numbers: Sequence[int]) -> list[str]:
         return ["one"] * len(row_numbers)
@@ -102,7 +107,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     runs = [
         fit(
             PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
-            [*monitors(), TokenHeatmap(), SampleLogger(), SourceMetrics(1)],
+            [*monitors(), TokenHeatmap(), SampleLogger(), SourceMetrics(1), PoolFreshness()],
             folder,
             data=Mixed(PAIRS, microbatches, 1),
         ),

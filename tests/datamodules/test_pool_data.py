@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from datamodules.pool.scenarios import SCENARIOS
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.base import Task, TaskItem
 from datamodules.tasks.sft import TaskSFTDataModule
 
 SOURCES = {1: ("policy", "policy"), 2: ("dataset", "policy"), 3: ("policy", "small"), 4: ("dataset", "small")}
@@ -64,6 +66,25 @@ def test_scenarios_pair_the_right_sources_on_the_same_prompts(pool: str, tokeniz
         assert len(seen) == 36  # 18 pairs
         prompts.append((sorted(seen), [example.prompt_ids for example in data.dataset("val").examples]))
     assert prompts.count(prompts[0]) == 4
+
+
+class _HeldOut(Task):
+    name = "held out"
+
+    def items(self, split: str) -> Iterator[TaskItem]:
+        # The pool's third prompt, and its fifth in another spelling.
+        yield from (TaskItem(prompt) for prompt in (("What is 2?", "WHAT is  4 ?") if split == "test" else ()))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_test_prompt_is_trained_on(scenario: int, pool: str, tokenizer: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = PoolDataModule(pool, scenario, tokenizer, task=_HeldOut(), batch_size=22, num_probe_prompts=0)
+    data.setup("fit")
+    prompts = {data.tokenizer.decode(example.prompt_ids) for example in data.dataset("train").examples}
+    assert prompts == {f"What is {number}?" for number in range(24) if number not in (2, 4)}
+    assert "left out 2 prompts" in caplog.text
+    # Whatever the scenario, the same prompts.
+    assert {pair.row_number for pair in data.view.pairs} == {number for number in range(1, 25) if number not in (3, 5)}
 
 
 def test_what_is_left_in_the_pool_becomes_probes(pool: str, tokenizer: str) -> None:

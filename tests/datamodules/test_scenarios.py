@@ -50,19 +50,26 @@ def test_prompts_are_shared_and_every_reason_is_counted() -> None:
         assert [pair.row_number for pair in view.pairs] == [0]
         assert view.num_prompts == 6
         assert view.filtered == {
-            (1, Filtered.ALIKE): 1,
-            (2, Filtered.ALIKE): 1,
+            (1, Filtered.ALL_GOOD): 1,
+            (2, Filtered.ALL_GOOD): 1,
             (2, Filtered.NO_CHOSEN): 1,
             (4, Filtered.NO_CHOSEN): 1,
             (3, Filtered.NO_REJECTED): 1,
             (4, Filtered.NO_REJECTED): 1,
             (1, Filtered.ALL_BAD): 1,
             (3, Filtered.ALL_BAD): 1,
-            (3, Filtered.ALIKE): 1,
-            (4, Filtered.ALIKE): 1,
+            (3, Filtered.ALL_GOOD): 1,
+            (4, Filtered.ALL_GOOD): 1,
         }
     assert "1 of 6 prompts" in views[0].summary()
     assert [pair.row_number for pair in view_scenario(rows, 1, shared=(1,), rules=rules).pairs] == [0, 2, 3, 5]
+
+
+def test_alike_is_neither_good_nor_bad_without_a_bound() -> None:
+    rows = {0: _row("good", policy=[5, 5]), 1: _row("bad", policy=[1, 1]), 2: _row("middling", policy=[4, 3.5])}
+    assert view_scenario(rows, 1, shared=(1,)).filtered == {(1, Filtered.ALIKE): 3}
+    bounded = view_scenario(rows, 1, shared=(1,), rules=PairRules(min_chosen_score=4))
+    assert bounded.filtered == {(1, Filtered.ALL_GOOD): 1, (1, Filtered.ALL_BAD): 1, (1, Filtered.ALIKE): 1}
 
 
 def test_unscored_and_empty_responses_are_not_paired() -> None:
