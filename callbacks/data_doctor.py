@@ -74,7 +74,8 @@ class DataDoctor(Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.global_step or not hasattr(datamodule, "dataset"):
             return
-        dataset = datamodule.dataset("train")
+        splits = datamodule.splits()
+        dataset = datamodule.dataset("train" if "train" in splits else next(iter(splits)))
         # A sharded policy needs all ranks for a forward pass: ask on each, count on one.
         bank = self._bank_facts(pl_module) if hasattr(pl_module, "probe_evaluation") else {}
         if not trainer.is_global_zero or not isinstance(dataset, SplitDataset):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,35 +14,26 @@ from typing_extensions import override
 
 from callbacks.decoding import Decoder, decoder_of, prompts_and_completions, text_of, token_texts
 from callbacks.heatmap_figure import PairHeat, SideHeat, draw_pairs, page_of
+from callbacks.leaf_gradients import ObjectiveModule, with_gradients
 from callbacks.pair_tokens import TokenClass, pair_tokens
 from callbacks.probe_bank import BankBatch, ProbeBaseline
 from callbacks.rows import ROWS
 from callbacks.run_files import append_row, run_folder, tensorboard_writer
-from datamodules.batches import CompletionBatch, Role
-from lightning_modules.step_output import StepOutput
-from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
-
-
-class ObjectiveModule(Protocol):
-    """What the heat-map needs of a module, beside the probe bank."""
-
-    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        """The loss of one microbatch as a differentiable sum over its units."""
+from datamodules.batches import Role
+from lightning_modules.token_stats import softmax_gradient_l2
 
 
 def token_gradients(module: ObjectiveModule, bank: BankBatch) -> Tensor:
     """g_t = dl/dlogp_t of each unit's own loss on a batch that was only evaluated, `[K]`; exact for any loss.
 
-    The loss reads the model through `logps` alone, so that its graph from there on is enough: nothing runs through the model.
     Where the batch carries no reference log-probs the baseline stands in, which is the reference of a run that starts from it.
     """
-    leaf = bank.stats.logps.detach().clone().requires_grad_()
     batch = bank.batch
     if batch.reference_token_logps is None:
         batch = replace(batch, reference_token_logps=bank.baseline_token_logps)
-    with torch.enable_grad():
-        output = module.objective(batch, replace(bank.stats, logps=leaf))
-    return torch.autograd.grad(output.loss_sum, leaf)[0]
+    gradients = with_gradients(module, batch, bank.stats).token_gradients()
+    assert gradients is not None, "they have just been made"
+    return gradients
 
 
 def pair_heats(bank: BankBatch, gradients: Tensor, decoder: Decoder | None, max_tokens: int) -> list[PairHeat]:

@@ -1,0 +1,38 @@
+"""Gradients of the loss at the token log-probs of a pass that kept none: the loss reads the model through them alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from datamodules.batches import CompletionBatch
+from lightning_modules.step_output import StepOutput
+from lightning_modules.token_stats import TokenStats
+
+
+class ObjectiveModule(Protocol):
+    """What is needed of a module."""
+
+    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+        """The loss of one microbatch as a differentiable sum over its units."""
+
+
+def with_gradients(module: ObjectiveModule, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+    """The step as a training would have left it: `token_gradients()` and `incentives()` are there, exact for any loss.
+
+    The graph begins at the log-probs and ends at the loss; nothing runs through the model.
+
+    Args:
+        module: has the objective.
+        batch: what was evaluated.
+        stats: of its scored positions, with or without a graph of their own. Not made in inference mode.
+    """
+    with torch.enable_grad():
+        output = module.objective(batch, replace(stats, logps=stats.logps.detach().clone().requires_grad_()))
+        if output.pairs is not None:
+            output.pairs.sequences.policy_chosen.retain_grad()
+            output.pairs.sequences.policy_rejected.retain_grad()
+        torch.autograd.backward(output.loss_sum * (output.gradient_scale / output.accumulation))
+    return output

@@ -1,0 +1,171 @@
+"""A run diagnosed from its checkpoints alone gives what its live callbacks gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.leaf_gradients import with_gradients
+from callbacks.rows import read_rows, tracks_of
+from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.specs import RandomPolicy
+from tests import tiny
+from tests.conftest import Run
+
+# The bank is read at the start and at the end alone: what squeezes is told from one reading to the next.
+MONITORS: list[dict[str, Any]] = [
+    {"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1, **more}}
+    for name, more in {
+        "likelihood.LikelihoodMonitor": {"probe_every_n_steps": 10},
+        "softmax_gradient.SoftmaxGradientMonitor": {"histogram_every_n_steps": 1},
+        "degradation.DegradationMonitor": {"probe_every_n_steps": 10},
+        "disentanglement.DisentanglementMonitor": {},
+        "dispersion.DispersionMonitor": {"probe_every_n_steps": 10},
+        "mass_gains.MassMonitor": {},
+        "token_heatmap.TokenHeatmap": {},
+    }.items()
+]
+
+Write = Callable[..., Path]
+
+
+def live(folder: Path, run: Run, write_config: Write) -> Path:
+    """A run of three steps that leaves its policy and its rows."""
+    callbacks = [*MONITORS, {"class_path": "callbacks.policy_export.PolicyExport"}]
+    config = {
+        "seed_everything": 1,
+        "trainer": tiny.trainer(folder, callbacks, max_steps=3),
+        "model": tiny.module(folder),
+        "data": tiny.pair_data(folder),
+    }
+    return Path(run("fit", "--config", write_config(config, "live")).trainer.log_dir or "")
+
+
+def diagnosis(folder: Path, policy: Path, **options: Any) -> dict[str, Any]:
+    """Config that looks at a checkpoint of that run, with its pairs."""
+    pretrained = {"class_path": "lightning_modules.models.specs.PretrainedPolicy", "init_args": {"path": str(policy)}}
+    model = {"policy": pretrained, "reference": tiny.POLICY, "cache_dir": str(folder / "cache")} | options
+    doctor = {"class_path": "callbacks.data_doctor.DataDoctor"}
+    static = {"class_path": "callbacks.static_diagnosis.StaticDiagnosis", "init_args": {"monitors": [doctor, *MONITORS]}}
+    return {
+        "trainer": tiny.trainer(folder, [static], inference_mode=False),
+        "model": {
+            "class_path": "lightning_modules.diagnosis.DiagnosisModule",
+            "init_args": model | {"loss": {"class_path": "lightning_modules.losses.dpo.DPOLoss"}},
+        },
+        "data": tiny.pair_data(folder) | {"class_path": "datamodules.diagnosis.DiagnosisDataModule"},
+    }
+
+
+def look(folder: Path, run: Run, write_config: Write, policy: Path, **options: Any) -> Path:
+    return Path(run("validate", "--config", write_config(diagnosis(folder, policy, **options), "looked")).trainer.log_dir or "")
+
+
+@pytest.fixture
+def lived(tmp_path: Path, run: Run, write_config: Write) -> Path:
+    return live(tmp_path, run, write_config)
+
+
+def test_the_two_folders_tell_what_the_live_callbacks_told(tmp_path: Path, lived: Path, run: Run, write_config: Write) -> None:
+    looked = tracks_of(look(tmp_path, run, write_config, lived / "policy"))
+    lived_tracks = tracks_of(lived)
+    bank = [name for name in lived_tracks if "/bank/" in name or name.startswith("mass/")]
+    assert len(bank) > 60
+    assert {name for name in looked if "/bank/" in name or name.startswith("mass/")} == set(bank)
+    for name in bank:
+        # The first reading and the last: the reference, and the policy as it was saved.
+        starts = [dict(tracks[name]).get(0) for tracks in (looked, lived_tracks)]
+        assert starts[0] == (starts[1] if starts[1] is None else pytest.approx(starts[1], rel=1e-5, abs=1e-6)), name
+        assert looked[name][-1][1] == pytest.approx(lived_tracks[name][-1][1], rel=1e-4, abs=1e-6), name
+
+
+def test_every_pair_is_measured_with_its_gradient(tmp_path: Path, lived: Path, run: Run, write_config: Write) -> None:
+    cli = run("validate", "--config", write_config(diagnosis(tmp_path, lived / "policy"), "looked"))
+    tracks = tracks_of(Path(cli.trainer.log_dir or ""))
+    module, losses, margins = cli.model, [], []
+    with torch.no_grad():
+        for batch in cli.datamodule.val_dataloader():
+            pairs = module.objective(batch, module.policy(batch)).pairs
+            losses.append(pairs.losses)
+            margins.append(pairs.chosen_rewards - pairs.rejected_rewards)
+    number = len(cli.datamodule.dataset("val").examples)
+    assert len(torch.cat(losses)) == number
+    assert cli.trainer.callback_metrics["val/loss"] == pytest.approx(torch.cat(losses).mean().item())
+    # DPO: d_w = beta sigmoid(-m).
+    incentive = 0.1 * (-torch.cat(margins)).sigmoid().mean().item()
+    assert tracks["softmax_grad/chosen/incentive"] == [(1, pytest.approx(incentive, rel=1e-5))]
+    assert tracks["head/cosine"][-1][0] == 1
+    assert [row["step"] for row in read_rows(Path(cli.trainer.log_dir or ""), "token_heatmap")] == [0, 0, 1, 1]
+    assert (Path(cli.trainer.log_dir or "") / "data_doctor.json").is_file()
+
+
+def test_a_series_of_checkpoints_is_a_curve(tmp_path: Path, lived: Path, run: Run, write_config: Write) -> None:
+    series = tmp_path / "trained_elsewhere"
+    for step, seed in ((20, 3), (100, 4)):
+        RandomPolicy(**(tiny.POLICY["init_args"] | {"seed": seed})).build().save(series / f"checkpoint-{step}")
+    (lived / "policy").rename(series / "checkpoint-200")
+    tracks = tracks_of(look(tmp_path, run, write_config, series))
+    assert [step for step, _ in tracks["likelihood/bank/chosen/change"]] == [0, 20, 100, 200]
+    # Checkpoint 20 is the reference itself.
+    changes = dict(tracks["likelihood/bank/chosen/change"])
+    assert changes[0] == 0
+    assert changes[20] == pytest.approx(0, abs=1e-4)
+    assert abs(changes[100]) > 0.01
+    assert [step for step, _ in tracks["softmax_grad/chosen/norm"]] == [20, 100, 200]
+    assert changes[200] == pytest.approx(dict(tracks_of(lived)["likelihood/bank/chosen/change"])[3], rel=1e-4)
+
+
+def test_folders_are_told_apart(tmp_path: Path) -> None:
+    for name in ("checkpoint-9", "checkpoint-10"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "config.json").write_text("{}")
+    found = checkpoints_in(str(tmp_path / "run"))
+    assert [Path(path).name for path in found] == ["checkpoint-9", "checkpoint-10"]
+    assert checkpoints_in(found[0]) == [found[0]]
+    assert checkpoints_in("some/hub-name") == ["some/hub-name"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        checkpoints_in(str(tmp_path / "empty"))
+
+
+def test_steps_are_the_numbers_of_the_names_where_they_rise() -> None:
+    assert step_numbers(["a/checkpoint-50", "a/checkpoint-100"]) == [50, 100]
+    assert step_numbers(["a/version_0", "a/version_1"]) == [1, 2]
+    assert step_numbers(["policy"]) == [1]
+
+
+def test_nobody_trains_with_it(tmp_path: Path, run: Run, write_config: Write) -> None:
+    policy = tiny.write_model(tmp_path / "model")
+    config = diagnosis(tmp_path, policy)
+    config["trainer"]["max_steps"] = 1
+    with pytest.raises(ValueError, match="expected `validate`, got a training"):
+        run("fit", "--config", write_config(config, "looked"))
+    spec = RandomPolicy(**tiny.POLICY["init_args"])
+    with pytest.raises(ValueError, match="expected a policy with a path"):
+        DiagnosisModule(spec, spec, DPOLoss(), ["somewhere"])
+
+
+def test_inference_mode_is_refused(tmp_path: Path, run: Run, write_config: Write) -> None:
+    config = diagnosis(tmp_path, tiny.write_model(tmp_path / "model"))
+    config["trainer"]["inference_mode"] = True
+    with pytest.raises(ValueError, match=r"expected trainer\.inference_mode: false"):
+        run("validate", "--config", write_config(config, "looked"))
+
+
+def test_gradients_of_a_pass_without_a_graph_are_autograds(tmp_path: Path, run: Run, write_config: Write) -> None:
+    cli = run("validate", "--config", write_config(diagnosis(tmp_path, tiny.write_model(tmp_path / "model")), "looked"))
+    module = cli.model
+    batch = next(iter(cli.datamodule.val_dataloader()))
+    with torch.no_grad():
+        stats = module.policy(batch)
+    step = with_gradients(module, batch, stats)
+    logits_off = torch.zeros_like(stats.logps, requires_grad=True)
+    sums = torch.zeros(batch.num_sequences).index_add(0, batch.target_sequence, stats.logps + logits_off)
+    chosen, rejected = (sums - batch.reference_logps)[batch.pairs].unbind(1)
+    (expected,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum(), logits_off)
+    assert torch.allclose(step.token_gradients(), expected, rtol=1e-5, atol=1e-8)
