@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Statistic = Literal["level", "change", "drift"]
-"""level: mean of the last `window` readings. change: that minus the first reading of the run. drift: that minus the mean of the
-`window` readings before."""
+Statistic = Literal["level", "change", "growth", "drift"]
+"""level: mean of the last `window` readings. change: that minus the first reading of the run. growth: the change as a share of the
+first reading. drift: the level minus the mean of the `window` readings before."""
 
 MAX_WINDOW = 8
 """Readings; twice as many are kept."""
@@ -93,12 +93,15 @@ class Condition:
 
     def value(self, history: History | None) -> float | None:
         """The statistic; None while there are too few readings."""
-        needed = {"level": self.window, "change": self.window + 1, "drift": 2 * self.window}[self.of]
+        needed = {"level": self.window, "change": self.window + 1, "growth": self.window + 1, "drift": 2 * self.window}[self.of]
         if history is None or len(history.recent) < needed:
             return None
         level = _mean(history.recent[-self.window :])
-        before = {"level": 0.0, "change": history.first, "drift": _mean(history.recent[-2 * self.window : -self.window])}
-        return level - before[self.of]
+        if self.of == "drift":
+            return level - _mean(history.recent[-2 * self.window : -self.window])
+        if self.of == "growth":
+            return (level - history.first) / abs(history.first) if history.first else None
+        return level - history.first if self.of == "change" else level
 
     def __str__(self) -> str:
         of = "" if self.of == "level" else f"{self.of} of "
@@ -107,4 +110,4 @@ class Condition:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    return sum(values) / len(values)

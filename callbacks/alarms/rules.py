@@ -34,12 +34,10 @@ class AlarmRule:
                 f"and patience {self.patience}. Leave the rule out to switch it off."
             )
 
-    @property
     def metrics(self) -> frozenset[str]:
         """Of the conditions."""
         return frozenset(condition.metric for condition in self.conditions)
 
-    @property
     def spoken(self) -> frozenset[str]:
         """Metrics of the sentences."""
         return frozenset(name for sentence in self.says for name in _fields(sentence)) - {SINCE}

@@ -36,7 +36,7 @@ class AlarmWatch:
 
     def __init__(self, rules: Sequence[AlarmRule], extra: frozenset[str] = frozenset()) -> None:
         self._rules = tuple(rules)
-        self.names = extra.union(*(rule.metrics | rule.spoken for rule in rules))
+        self.names = extra.union(*(rule.metrics() | rule.spoken() for rule in rules))
         self._histories = Histories(self.names)
         self._fresh: frozenset[str] = frozenset()
         self._streaks: dict[int, tuple[int, int]] = {}
@@ -60,7 +60,7 @@ class AlarmWatch:
         """
         alarms = []
         for number, rule in enumerate(self._rules):
-            if rule.property in self._fired or not rule.metrics & self._fresh:
+            if rule.property in self._fired or not rule.metrics() & self._fresh:
                 continue
             if self._streak(number, rule, step) >= rule.patience:
                 self._fired[rule.property] = step
@@ -79,7 +79,7 @@ class AlarmWatch:
 
     def _alarm(self, rule: AlarmRule, step: int, since: int, derived: Derived | None) -> Alarm:
         latest = self._histories.latest()
-        numbers = {name: latest[name] for name in sorted(rule.metrics)}
+        numbers = {name: latest[name] for name in sorted(rule.metrics())}
         values = {**latest, **(derived(latest) if derived else {})}
         return Alarm(step, rule.property, rule.message(values, since), numbers, since)
 

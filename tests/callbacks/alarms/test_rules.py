@@ -33,6 +33,8 @@ def history(values: Sequence[float]) -> History:
         ("change", [1.0, 2.0, 4.0], 2.0),
         # Its own first reading is no change yet.
         ("change", [1.0, 2.0], None),
+        ("growth", [-2.0, 2.0, 4.0], 2.5),
+        ("growth", [0.0, 2.0, 4.0], None),
         ("drift", [1.0, 2.0, 4.0, 8.0], 4.5),
         ("drift", [1.0, 2.0, 4.0], None),
     ],
@@ -146,7 +148,7 @@ def test_the_centred_beta_follows_the_loss() -> None:
 
 def test_every_default_rule_can_say_something_without_the_optional_numbers() -> None:
     for rule in (*PROPERTY_RULES, *REINFORCEMENT_RULES):
-        text = rule.message(dict.fromkeys(rule.metrics, 1.0), since=7)
+        text = rule.message(dict.fromkeys(rule.metrics(), 1.0), since=7)
         assert "step 7" in text, rule.property
         # What to do about it needs no number that a run may lack.
         assert text.rstrip().endswith(rule.says[-1]), rule.property
