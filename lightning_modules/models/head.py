@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.models.tile_kernels import kernels_for
 from lightning_modules.models.tiled_log_probs import TiledLogProbs
 from lightning_modules.models.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
@@ -64,4 +65,5 @@ class ScoringHead(nn.Linear):
             return functional.linear(hidden, self.weight, self.bias)
         transform = LogitTransform(self.scale, self.softcap)
         tile = CPU_TILE if hidden.device.type == "cpu" else DEVICE_TILE
-        return HeadStats(*TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile))  # type: ignore[no-untyped-call]
+        kernels = kernels_for(hidden.device.type)
+        return HeadStats(*TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile, kernels))  # type: ignore[no-untyped-call]

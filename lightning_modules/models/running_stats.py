@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_modules.models.tile_kernels import TileKernels, TileSums
+
 
 class RunningStats:
     """Accumulates over tiles for K rows.
@@ -22,36 +24,28 @@ class RunningStats:
     Args:
         target_ids: `[K]` int64.
         dtype: type of the sums.
+        kernels: what sums a tile.
     """
 
-    def __init__(self, target_ids: Tensor, dtype: torch.dtype) -> None:
-        self._target_ids = target_ids
+    def __init__(self, target_ids: Tensor, dtype: torch.dtype, kernels: TileKernels) -> None:
+        self._target_ids, self._kernels = target_ids, kernels
         zeros = torch.zeros(5, len(target_ids), dtype=dtype, device=target_ids.device)
         self._maximum, self._exp_sum, self._weighted, self._squares, self._target = zeros.unbind()
         # Finite, unlike -inf, so that a rescaling before the first token is 0 * finite and not 0 * inf.
-        self._lowest = torch.finfo(dtype).min
-        self._maximum.fill_(self._lowest)
+        self._maximum.fill_(torch.finfo(dtype).min)
 
     def update(self, rows: slice, columns: slice, logits: Tensor, scratch: Tensor) -> None:
         """Take in the `[r, n]` tile `logits` (destroyed), with room for as much in `scratch`."""
-        self._take_targets(rows, columns, logits)
-        before, exp_sum = self._maximum[rows], self._exp_sum[rows]
-        maximum = torch.maximum(before, logits.amax(1))
-        shift = before - maximum
-        factor = shift.exp()
-        logits -= maximum[:, None]
-        exps = torch.exp(logits, out=scratch[: logits.numel()].view_as(logits))
-        self._weighted[rows] = (self._weighted[rows] + shift * exp_sum) * factor + torch.linalg.vecdot(exps, logits)
-        self._squares[rows] = self._squares[rows] * factor.square() + torch.linalg.vecdot(exps, exps)
-        self._exp_sum[rows] = exp_sum * factor + exps.sum(1)
-        self._maximum[rows] = maximum
-
-    def _take_targets(self, rows: slice, columns: slice, logits: Tensor) -> None:
-        """Move the targets' logits out of the tile."""
         column, inside = local_targets(self._target_ids[rows], columns)
-        values = logits.gather(1, column[:, None]).squeeze(1)
-        self._target[rows] = torch.where(inside, values, self._target[rows])
-        logits.scatter_(1, column[:, None], values.masked_fill(inside, self._lowest)[:, None])
+        before, exp_sum = self._maximum[rows], self._exp_sum[rows]
+        tile = TileSums(*self._kernels.sums(logits, column, inside, before, scratch))
+        shift = before - tile.maximum
+        factor = shift.exp()
+        self._weighted[rows] = (self._weighted[rows] + shift * exp_sum) * factor + tile.weighted
+        self._squares[rows] = self._squares[rows] * factor.square() + tile.squares
+        self._exp_sum[rows] = exp_sum * factor + tile.exp_sum
+        self._maximum[rows] = tile.maximum
+        self._target[rows] = torch.where(inside, tile.target, self._target[rows])
 
     def finish(self) -> SoftmaxStats:
         """Add the targets and normalise."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_modules.models.running_stats import RunningStats, local_targets
+from lightning_modules.models.tile_kernels import TileKernels
 from lightning_modules.models.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
 
 
@@ -21,6 +22,7 @@ class _Context(Protocol):
 
     transform: LogitTransform
     tile: TileShape
+    kernels: TileKernels
     product_dtype: torch.dtype
     saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]
     needs_input_grad: tuple[bool, ...]
@@ -42,12 +44,13 @@ class TiledLogProbs(torch.autograd.Function):
         target_ids: Tensor,
         transform: LogitTransform,
         tile: TileShape,
+        kernels: TileKernels,
     ) -> tuple[Tensor, ...]:
         """Statistics; keeps the inputs and two `[K]` normalisers."""
-        ctx.transform, ctx.tile, ctx.product_dtype = transform, tile, product_dtype(hidden, weight)
+        ctx.transform, ctx.tile, ctx.kernels, ctx.product_dtype = transform, tile, kernels, product_dtype(hidden, weight)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = TiledLogits(hidden.to(ctx.product_dtype), weight, bias, transform, tile)
-            running = RunningStats(target_ids, logits.sum_dtype)
+            running = RunningStats(target_ids, logits.sum_dtype, kernels)
             buffer, scratch = logits.buffer(), logits.buffer()
             for columns in logits.column_tiles():
                 for rows in logits.row_slices():
@@ -72,7 +75,7 @@ class TiledLogProbs(torch.autograd.Function):
                 gradients.start(columns)
                 for rows in logits.row_slices():
                     at_logits = _gradient_at_logits(ctx, logits, rows, columns, grad_logps, buffer)
-                    gradients.add(rows, columns, at_logits.to(ctx.product_dtype))
+                    gradients.add(rows, columns, at_logits)
                 gradients.finish(columns)
         return gradients.results()
 
@@ -80,14 +83,13 @@ class TiledLogProbs(torch.autograd.Function):
 def _gradient_at_logits(
     ctx: _Context, logits: TiledLogits, rows: slice, tile: ColumnTile, grad_logps: Tensor, buffer: Tensor
 ) -> Tensor:
-    """`[r, n]` gradient at the output of the linear layer."""
+    """`[r, n]` gradient at the output of the linear layer, in the type in which the products take it."""
     *_, target_ids, maximum, exp_sum = ctx.saved_tensors
-    values = logits.of(rows, tile, buffer)
-    slope = logits.slope(values)
-    gradient = values.sub_(maximum[rows, None]).exp_().mul_((-grad_logps[rows] / exp_sum[rows])[:, None])
     column, inside = local_targets(target_ids[rows], tile.columns)
-    gradient.scatter_add_(1, column[:, None], (grad_logps[rows] * inside)[:, None])
-    return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)
+    upstream = grad_logps[rows]
+    factor, own = -upstream / exp_sum[rows], upstream * inside
+    values = logits.of(rows, tile, buffer)
+    return ctx.kernels.gradient(values, maximum[rows], factor, column, own, *ctx.transform, ctx.product_dtype)
 
 
 class _Gradients:
@@ -125,4 +127,4 @@ class _Gradients:
     def results(self) -> tuple[Tensor | None, ...]:
         """One entry for each input of `TiledLogProbs`."""
         hidden = None if self._hidden is None else self._hidden.to(self._hidden_input.dtype)
-        return hidden, self._weight, self._bias, None, None, None
+        return hidden, self._weight, self._bias, None, None, None, None

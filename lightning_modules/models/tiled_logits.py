@@ -21,6 +21,10 @@ class LogitTransform(NamedTuple):
     softcap: float | None = None
     """Soft-cap c: z -> c tanh(z / c) (Gemma 2, arXiv 2408.00118 section 2)."""
 
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of z by the output h W^T + b of the linear layer, from z."""
+        return self.scale if self.softcap is None else self.scale * (1 - (logits / self.softcap).square())
+
 
 class TileShape(NamedTuple):
     """Largest tile."""
@@ -87,11 +91,6 @@ class TiledLogits:
         if self.transform.softcap is not None:
             logits.div_(self.transform.softcap).tanh_().mul_(self.transform.softcap)
         return logits
-
-    def slope(self, logits: Tensor) -> Tensor | float:
-        """Derivative of z by the output h W^T + b of the linear layer, from z."""
-        scale, softcap = self.transform
-        return scale if softcap is None else scale * (1 - (logits / softcap).square())
 
     def buffer(self) -> Tensor:
         """Room for one tile."""

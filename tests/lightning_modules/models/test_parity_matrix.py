@@ -25,12 +25,18 @@ from lightning_modules.models.attention_backends.base import AttentionCase
 from lightning_modules.models.attention_backends.selection import BACKENDS
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
+from lightning_modules.models.tile_kernels import WRITTEN, TileKernels, fusible_gradient, fusible_sums
 from lightning_modules.models.tiled_logits import TileShape
 from tests.lightning_modules.models.architectures import config, make_batch, sequences
 
 OUTPUTS = {"llama": "plain", "gemma2": "soft-capped", "cohere": "multiplied", "granite": "divided", "phi": "with bias"}
 """Families by what they do to their logits."""
-TILES = {"one tile": TileShape(512, 1024), "many tiles": TileShape(5, 7)}
+HEADS = {
+    "one tile": (TileShape(512, 1024), WRITTEN),
+    "many tiles": (TileShape(5, 7), WRITTEN),
+    "fused": (TileShape(6, 8), TileKernels("fusible", fusible_sums, fusible_gradient)),
+}
+"""Tiles, and what is done to one; a GPU compiles the last."""
 
 
 class Precision(NamedTuple):
@@ -112,13 +118,15 @@ def test_losses_and_gradients_are_those_of_float64(
         attention = {"layout": "padded"} if layout == "padded" else {"attention": layout}
         policy = build(family, tied, **attention).to(arithmetic.weights)
         policy.load_state_dict(state)
-        for shared, tiles in product((True, False), TILES):
-            monkeypatch.setattr(head_module, "CPU_TILE", TILES[tiles])
+        for shared, head in product((True, False), HEADS):
+            tile, kernels = HEADS[head]
+            monkeypatch.setattr(head_module, "CPU_TILE", tile)
+            monkeypatch.setattr(head_module, "kernels_for", lambda _, kernels=kernels: kernels)
             loss, gradient = run(policy, make_batch() if shared else unshared(make_batch()), arithmetic)
             assert loss.dtype == torch.promote_types(arithmetic.weights, torch.float32)
-            assert abs(loss - want_loss) <= arithmetic.loss * want_loss, (layout, shared, tiles)
+            assert abs(loss - want_loss) <= arithmetic.loss * want_loss, (layout, shared, head)
             error = (gradient - want_gradient).norm() / want_gradient.norm()
-            assert error <= arithmetic.gradient, (layout, shared, tiles)
+            assert error <= arithmetic.gradient, (layout, shared, head)
 
 
 def run(policy: CausalLMPolicy, batch: CompletionBatch, arithmetic: Precision) -> tuple[Tensor, Tensor]:
