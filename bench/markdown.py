@@ -1,0 +1,33 @@
+"""A result as a page that names its command, the machine and the figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_page(path: Path, title: str, about: str, report: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Write `path`: the text `about`, the command this process was called with, the machine, and a table of `rows`.
+
+    Columns whose name ends in `share` are written in per cent.
+    """
+    columns = list(next(iter(rows.values())))
+    lines = ["| | " + " | ".join(column.replace("_", " ") for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(column, row[column]) for column in columns) + " |")
+    machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["machine"].items())
+    text = f"# {title}\n\n{about.strip()}\n\n`{command()}` ({machine}):\n\n" + "\n".join(lines) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def command() -> str:
+    """How this process was called, as one would type it."""
+    module = Path(sys.argv[0]).stem
+    return " ".join(["python", "-m", f"bench.{module}", *sys.argv[1:]])
+
+
+def _cell(column: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if column.endswith("share") else f"{value:.4g}"
