@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
-from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
+from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
@@ -47,6 +47,8 @@ class BaseModule(TrainedModule):
     """
 
     policy: Policy
+    on_sampling_progress: OnProgress | None = None
+    """Told how far the batch in hand has come while responses are drawn (`callbacks.sampling_bar`)."""
 
     def __init__(self, policy: PolicySpec, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__(optimizer, lr_scheduler)
@@ -107,7 +109,12 @@ class BaseModule(TrainedModule):
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
         groups = self.policy.generate(
-            prompts, parameters, num_samples=batch.num_samples, eos_token_id=batch.eos_token_id, seed=batch.seed
+            prompts,
+            parameters,
+            num_samples=batch.num_samples,
+            eos_token_id=batch.eos_token_id,
+            seed=batch.seed,
+            on_progress=self.on_sampling_progress,
         )
         return [[list(completion.token_ids) for completion in group] for group in groups]
 

@@ -20,6 +20,7 @@ from lightning_modules.models.policy import SamplingParameters
 from tests import tiny
 
 Run = Callable[..., LightningCLI]
+Write = Callable[[Mapping[str, Any], str], Path]
 JUDGE = {"class_path": "judges.arithmetic.ArithmeticJudge"}
 TASK = {"class_path": "datamodules.tasks.arithmetic.ArithmeticTask", "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7}}
 
@@ -37,26 +38,24 @@ def _sft(seed: int = 0) -> dict[str, Any]:
     return {"class_path": "lightning_modules.sft.SFTModule", "init_args": arguments}
 
 
+def sampling_config(folder: Path, pool: str, source: str = "policy", seed: int = 0) -> dict[str, Any]:
+    """Four responses to each of ten prompts, four prompts a batch, into a pool."""
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    writer = {"pool": str(folder / pool), "source": source, "judge": JUDGE}
+    data = {"task": TASK, "tokenizer": str(folder / "tokenizer"), "num_samples": 4, "max_new_tokens": 12, "prompts_per_batch": 4}
+    return {
+        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.pool_writer.PoolWriter", "init_args": writer}]),
+        "model": _sft(seed),
+        "data": {"class_path": "datamodules.sampling.SamplingDataModule", "init_args": data},
+    }
+
+
 @pytest.fixture
-def sample(tmp_path: Path, run: Run, write_config: Callable[[Mapping[str, Any], str], Path]) -> Callable[..., Path]:
-    """Sample four responses to each of ten prompts, four prompts a batch, into a pool."""
-    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
+def sample(tmp_path: Path, run: Run, write_config: Write) -> Callable[..., Path]:
+    """Sample into a pool; returns its path."""
 
     def sample(pool: str, source: str = "policy", seed: int = 0) -> Path:
-        writer = {"pool": str(tmp_path / pool), "source": source, "judge": JUDGE}
-        data = {
-            "task": TASK,
-            "tokenizer": str(tmp_path / "tokenizer"),
-            "num_samples": 4,
-            "max_new_tokens": 12,
-            "prompts_per_batch": 4,
-        }
-        config = {
-            "trainer": tiny.trainer(tmp_path, [{"class_path": "callbacks.pool_writer.PoolWriter", "init_args": writer}]),
-            "model": _sft(seed),
-            "data": {"class_path": "datamodules.sampling.SamplingDataModule", "init_args": data},
-        }
-        run("predict", "--config", write_config(config, "sample"))
+        run("predict", "--config", write_config(sampling_config(tmp_path, pool, source, seed), "sample"))
         return tmp_path / pool
 
     return sample

@@ -52,6 +52,7 @@ class CausalLMPolicy(Policy):
         self.model = model
         self.layout = layout
         self.compiled = False
+        self.own_engine: SamplingEngine | None = None
         self.vocab_size = _adopt_head(model).out_features
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
@@ -139,7 +140,9 @@ class CausalLMPolicy(Policy):
         self.compiled = True
 
     def engine(self) -> SamplingEngine:
-        """What this policy is sampled with."""
+        """What this policy is sampled with: `own_engine`, where one was set."""
+        if self.own_engine is not None:
+            return self.own_engine
         if self.layout == "packed":
             return BatchedEngine(PackedDecoder(self.model, self.attention))
         return BatchedEngine(CachedDecoder(self.model, self._plain_attention))

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
+from lightning_modules.models.generation.vllm_engine import VLLMEngine
 from lightning_modules.models.gguf import converted_folder
 from lightning_modules.models.layout_check import check_log_probs
 from lightning_modules.models.lora import LoraSpec, add_adapters
@@ -38,6 +39,9 @@ class CausalLMSpec(PolicySpec):
     """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it. Not with checkpointing."""
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
+    engine: Literal["batched", "vllm"] = "batched"
+    """What responses are drawn with. `vllm` needs that package and a GPU, and holds a copy of the weights as they are at its first
+    call: for `predict` and `test`."""
     lora: LoraSpec | None = None
     """Train low-rank adapters and leave the weights as they are."""
 
@@ -60,6 +64,8 @@ class CausalLMSpec(PolicySpec):
         # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
         check_log_probs(policy)
         policy.attention = attention
+        if self.engine == "vllm":
+            policy.own_engine = VLLMEngine(policy.save, self.dtype)
         if self.compile:
             policy.compile_layers()
         return policy
