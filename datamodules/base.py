@@ -18,7 +18,7 @@ from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitD
 from datamodules.loading.partition import greedy_runs
 from datamodules.loading.sampler import Microbatch, StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
-from datamodules.probes import probe_examples
+from datamodules.probes import probe_examples, with_more_probes
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import Tokenizer
 
@@ -63,6 +63,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self._datasets: dict[str, SplitDataset] = {}
         self._fingerprints: dict[str, str] = {}
         self._probes: list[CompletionBatch] | None = None
+        self._further_probes: dict[str, Sequence[Sequence[Sequence[int]]]] = {}
 
     @property
     @abstractmethod
@@ -167,10 +168,16 @@ class BaseDataModule(LightningDataModule, ABC):
         indices = np.sort(np.random.default_rng([self.seed, len(examples)]).choice(len(examples), number, replace=False))
         return probe_examples(examples, indices.tolist(), self.seed)
 
+    def add_probes(self, kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Put further completions into the probe bank, as token ids, a group for each of its prompts in order."""
+        self._further_probes[kind], self._probes = groups, None
+
     def _packed_probes(self) -> Iterator[CompletionBatch]:
-        bank = ExampleStore.of(self.probe_bank())
+        bank = self.probe_bank()
+        for kind, groups in self._further_probes.items():
+            bank = with_more_probes(bank, kind, groups)
         if len(bank):
-            dataset = SplitDataset(bank)
+            dataset = SplitDataset(ExampleStore.of(bank))
             for first, last in greedy_runs(dataset.lengths.rows.tolist(), self.max_tokens_per_batch):
                 indices = tuple(range(first, last))
                 yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]

@@ -38,6 +38,23 @@ def probe_examples(examples: Sequence[Example], indices: Sequence[int], seed: in
     return bank
 
 
+def with_more_probes(bank: Sequence[Example], kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> list[Example]:
+    """The bank with further completions of a kind, a group for each of its prompts; those a prompt has already are left out.
+
+    Raises:
+        ValueError: if there is not one group for each prompt.
+    """
+    if len(groups) != len(bank):
+        raise ValueError(f"expected {len(bank)} groups of probes, one for each prompt of the bank, got {len(groups)}.")
+    extended = []
+    for example, group in zip(bank, groups, strict=True):
+        known = {completion.token_ids for completion in example.completions}
+        fresh = [ids for ids in dict.fromkeys(map(tuple, group)) if ids and ids not in known]
+        probes = (TokenizedCompletion(ids, Role.PROBE, kind) for ids in fresh)
+        extended.append(replace(example, completions=(*example.completions, *probes)))
+    return extended
+
+
 def _with_probes(example: Example, candidates: dict[str, list[tuple[int, ...]]]) -> Example:
     """Append the first candidate of each kind that is not yet among the completions; a kind without one is left out."""
     completions = list(example.completions)

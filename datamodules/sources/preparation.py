@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -44,10 +44,19 @@ class Preparation:
         format: what their columns mean.
         encoder: tokenises.
         limits: what is cut.
+        rows: numbers of the rows that are wanted; all by default. Of some there may be none left.
     """
 
-    def __init__(self, source: DataSource, format: RowFormat, encoder: PromptEncoder, limits: LengthLimits) -> None:
+    def __init__(
+        self,
+        source: DataSource,
+        format: RowFormat,
+        encoder: PromptEncoder,
+        limits: LengthLimits,
+        rows: Collection[int] | None = None,
+    ) -> None:
         self._source = source
+        self._rows = rows
         self._format = format
         self._encoder = encoder
         self._limits = limits
@@ -64,12 +73,14 @@ class Preparation:
         for records in _chunks(self._records()):
             for record, encoded in zip(records, self._encoder.encode(records), strict=True):
                 self._add(record, encoded)
-        if not self._report.rows_kept:
+        if not self._report.rows_kept and self._rows is None:
             raise ValueError(f"expected a usable row, got none: nothing is left after filtering.\n{self._report.summary()}")
         return self._writer.store(), self._report
 
     def _records(self) -> Iterator[Record]:
         for row_number, row in enumerate(self._source.rows()):
+            if self._rows is not None and row_number not in self._rows:
+                continue
             self._report.rows_read += 1
             try:
                 if isinstance(row, BadRowError):
