@@ -13,6 +13,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from callbacks.accuracy import AccuracyMonitor
+from callbacks.adaptive_beta import AdaptiveBeta
 from callbacks.degradation import DegradationMonitor
 from callbacks.disentanglement import DisentanglementMonitor
 from callbacks.dispersion import DispersionMonitor
@@ -35,6 +36,7 @@ from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
 from judges.base import Judge, Verdict
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
@@ -113,8 +115,8 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         ),
         fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
         fit(
-            PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
-            [*monitors(), ToyLedger(every_n_steps=1)],
+            PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), FlexDPOLoss(), optimizer, cache_dir=cache),
+            [*monitors(), ToyLedger(every_n_steps=1), AdaptiveBeta()],
             folder,
             data=toy,
             max_steps=3,
