@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reports.figures import (
+    band,
     dispersion,
     drop,
     figure_2,
@@ -10,6 +11,7 @@ from reports.figures import (
     figure_6,
     gradient_asymmetry,
     ledger,
+    mass,
     objective,
     quadrants,
     task_accuracy,
@@ -23,7 +25,9 @@ PLOTS = (
     drop.PLOT,
     gradient_asymmetry.PLOT,
     quadrants.PLOT,
+    band.PLOT,
     dispersion.PLOT,
+    mass.PLOT,
     ledger.PLOT,
     figure_2.PLOT,
     figure_3.PLOT,

@@ -27,8 +27,9 @@ def config(seed: int = 0, lr: float = 1e-5) -> dict[str, Any]:
 
 
 def language_rows(offset: float = 0.0) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the four monitors at three steps; every value its own."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("likelihood", "softmax_grad", "degradation", "dispersion")}
+    """Rows of the monitors at three steps; every value its own."""
+    monitors = ("likelihood", "softmax_grad", "degradation", "dispersion", "disentanglement", "mass")
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in monitors}
     for number, step in enumerate(STEPS):
         values = {"likelihood": {"likelihood/bank/drop_share": 0.5 + number, "likelihood/bank/drop_gap": -0.1 * number}}
         for place, kind in enumerate(KINDS):
@@ -55,6 +56,8 @@ def language_rows(offset: float = 0.0) -> dict[str, list[dict[str, Any]]]:
             "dispersion/bank/off_pair_mass": 0.5 + 0.1 * number,
             "dispersion/bank/chosen/entropy": 2.0 - number / 4,
         }
+        values["disentanglement"] = {"head/band_violated": 0.1 * number, "head/centre": 0.5, "head/incentive_ratio": 1.25 + number}
+        values["mass"] = {f"mass/{side}/{name}": 0.1 * number for side in ("chosen", "rejected") for name in ("moved", "to_argmax")}
         for name, row in values.items():
             rows[name].append({"step": step, **row})
     return rows

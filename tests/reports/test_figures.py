@@ -34,6 +34,8 @@ DRAWN = {
         (2, 1): ("softmax_grad/asymmetry_per_token", None),
     },
     "dispersion": {(0, 0): ("dispersion/bank/probes/index_per_token", None), (1, 0): ("dispersion/bank/off_pair_mass", None)},
+    "band": {(0, 0): ("head/band_violated", None), (1, 1): ("head/incentive_ratio", lambda ratio: 1 / ratio)},
+    "mass": {(0, 1): ("mass/rejected/moved", None), (1, 0): ("mass/chosen/to_argmax", None)},
     "figure_2": {
         (0, 0): (f"{BANK}/chosen/logp_per_token", math.exp),
         (1, 1): ("softmax_grad/rejected/log_pi_gradient", lambda nats: nats / math.log(10)),

@@ -1,0 +1,39 @@
+"""Who got the probability that moved: the paper's Property 3, accounted for token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from reports.groups import Group
+from reports.panels import Panel, draw_panels, line
+from reports.plot import Plot
+
+SIDES = ("chosen", "rejected")
+
+PANELS = (
+    Panel("Mass moved since step 0", "probability", tuple(line(f"along {side}", f"mass/{side}/moved") for side in SIDES)),
+    Panel(
+        "Of it, to tokens of no known response", "share", tuple(line(f"along {side}", f"mass/{side}/to_off_data") for side in SIDES)
+    ),
+    Panel("Of it, to what was likeliest", "share", tuple(line(f"along {side}", f"mass/{side}/to_argmax") for side in SIDES)),
+)
+
+
+def draw(groups: Sequence[Group]) -> Figure | None:
+    """Mass moved, its share off the data, its share to the argmax."""
+    return draw_panels(groups, PANELS)
+
+
+PLOT = Plot(
+    name="mass",
+    title="Dispersion: who got the mass that moved",
+    meaning=(
+        "Left: how far the distributions along the pairs have moved. Of that, the middle went to tokens that no known response has "
+        "there (dispersion), the right to the token that was the favourite anyway (squeezing)."
+    ),
+    needs=("mass/",),
+    callback="callbacks.mass_gains.MassMonitor",
+    draw=draw,
+)
