@@ -38,9 +38,14 @@ class Labelled:
 
 
 def load() -> list[Labelled]:
-    """Every complete run of the labelled set."""
+    """Every complete run of the labelled set; a configuration that stands in both sets is the same run and counts once."""
     runs = [run for setting in (EMBEDDED, TOY) for run in runs_of(setting)] + further_runs()
-    return [Labelled(run, readings_of(run), outcome_of(run)) for run in runs if run.is_complete]
+    distinct = {
+        (run.setting.experiment, run.method, run.scenario, run.learning_rate, run.seed): run
+        for run in reversed(runs)
+        if run.is_complete
+    }
+    return [Labelled(run, readings_of(run), outcome_of(run)) for run in reversed(distinct.values())]
 
 
 def readings_of(run: Run) -> Readings:

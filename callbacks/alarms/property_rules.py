@@ -23,9 +23,9 @@ PROPERTY_RULES = (
     AlarmRule(
         property="drastic_drop",
         conditions=(
-            Condition(metric=_REJECTED, below=-0.01, window=1),
-            Condition(metric=_OTHERS, of="change", below=-0.03, window=1),
-            Condition(metric=_CHOSEN, below=0.1, window=1),
+            Condition(metric=_REJECTED, below=-0.015, window=1),
+            Condition(metric=_OTHERS, of="change", below=-0.04, window=1),
+            Condition(metric=_CHOSEN, below=0.065, window=1),
         ),
         says=(
             "From step {since} the fall of the rejected completions takes other text along: rejected "
@@ -40,8 +40,8 @@ PROPERTY_RULES = (
     AlarmRule(
         property="suppression",
         conditions=(
-            Condition(metric="likelihood/chosen/change_per_token", below=-0.005, window=4),
-            Condition(metric=_OFF_DATA, of="growth", above=0.03, window=1),
+            Condition(metric="likelihood/chosen/change_per_token", below=-0.008, window=4),
+            Condition(metric=_OFF_DATA, of="growth", above=0.05, window=1),
         ),
         says=(
             "From step {since} the margin grows only by suppression: chosen "
@@ -75,7 +75,7 @@ PROPERTY_RULES = (
         conditions=(Condition(metric=_OFF_DATA, of="growth", above=0.08, window=1),),
         says=(
             "From step {since} probability leaves everything that is known for the prompts: off-data mass "
-            "{dispersion/bank/off_data_mass:.3f} a token, at least 8% more than at the start.",
+            "{dispersion/bank/off_data_mass:.3f} a token, and more than at the start.",
             _BETA,
             "Lower the learning rate, take on-policy pairs (scenario 1), or add a likelihood term (SFTDPOLoss).",
         ),
