@@ -16,6 +16,7 @@ from lightning_modules.models.attention_backends.base import AttentionBackend, A
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BACKENDS
 from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.tile_kernels import failure, fused
 
 LENGTHS = [(37, (5, 211)), (1, (1, 1)), (300, (17, 64)), (128, (128, 3))]
 """(prompt, completions): short against long, one token, and the sizes kernels tile by."""
@@ -71,4 +72,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    options.out.write_text(json.dumps({"backends": measure(options.device)}, indent=1) + "\n")
+    # The head's fused kernels have a check of their own, against float64 too.
+    head = failure(fused(), options.device) or "passed" if options.device == "cuda" else "not fused here"
+    options.out.write_text(json.dumps({"backends": measure(options.device), "head_kernels": head}, indent=1) + "\n")

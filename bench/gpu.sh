@@ -2,7 +2,7 @@
 # All GPU measurements in one call, on a machine with PyTorch for CUDA and no network.
 #   bash bench/gpu.sh [--out FOLDER]     about 8 minutes; one JSON table in FOLDER (default docs/results/gpu)
 #   bash bench/gpu.sh --dry-run          on any CPU: that every part runs
-# Python packages that the machine lacks (trl, datasets, jsonargparse and what they need) may lie as wheels in .whl/.
+# Python packages that the machine lacks may lie as wheels in .whl/ (docs/performance.md says how they get there).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

@@ -17,6 +17,9 @@ from torch.nn import functional
 
 from bench.measure import machine, peak_bytes, publish, summary, time_in_turn
 from lightning_modules.models.head import HeadStats, ScoringHead
+from lightning_modules.models.tile_kernels import WRITTEN, kernels_for
+from lightning_modules.models.tiled_log_probs import TiledLogProbs
+from lightning_modules.models.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
 BASELINE = "full logits"
 
@@ -67,6 +70,15 @@ def tiled(inputs: Inputs) -> Tensor:
     return stats.logps
 
 
+def tiled_written_out(inputs: Inputs) -> Tensor:
+    """Ours without fused kernels, which a GPU would take."""
+    head = inputs.head
+    tile = CPU_TILE if inputs.hidden.device.type == "cpu" else DEVICE_TILE
+    transform = LogitTransform(head.scale, head.softcap)
+    logps: Tensor = TiledLogProbs.apply(inputs.hidden, head.weight, head.bias, inputs.targets, transform, tile, WRITTEN)[0]  # type: ignore[no-untyped-call]
+    return logps
+
+
 def full_logits(inputs: Inputs, *, diagnostics: bool = True) -> Tensor:
     """The definition."""
     log_probs = functional.linear(inputs.hidden, inputs.head.weight).float().log_softmax(-1)
@@ -90,6 +102,8 @@ WAYS: dict[str, Callable[[Inputs], Tensor]] = {
     "full logits, no diagnostics": lambda inputs: full_logits(inputs, diagnostics=False),
     "tiled (ours)": tiled,
 }
+if torch.cuda.is_available():
+    WAYS["tiled, kernels not fused"] = tiled_written_out
 if hasattr(functional, "linear_cross_entropy"):
     WAYS["torch linear_cross_entropy, no diagnostics"] = linear_cross_entropy
 
@@ -137,6 +151,7 @@ def main() -> None:
     for name, row in rows.items():
         row |= {"peak_mib": memory[name] / 2**20, "peak_ratio": memory[name] / memory[BASELINE]}
     report = {"problem": asdict(problem), "rounds": options.rounds, "largest_difference": difference}
+    report["kernels"] = kernels_for(problem.device).name
     publish({**report, "machine": machine(problem.device)}, rows, options.out)
 
 
