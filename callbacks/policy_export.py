@@ -92,7 +92,7 @@ def _agreed_folder(trainer: Trainer, name: str) -> Path:
     """Where to save, the same on all ranks: the first one looks, for the others might see what it has written since."""
     folder = run_folder(trainer)
     target = free_folder(folder, trainer.global_step, name) if folder is not None and trainer.is_global_zero else None
-    agreed: Path = trainer.strategy.broadcast(target)
+    agreed = cast(Path, trainer.strategy.broadcast(target))
     return agreed
 
 

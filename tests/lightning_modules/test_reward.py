@@ -140,7 +140,7 @@ def config(folder: Path, model: Path, **options: Any) -> Path:
             "loss": {"centring": 0.01},
         },
     }
-    callbacks = [
+    callbacks: list[dict[str, Any]] = [
         {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 21, "keep_all": True}},
         {"class_path": "callbacks.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 2}},
         {"class_path": "callbacks.reward_export.RewardExport"},
