@@ -1,7 +1,7 @@
-"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [runs] [table]`, to docs/results/adaptive_beta.
+"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [toy] [runs] [table]`, to docs/results/adaptive_beta.
 
-Five seeds of the order of the data and of the probe bank; the embedded model, scenario 1. Accuracy and off-data mass are those of
-docs/results/alarm.
+The embedded model with seeds of the order of the data and of the probe bank, and the toy, both in scenario 1. Accuracy and
+off-data mass are those of docs/results/alarm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.alarm_runs import EMBEDDED, ROOT, Run, loss_options, make
+from bench.alarm_runs import EMBEDDED, ROOT, TOY, Run, loss_options, make
 from bench.toy_tables import table
 from callbacks.rows import Track, tracks_of
 
@@ -34,6 +34,22 @@ METHODS = {
 }
 SETTING = replace(EMBEDDED, name="beta", methods=METHODS, seeds=tuple(SEEDS))
 
+TOY_METHODS = {
+    "dpo": loss_options("dpo", beta=0.02),
+    "flex_dpo_0.8": loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.016),
+    "flex_dpo_0.4": loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.008),
+    "sft_dpo": loss_options("sft_dpo", beta=0.02, gamma=0.01),
+    "cal_dpo": loss_options("cal_dpo"),
+    "adaptive": [
+        *loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.02),
+        *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
+    ],
+}
+TOY_SETTING = replace(
+    TOY, name="beta_toy", methods=TOY_METHODS, options=("--trainer", "bench/alarm_toy.yaml", "--data.num_seeds", str(len(SEEDS)))
+)
+TOY_RATE = "1e-4"
+
 COLUMNS: dict[str, tuple[str, int]] = {
     "accuracy, step 0": ("task/accuracy", 0),
     "accuracy, steps 15 and 20": ("task/accuracy", 2),
@@ -49,6 +65,25 @@ COLUMNS: dict[str, tuple[str, int]] = {
 def runs() -> list[Run]:
     """Seeds outermost, so that a set that is cut short has whole seeds."""
     return [Run(SETTING, method, SCENARIO, RATE, seed) for seed, method in itertools.product(SEEDS, METHODS)]
+
+
+def toy_runs() -> list[Run]:
+    """Scenario 1 of the toy, all seeds side by side: a ratio is the mean over them."""
+    return [Run(TOY_SETTING, method, SCENARIO, TOY_RATE, 0) for method in TOY_METHODS]
+
+
+def toy_rows() -> list[list[str]]:
+    """Where the probability of the chosen response ends and how high it was, mean ± standard deviation over seeds."""
+    lines = []
+    for run in toy_runs():
+        if run.is_complete:
+            tracks = tracks_of(run.folder)
+            chosen, deviation = dict(tracks["toy/own_chosen"]), dict(tracks["toy/spread/own_chosen"])
+            peak = max(chosen, key=lambda step: chosen[step])
+            cells = [f"{chosen[step]:.3f} ± {deviation[step]:.3f}" for step in (peak, run.setting.steps)]
+            ratio = f"{tracks['adaptive_beta/ratio'][-1][1]:.2f}" if "adaptive_beta/ratio" in tracks else ""
+            lines.append([run.method, *cells, str(peak), f"{tracks['dispersion/bank/off_pair_mass'][-1][1]:.3f}", ratio])
+    return lines
 
 
 def reading(track: Track, how: int) -> float:
@@ -86,15 +121,20 @@ def rows() -> list[list[str]]:
 def write_table() -> None:
     """docs/results/adaptive_beta/table.md."""
     OUT.mkdir(parents=True, exist_ok=True)
-    text = table(["method", "seeds", *COLUMNS, "accuracy minus DPO's, paired"], rows())
-    preface = (
-        "# AdaptiveBeta in numbers\n\nMean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`.\n\n"
+    embedded = table(["method", "seeds", *COLUMNS, "accuracy minus DPO's, paired"], rows())
+    toy = table(
+        ["method", "chosen, highest", "chosen, step 2000", "highest at", "mass outside the pair", "beta- / beta+, last"], toy_rows()
     )
-    (OUT / "table.md").write_text(f"{preface}{text}\n", encoding="utf-8")
+    preface = "# AdaptiveBeta in numbers\n\nMean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`."
+    sections = [preface, f"## Embedded model, scenario {SCENARIO}, learning rate {RATE}", embedded]
+    sections += [f"## Toy, scenario {SCENARIO}, learning rate {TOY_RATE}, {len(SEEDS)} seeds", toy]
+    (OUT / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
 def main(parts: list[str]) -> None:
     """Make the runs, then the table."""
+    if not parts or "toy" in parts:
+        make(toy_runs())
     if not parts or "runs" in parts:
         make(runs())
     if not parts or "table" in parts:

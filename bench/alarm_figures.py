@@ -55,8 +55,8 @@ _TOY_SEEN: tuple[Panel, ...] = (
 )
 
 EXAMPLES = (
-    Example("suppression", Run(EMBEDDED, "dpo", 1, "3e-4", 0), Run(EMBEDDED, "sft_dpo", 1, "3e-4", 0), "likelihood term", _SEEN),
-    Example("drastic_drop", Run(EMBEDDED, "dpo", 3, "3e-4", 0), Run(EMBEDDED, "dpo", 3, "1e-4", 0), "a third of the rate", _SEEN),
+    Example("suppression", Run(EMBEDDED, "dpo", 1, "3e-4", 0), Run(EMBEDDED, "dpo", 1, "1e-4", 0), "a third of the rate", _SEEN),
+    Example("drastic_drop", Run(EMBEDDED, "dpo", 4, "3e-4", 0), Run(EMBEDDED, "sft_dpo", 4, "3e-4", 0), "likelihood term", _SEEN),
     Example("toy", Run(TOY, "dpo", 1, "1e-4", 0), Run(TOY, "flex_dpo", 1, "1e-4", 0), "beta_rejected halved", _TOY_SEEN),
 )
 

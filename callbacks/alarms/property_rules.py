@@ -32,7 +32,7 @@ PROPERTY_RULES = (
             "{likelihood/bank/rejected/change_per_token:+.3f} nats per token, other prompts' chosen ones "
             "{likelihood/bank/other_chosen/change_per_token:+.3f}, chosen {likelihood/bank/chosen/change_per_token:+.3f}.",
             _BETA,
-            "Lower the learning rate, or push the rejected side less (a smaller beta_rejected).",
+            "Add a likelihood term (SFTDPOLoss), lower the learning rate, or push rejected less (a smaller beta_rejected).",
         ),
         patience=1,
     ),
