@@ -94,8 +94,10 @@ def reading(track: Track, how: int) -> float:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "-"
+    """Mean and standard deviation over seeds; of a single seed its value."""
+    if not values:
+        return ""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def rows() -> list[list[str]]:
