@@ -73,7 +73,7 @@ def _css() -> str:
 
 
 def _contents(groups: Sequence[Group]) -> str:
-    shown = {plot.name: plot.title.split(":")[0] for plot in PLOTS if any(plot.has(group) for group in groups)}
+    shown = {plot.name: plot.name.replace("_", " ").capitalize() for plot in PLOTS if any(plot.has(group) for group in groups)}
     places = {"alarms": "Alarms", "numbers": "Numbers", **shown, "tokens": "Tokens", "data": "Data", "runs": "Runs"}
     return "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in places.items())
 

@@ -89,9 +89,13 @@ def group_colour(number: int) -> str:
 
 
 def plot_curve(axes: Axes, curve: Curve, *, colour: str, dashes: _Dashes = "-", label: str = "") -> None:
-    """Mean and range; points too where they are few."""
-    marker = "o" if len(curve.steps) <= _FEW else ""
-    axes.plot(curve.steps, curve.mean, color=colour, linestyle=dashes, marker=marker, markersize=2.6, label=label)
+    """Mean and range; points too where they are few, and the number itself where there is one."""
+    is_alone = len(curve.steps) == 1
+    marker, size = "o" if len(curve.steps) <= _FEW else "", 7 if is_alone else 2.6
+    axes.plot(curve.steps, curve.mean, color=colour, linestyle=dashes, marker=marker, markersize=size, label=label)
+    if is_alone:
+        place = (float(curve.steps[0]), float(curve.mean[0]))
+        axes.annotate(f"{place[1]:.3g}", place, (8, 0), textcoords="offset points", va="center", color=colour)
     if curve.has_band:
         axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
 
@@ -111,6 +115,10 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
         axes.set_yscale("log")
     axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    first, last = axes.get_xlim()
+    if last - first < 1:
+        # One step alone: without a width of its own matplotlib shows a hundredth of a step.
+        axes.set_xlim(round(first) - 1, round(last) + 1)
     if len(lines) > 1:
         colours = [group_colour(number + panel.first_colour) if len(groups) == 1 else INK for number in range(len(lines))]
         _legend(axes, [own.label for own in lines], colours)
