@@ -7,6 +7,7 @@ what it would do; `.ci/run` and the tests themselves are what it does.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -17,11 +18,13 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+import report
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., LightningCLI]
 TRAIN = [".venv/bin/python", "train.py"]
+REPORT = [".venv/bin/python", "report.py"]
 QUICK = ("--trainer.accelerator", "cpu")
 
 
@@ -84,7 +87,9 @@ def execute(command: list[str]) -> None:
     program = Path(sys.executable).with_name(Path(command[0]).name)
     assert program.exists(), f"{command[0]} is not installed by make setup-dev"
     asked = ["--inspect"] if program.name == "tensorboard" else ["--help"]
-    finished = subprocess.run([str(program), *command[1:], *asked], check=False, capture_output=True, text=True)
+    # Modules are found in the checkout, which is the working directory of whoever reads the document.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([str(program), *command[1:], *asked], check=False, capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -98,6 +103,8 @@ def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pyt
             subprocess.run(["make", "--dry-run", *command[1:]], check=True, capture_output=True)
         elif command[:2] == TRAIN:
             train(run, command[2:])
+        elif command[:2] == REPORT:
+            report.main(command[2:])
         else:
             execute(command)
 
