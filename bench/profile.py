@@ -1,8 +1,9 @@
 """Where the time of our step goes: `python -m bench.profile`.
 
-Our Trainer on the shared workload (DPO, diagnostics off), the last steps under PyTorch's profiler. A part's time is the CPU time of
-its operators with all they call: the output head by its autograd function, attention by its kernels, the optimizer by its kernel,
-the layers' matrix products by theirs; what is left is norms, activation functions, rotations, copies and Python.
+Our Trainer on the shared workload (DPO, diagnostics off), the last steps under PyTorch's profiler. A part's time is that of its
+operators on the CPU with all they call: the output head by its autograd function, attention by its kernels, the optimizer by its
+kernel, the layers' matrix products by theirs; what is left is norms, activation functions, rotations, copies and Python. It is wall
+time: on a machine that others use, the shares tell something and the seconds little.
 """
 
 from __future__ import annotations
