@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
@@ -27,6 +28,10 @@ class FrozenPolicy:
         if self._policy is None:
             self._policy = self._spec.build().eval().requires_grad_(False)
         return self._policy
+
+    def use(self, precision: Precision) -> None:
+        """Give its parameters the type that those of the trained policy have."""
+        precision.convert_module(self.policy)
 
     @torch.no_grad()
     def logps(self, batch: CompletionBatch) -> Tensor:

@@ -17,6 +17,7 @@ from datamodules.prompts import PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.ppo.checks import require_one_process
 from lightning_modules.ppo.rewards import RewardSource, total_rewards
 from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.preference import PreferenceModule
@@ -67,6 +68,8 @@ class OnPolicyPreferenceModule(PreferenceModule):
     @override
     def on_fit_start(self) -> None:
         self.policy.train()
+        require_one_process(self.trainer.world_size)
+        self._frozen.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)
 

@@ -18,7 +18,7 @@ from lightning_modules.base import BaseModule, TrainingStepOutput
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
-from lightning_modules.ppo.checks import check_rewards, require_fitting_models
+from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_one_process
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
@@ -106,6 +106,8 @@ class PPOModule(BaseModule):
     @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        require_one_process(self.trainer.world_size)
+        self._reference.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)
         require_fitting_models(self.policy, self._reference.policy, self._store.rollout_prompts(0))

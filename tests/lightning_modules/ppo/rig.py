@@ -51,6 +51,9 @@ class Prompts(LightningDataModule):
         prompts = tuple(TaskPrompt(TaskItem(" ".join(map(str, ids)), "7"), tuple(ids)) for ids in rows)
         return PromptBatch(prompts, 2, number, EOS, self.max_new_tokens, 1.0, 1.0)
 
+    def task_prompts(self) -> Sequence[TaskPrompt]:
+        return ()
+
     def train_dataloader(self) -> StepTicks:
         return StepTicks()
 
@@ -96,7 +99,7 @@ def module(judge: Judge | None = None, **options: Any) -> PPOModule:
 def fit(
     folder: Path,
     ppo: TrainedModule,
-    data: Prompts | None = None,
+    data: LightningDataModule | None = None,
     callbacks: Sequence[Callback] = (),
     ckpt_path: Path | None = None,
     **options: Any,

@@ -214,6 +214,12 @@ def test_a_reference_with_other_tokens_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, module(reference=other))
 
 
+def test_the_reference_has_the_precision_of_the_policy(tmp_path: Path) -> None:
+    """In double precision policy and reference agree to its last digits before the first step: no KL from rounding."""
+    rows = logged(fit(tmp_path, module(settings=PPOSettings(num_minibatches=1, num_epochs=1)), max_steps=1, precision="64-true"))
+    assert abs(rows[0]["objective/kl"]) < 1e-5
+
+
 def test_a_validation_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit_val_batches to 0"):
         module().objective(None, None)  # type: ignore[arg-type]
