@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from statistics import median
 
 from datamodules.pool.files import read_pool, write_pool
 from datamodules.pool.merge import SourceStats, merge_rows, pool_stats
-from datamodules.pool.scenarios import SCENARIOS, view_scenario
+from datamodules.pool.scenarios import SCENARIOS, PairRules, view_scenario
 from datamodules.pool.schema import PoolRow
+
+_FEW_SCORES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,21 +23,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("pools", nargs="+", help="JSONL or Parquet, plain, .gz or .xz")
         command.set_defaults(run=function)
     commands.choices["merge"].add_argument("--output", required=True, help="the ending names the format")
+    for name, default, text in (
+        ("--min-gap", 1.0, "points by which the best response must beat the worst to make a pair"),
+        ("--min-chosen-score", None, "points that the chosen response must have"),
+    ):
+        commands.choices["stats"].add_argument(name, type=float, default=default, help=text)
     options = parser.parse_args(arguments)
     return int(options.run(options))
 
 
 def _stats(options: argparse.Namespace) -> int:
     """What is in each pool, by source, and how many pairs each scenario would have."""
+    rules = PairRules(min_gap=options.min_gap, min_chosen_score=options.min_chosen_score)
     for path in options.pools:
         rows = _clean_rows(path)
         print(f"{path}: {len(rows)} prompts")
         for stats in pool_stats(rows):
             print(_describe(stats))
         for scenario in SCENARIOS:
-            view = view_scenario(dict(enumerate(rows)), scenario, shared=(scenario,))
+            view = view_scenario(dict(enumerate(rows)), scenario, shared=(scenario,), rules=rules)
             print(f"  scenario {scenario} alone: {view.summary()}")
-        print(f"  shared by all four: {len(view_scenario(dict(enumerate(rows)), 1).pairs)} prompts")
+        print(f"  shared by all four: {len(view_scenario(dict(enumerate(rows)), 1, rules=rules).pairs)} prompts")
     return 0
 
 
@@ -61,7 +70,7 @@ def _clean_rows(path: str) -> list[PoolRow]:
 
 
 def _describe(stats: SourceStats) -> str:
-    scores = ", ".join(f"{score:g}: {count}" for score, count in sorted(stats.scores.items()))
+    scores = _describe_scores(stats)
     lines = [
         f"  {stats.source}: {stats.responses} responses to {stats.prompts} prompts, {stats.distinct:.0%} of them distinct, "
         f"{stats.characters:.0f} characters on average",
@@ -69,3 +78,11 @@ def _describe(stats: SourceStats) -> str:
         f"    judged by {', '.join(stats.judges) or 'nobody'}; models {', '.join(name[:12] for name in stats.models) or 'unknown'}",
     ]
     return "\n".join(lines)
+
+
+def _describe_scores(stats: SourceStats) -> str:
+    """How often each score was given; of graded scores the range and the median."""
+    if len(stats.scores) <= _FEW_SCORES:
+        return ", ".join(f"{score:g}: {count}" for score, count in sorted(stats.scores.items()))
+    scores = sorted(stats.scores.elements())
+    return f"{scores[0]:.3g} to {scores[-1]:.3g}, median {median(scores):.3g}"

@@ -123,6 +123,19 @@ def test_stats_by_source() -> None:
     assert (small.unscored, small.scores.total()) == (1, 0)
 
 
+def test_stats_of_graded_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graded = tuple(Response(f"poem {number}", "policy", number / 20) for number in range(12))
+    write_pool(tmp_path / "pool.jsonl", [PoolRow("Write.", graded)])
+    assert main(["stats", str(tmp_path / "pool.jsonl")]) == 0
+    assert "scenario 1 alone: 0 of 1" in capsys.readouterr().out
+    assert main(["stats", "--min-gap", "0.5", "--min-chosen-score", "0.5", str(tmp_path / "pool.jsonl")]) == 0
+    output = capsys.readouterr().out
+    assert "scenario 1 alone: 1 of 1" in output
+    assert "0 to 0.55, median 0.275" in output
+    assert main(["stats", "--min-gap", "0.5", "--min-chosen-score", "0.6", str(tmp_path / "pool.jsonl")]) == 0
+    assert "not good enough" in capsys.readouterr().out
+
+
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second, merged = tmp_path / "a.jsonl", tmp_path / "b.parquet", tmp_path / "c.jsonl.xz"
     write_pool(first, ROWS[:1])
