@@ -20,6 +20,8 @@ class Outcome:
 
     by_accuracy: bool
     by_off_data: bool
+    changes: tuple[float, float]
+    """Of accuracy (toy: of the chosen probability since its peak) and of the off-data mass, at the end."""
     harm_step: int | None
     """First reading from which a condition that made the run wrong held to the end; None where the run is fine."""
 
@@ -43,7 +45,7 @@ def _embedded(tracks: dict[str, Track]) -> Outcome:
     by_off_data = known_start - known[-1][1] >= OFF_DATA_RISE and gain < ACCURACY_RISE - _ROUNDING
     steps = [_settled(accuracy, lambda value: value <= start - ACCURACY_FALL + _ROUNDING)] * by_accuracy
     steps += [_settled(known, lambda value: value <= known_start - OFF_DATA_RISE)] * by_off_data
-    return Outcome(by_accuracy, by_off_data, min(steps, default=None))
+    return Outcome(by_accuracy, by_off_data, (gain, known_start - known[-1][1]), min(steps, default=None))
 
 
 def _toy(tracks: dict[str, Track]) -> Outcome:
@@ -55,7 +57,8 @@ def _toy(tracks: dict[str, Track]) -> Outcome:
     by_off_data = off_pair[-1][1] - off_pair[0][1] >= OFF_DATA_RISE
     steps = [_settled(chosen, lambda value: value <= fallen)] * by_accuracy
     steps += [_settled(off_pair, lambda value: value >= off_pair[0][1] + OFF_DATA_RISE)] * by_off_data
-    return Outcome(by_accuracy, by_off_data, min(steps, default=None))
+    changes = chosen[-1][1] - peak, off_pair[-1][1] - off_pair[0][1]
+    return Outcome(by_accuracy, by_off_data, changes, min(steps, default=None))
 
 
 def _settled(track: Track, holds: Callable[[float], bool]) -> int:

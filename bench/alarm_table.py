@@ -143,8 +143,9 @@ def run_table(runs: Sequence[Labelled]) -> str:
         why = " and ".join(["accuracy"] * outcome.by_accuracy + ["off-data"] * outcome.by_off_data)
         said = ", ".join(f"{name} {step}" for name, step in alarms.items())
         half = "tuning" if labelled.run.is_tuning else "testing"
-        rows.append([labelled.run.name, half, f"wrong ({why}) from {outcome.harm_step}" if outcome.is_wrong else "fine", said])
-    return table(["run", "half", "label", "alarms, step"], rows)
+        label = f"wrong ({why}) from {outcome.harm_step}" if outcome.is_wrong else "fine"
+        rows.append([labelled.run.name, half, *(f"{change:+.3f}" for change in outcome.changes), label, said])
+    return table(["run", "half", "accuracy, change", "off-data mass, change", "label", "alarms, step"], rows)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ class _BareTwin(Callback):
         begin = time.process_time()
         output = pl_module.objective(batch, self.policy(batch))
         loss = output.loss_sum * output.gradient_scale
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.bare_seconds.append(time.process_time() - begin)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from lightning_modules.models.specs import RandomPolicy
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +93,8 @@ def test_two_processes_equal_one(
     difference = largest_difference(together, alone)
     record_property("largest relative difference of a parameter", f"{difference:.1e}")
     assert difference < 1e-5
+    RandomPolicy(**tiny.POLICY["init_args"]).build().save(tmp_path / "start" / "policy")
+    assert largest_difference(alone, tmp_path / "start") > 1e-2
     assert len(points(alone)) >= 5
     for one, two in zip(points(alone), points(together), strict=True):
         assert one == pytest.approx(two, rel=1e-4, abs=1e-6)

@@ -58,5 +58,5 @@ def step(policy: ToyPolicy, batch: CompletionBatch, loss: PreferenceLoss) -> Ste
         gradient_scale=batch.share.prompt_scale(),
         pairs=PairOutput(sequences, losses.detach(), chosen_rewards, rejected_rewards),
     )
-    (output.loss_sum * output.gradient_scale).backward()  # type: ignore[no-untyped-call]
+    (output.loss_sum * output.gradient_scale).backward()
     return output

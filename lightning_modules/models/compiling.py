@@ -33,7 +33,7 @@ def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> None
     if backend == "inductor" and not os.environ.get("CXX") and not any(map(shutil.which, _COMPILERS)):
         raise ValueError(f"expected a C++ compiler for torch.compile, found none of {', '.join(_COMPILERS)}. Use `compile: false`.")
     # Its loop over segments depends on their lengths: traced, every batch would be a program of its own.
-    AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
+    AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(packed_attention))
     for layer in layers:
         layer.compile(dynamic=True, backend=backend)
 

@@ -26,7 +26,11 @@ TOY_PAIRS = [pair([prompt], [prompt % 4], [4 + prompt % 3]) for prompt in range(
 
 def by_autograd(policy: Policy, batch: CompletionBatch) -> PairGeometry:
     """Gradients of every sequence's log-likelihood by the layer's weight, as autograd delivers them."""
-    weight = policy.weights[2] if isinstance(policy, ToyPolicy) else policy.model.get_output_embeddings().weight  # type: ignore[union-attr]
+    if isinstance(policy, ToyPolicy):
+        weight: object = policy.weights[2]
+    else:
+        assert isinstance(policy, CausalLMPolicy)
+        weight = policy.model.get_output_embeddings().weight
     assert isinstance(weight, Tensor)
     logps = policy(batch).sum_by_sequence()
     sides: list[list[Tensor]] = [

@@ -82,7 +82,7 @@ def test_token_norms_equal_autograd_through_explicit_logits(
 
     output = module.objective(batch, module.policy(batch))
     output.stats.logps.retain_grad()
-    (output.loss_sum * output.gradient_scale / output.accumulation).backward()  # type: ignore[no-untyped-call]
+    (output.loss_sum * output.gradient_scale / output.accumulation).backward()
     gradients = output.token_gradients()
     assert gradients is not None
     found = token_norms(gradients, output.stats, batch)

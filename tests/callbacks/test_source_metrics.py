@@ -35,7 +35,8 @@ def test_sources_add_up_to_the_whole(tmp_path: Path) -> None:
     scalars = events(run)
 
     def at(name: str, step: int) -> float:
-        return next(event.value for event in scalars.Scalars(name) if event.step == step)
+        value: float = next(event.value for event in scalars.Scalars(name) if event.step == step)
+        return value
 
     for step, size in ((1, 3), (2, 2)):
         for metric in ("loss", "rewards/margins", "rewards/accuracies"):

@@ -10,6 +10,7 @@ import torch
 
 from callbacks.mass_gains import Watched, distributions, gains, seen_tokens, watched_rows
 from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.readings import Counted, Values
 from callbacks.softmax_gradient import by_class
 from callbacks.token_trie import log_seen_mass, off_data_mass, token_trie
 from datamodules.batches import CompletionBatch
@@ -73,6 +74,12 @@ def test_gains_equal_losses(policy: CausalLMPolicy, batch: CompletionBatch) -> N
     assert (found["moved"] <= 1).all()
 
 
+def counted(values: Values, name: str) -> Counted:
+    value = values[name]
+    assert isinstance(value, Counted)
+    return value
+
+
 def test_gradient_by_class_adds_up_to_the_side(policy: CausalLMPolicy, batch: CompletionBatch) -> None:
     with torch.no_grad():
         logps = policy(batch).logps
@@ -80,8 +87,7 @@ def test_gradient_by_class_adds_up_to_the_side(policy: CausalLMPolicy, batch: Co
     values = by_class(l2, pairs)
     for number, side in enumerate(("chosen", "rejected")):
         total = l2[pairs.sides == number].double().square().sum()
-        parts = [values[f"{side}/{token_class.label}/l2_squared"].total for token_class in TokenClass]
+        parts = [counted(values, f"{side}/{token_class.label}/l2_squared").total for token_class in TokenClass]
         torch.testing.assert_close(torch.stack(parts).sum(), total)
-        assert (
-            sum(values[f"{side}/{token_class.label}/tokens"].total for token_class in TokenClass) == (pairs.sides == number).sum()
-        )
+        tokens = [counted(values, f"{side}/{token_class.label}/tokens").total for token_class in TokenClass]
+        assert torch.stack(tokens).sum() == (pairs.sides == number).sum()

@@ -40,7 +40,8 @@ def known_and_other() -> CompletionBatch:
 
 def logps_of(batch: CompletionBatch) -> Tensor:
     with torch.no_grad():
-        return BigramPolicy(torch.float64)(batch).logps
+        logps: Tensor = BigramPolicy(torch.float64)(batch).logps
+    return logps
 
 
 def brute_force(batch: CompletionBatch, number: int) -> list[tuple[tuple[int, ...], set[int]]]:

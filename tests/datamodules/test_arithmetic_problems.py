@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_problems import MAX_RESULT, generate, split_of
+from datamodules.tasks.arithmetic_problems import MAX_RESULT, Split, generate, split_of
 from datamodules.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
@@ -33,7 +33,8 @@ def test_same_seed_same_problems_and_a_longer_stream_goes_on() -> None:
 
 
 def test_splits_share_no_prompt_exact_or_normalised() -> None:
-    splits = {split: list(generate(split, 1500, seed)) for seed, split in enumerate(("train", "pool", "val", "test"))}
+    names: tuple[Split, ...] = ("train", "pool", "val", "test")
+    splits = {split: list(generate(split, 1500, seed)) for seed, split in enumerate(names)}
     for split, problems in splits.items():
         assert len({problem.prompt for problem in problems}) == len(problems)
         assert {split_of(problem.key) for problem in problems} == {split}

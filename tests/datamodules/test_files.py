@@ -6,6 +6,7 @@ import logging
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -36,10 +37,10 @@ def make(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., PreferenceData
     """PreferenceDataModule with the tokenizer and a cache of the test's own."""
 
     class Made(PreferenceDataModule):
-        def __init__(self, train: Path, **options: object) -> None:
+        def __init__(self, train: Path, **options: Any) -> None:
             super().__init__(
                 str(tokenizer_folder), DataSource(str(train)), PairColumns(), cache_dir=str(tmp_path / "cache"), **options
-            )  # type: ignore[arg-type]
+            )
 
     return Made
 
@@ -139,7 +140,12 @@ def test_text_is_tokenised_once_until_something_changes(
 ) -> None:
     prepared: list[object] = []
     write_entry = TokenCache._write
-    monkeypatch.setattr(TokenCache, "_write", lambda *args: (prepared.append(args), write_entry(*args)))
+
+    def counted(*args: Any) -> None:
+        prepared.append(args)
+        write_entry(*args)
+
+    monkeypatch.setattr(TokenCache, "_write", counted)
     file = write(tmp_path / "a.jsonl", ROWS)
     for options in ({}, {}, {"seed": 3, "batch_size": 4}, {"max_length": 20}, {"max_length": 20, "max_prompt_length": 4}):
         make(file, **options).setup("fit")
@@ -159,6 +165,7 @@ def test_fit_validate_test_and_predict_see_their_rows_once(make: Callable[..., P
     assert model.seen["val"] == held_out * (len(model.seen["val"]) // len(held_out))
     trainer.test(model, data, verbose=False)
     predicted = trainer.predict(model, data)
+    assert predicted is not None
     assert model.seen["test"] == [row for rows in predicted for row in rows] == list(range(7))
 
 
@@ -235,7 +242,7 @@ def test_supervised_data_keeps_the_chosen_side(tmp_path: Path, tokenizer_folder:
     assert list(modules[0].dataset("train").examples) == list(modules[1].dataset("train").examples)
 
 
-def test_limit_draws_rows_of_the_whole_file_by_the_seed(tmp_path: Path, make: type[PreferenceDataModule]) -> None:
+def test_limit_draws_rows_of_the_whole_file_by_the_seed(tmp_path: Path, make: Callable[..., PreferenceDataModule]) -> None:
     file = write(tmp_path / "a.jsonl", ROWS)
     drawn = []
     for seed in (0, 0, 1):

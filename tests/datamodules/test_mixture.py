@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def parts(tmp_path: Path) -> dict[str, MixturePart]:
     def conversation(number: int, reply: str) -> list[dict[str, str]]:
         return [{**turns[0], "content": f"uf {number}"}, {**turns[1], "content": reply}]
 
-    rows = {
+    rows: dict[str, list[dict[str, Any]]] = {
         "hh": [{"chosen": dialogue.format(n) + "yes", "rejected": dialogue.format(n) + "no"} for n in range(40)],
         "alpaca": [{"prompt": f"al {n}", "chosen": "yes", "rejected": "no"} for n in range(30)],
         "ultra": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> dict[str, object]:
+def options(tmp_path: Path) -> dict[str, Any]:
     """A pool of ten prompts with four scored and one unscored response each, and a tokenizer of characters."""
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     rows = [
@@ -40,7 +41,7 @@ def options(tmp_path: Path) -> dict[str, object]:
     }
 
 
-def test_every_pass_asks_every_prompt_once_in_an_order_of_its_own(options: dict[str, object]) -> None:
+def test_every_pass_asks_every_prompt_once_in_an_order_of_its_own(options: dict[str, Any]) -> None:
     data = RolloutDataModule(prompts_per_rollout=5, num_samples=3, max_new_tokens=9, **options)
     asked = [[prompt.item.prompt for prompt in data.rollout_prompts(number).prompts] for number in range(4)]
     passes = [asked[0] + asked[1], asked[2] + asked[3]]
@@ -53,7 +54,7 @@ def test_every_pass_asks_every_prompt_once_in_an_order_of_its_own(options: dict[
     assert batch.prompts[0].item.answer == f"#### {batch.prompts[0].item.prompt[8:-1]}"
 
 
-def test_it_is_watched_on_the_bank_of_the_pairs(options: dict[str, object]) -> None:
+def test_it_is_watched_on_the_bank_of_the_pairs(options: dict[str, Any]) -> None:
     banks = []
     for data in (PoolDataModule(**options), RolloutDataModule(prompts_per_rollout=2, **options)):
         data.setup("fit")
@@ -61,7 +62,7 @@ def test_it_is_watched_on_the_bank_of_the_pairs(options: dict[str, object]) -> N
     assert banks[0] == banks[1] != []
 
 
-def test_held_out_prompts_are_not_sampled_for(options: dict[str, object]) -> None:
+def test_held_out_prompts_are_not_sampled_for(options: dict[str, Any]) -> None:
     data = RolloutDataModule(prompts_per_rollout=8, **options, val_fraction=0.2)
     data.setup("fit")
     held_out = {example.prompt_ids for example in data.dataset("val").examples}
@@ -71,19 +72,19 @@ def test_held_out_prompts_are_not_sampled_for(options: dict[str, object]) -> Non
         RolloutDataModule(prompts_per_rollout=9, **options, val_fraction=0.2).rollout_prompts(0)
 
 
-def test_a_prompt_without_room_for_an_answer_is_named(options: dict[str, object]) -> None:
+def test_a_prompt_without_room_for_an_answer_is_named(options: dict[str, Any]) -> None:
     data = RolloutDataModule(prompts_per_rollout=2, max_new_tokens=30, max_length=39, **options)
     with pytest.raises(ValueError, match="within max_length = 39, got a prompt of 10 tokens"):
         data.rollout_prompts(0)
 
 
-def test_the_loader_has_no_end_and_nothing_to_resume(options: dict[str, object]) -> None:
+def test_the_loader_has_no_end_and_nothing_to_resume(options: dict[str, Any]) -> None:
     loader = RolloutDataModule(prompts_per_rollout=2, **options).train_dataloader()
     assert list(islice(loader, 5)) == [0] * 5
     loader.load_state_dict(loader.state_dict())
 
 
-def test_ranked_data_has_the_pair_first_and_every_other_score(options: dict[str, object]) -> None:
+def test_ranked_data_has_the_pair_first_and_every_other_score(options: dict[str, Any]) -> None:
     data = RankedPoolDataModule(num_ranked=16, **options)
     data.setup("fit")
     (batch, *_) = data.scoring_dataloader("train")

@@ -78,7 +78,7 @@ def test_a_hostile_expression_is_wrong_and_the_next_one_is_served() -> None:
 @pytest.mark.parametrize("answer", ["7" * 100_000 + "x", "x+3" + "{}" * 1000])
 def test_a_boxed_answer_that_is_too_long_is_never_compared_nor_passed_over(answer: str) -> None:
     with MathsJudge(timeout=60.0) as judge:
-        judge._comparer._borrow = _refuse  # type: ignore[method-assign]
+        judge._comparer._borrow = _refuse  # type: ignore[method-assign,assignment]
         verdict = judge.judge("", f"The answer is x+3, I mean \\boxed{{{answer}}}", "x+3")
     assert verdict.score == 1
     assert "not comparable within the limits" in verdict.reason

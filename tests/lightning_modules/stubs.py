@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example, TokenizedCompletion
@@ -78,7 +79,7 @@ class InMemoryPairs(LightningDataModule):
                 yield self._pack(microbatch, share)
 
     def train_dataloader(self) -> DataLoader[CompletionBatch]:
-        return DataLoader(list(self._batches()), batch_size=None)
+        return DataLoader(cast("Dataset[CompletionBatch]", list(self._batches())), batch_size=None)
 
     def splits(self) -> list[str]:
         return ["train"]
@@ -87,7 +88,7 @@ class InMemoryPairs(LightningDataModule):
         return f"{split}-{hash(tuple(self.examples))}"
 
     def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
-        return DataLoader([self._pack([i]) for i in range(len(self.examples))], batch_size=None)
+        return DataLoader(cast("Dataset[CompletionBatch]", [self._pack([i]) for i in range(len(self.examples))]), batch_size=None)
 
     def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
         self.reference[split] = token_logps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from lightning_modules.base import BaseModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
-from tests.lightning_modules.stubs import InMemoryPairs, make_pairs
-from tests.lightning_modules.test_modules import TINY
+from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -65,7 +63,7 @@ class CountWhileTraining(Callback):
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     return Reads(monkeypatch)
 
 

@@ -13,6 +13,8 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import StepOutput
@@ -58,7 +60,10 @@ def preference(tmp_path: Path, loss: PreferenceLoss | None = None) -> Preference
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_uneven_microbatches_take_the_same_step_as_one_batch(tmp_path: Path, kind: str) -> None:
     examples = make_pairs(5)
-    make = {"sft": lambda: SFTModule(TINY, partial(SGD, lr=0.5)), "dpo": lambda: preference(tmp_path)}[kind]
+
+    def make() -> BaseModule:
+        return SFTModule(TINY, partial(SGD, lr=0.5)) if kind == "sft" else preference(tmp_path)
+
     # Two epochs' worth of steps over the same pairs, so that the second one has a margin.
     whole, _ = fit(make(), InMemoryPairs(examples, [[0, 1, 2, 3, 4]] * 2, 1), tmp_path)
     cut, _ = fit(make(), InMemoryPairs(examples, [[0], [1, 2, 3, 4]] * 2, 2), tmp_path, accumulate=2)
@@ -66,7 +71,7 @@ def test_uneven_microbatches_take_the_same_step_as_one_batch(tmp_path: Path, kin
     for (name, a), b, start in zip(
         whole.policy.named_parameters(), cut.policy.parameters(), TINY.build().parameters(), strict=True
     ):
-        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7, msg=partial("{}: {}".format, name))
         moved += (a - start).abs().sum().item()
     assert moved > 1e-3
 
@@ -89,7 +94,12 @@ def test_reference_is_computed_once_and_equals_the_starting_policy(tmp_path: Pat
     data = InMemoryPairs(make_pairs(4), [[0, 1, 2, 3]], 1)
     built: list[int] = []
     build = type(TINY).build
-    monkeypatch.setattr(type(TINY), "build", lambda self: (built.append(1), build(self))[1])
+
+    def counted(spec: RandomPolicy) -> CausalLMPolicy:
+        built.append(1)
+        return build(spec)
+
+    monkeypatch.setattr(type(TINY), "build", counted)
     fit(preference(tmp_path), data, tmp_path)
     assert len(built) == 2, "the policy, and the reference once"
     with torch.no_grad():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
 from lightning_modules.stochastic_rounding import StochasticAdamW, require_weights_that_move, round_stochastically
@@ -36,16 +38,16 @@ def test_what_bfloat16_holds_stays_and_so_does_what_is_not_finite() -> None:
     assert round_stochastically(torch.tensor([float("nan")]), generator()).isnan().all()
 
 
-def losses(parameters: list[Tensor]) -> Tensor:
+def losses(parameters: Sequence[Tensor]) -> Tensor:
     return torch.stack([(p.float() * (i + 1) - i).square().mean() for i, p in enumerate(parameters)]).sum()
 
 
-def parameters(dtype: torch.dtype) -> list[Tensor]:
+def parameters(dtype: torch.dtype) -> list[Parameter]:
     torch.manual_seed(0)
-    return [torch.randn(40, 30).bfloat16().to(dtype).requires_grad_() for _ in range(2)]
+    return [Parameter(torch.randn(40, 30).bfloat16().to(dtype)) for _ in range(2)]
 
 
-def train(optimizer: torch.optim.Optimizer, weights: list[Tensor], steps: int) -> None:
+def train(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], steps: int) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         losses(weights).backward()
@@ -67,7 +69,7 @@ def test_bfloat16_weights_move_as_float32_ones_at_the_rates_of_preference_traini
     train(StochasticAdamW(rounded, lr=1e-6, weight_decay=0.0), rounded, 100)
     train(AdamW(nearest, lr=1e-6, weight_decay=0.0), nearest, 100)
 
-    def progress(weights: list[Tensor]) -> float:
+    def progress(weights: Sequence[Tensor]) -> float:
         """Of the update in float32, how much came."""
         moved, wanted = (
             torch.cat([(w.detach().double() - s).flatten() for w, s in zip(x, starts, strict=True)]) for x in (weights, exact)

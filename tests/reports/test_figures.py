@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tests.reports.made_up import STEPS, config, language_rows, toy_rows, write_
 BY_NAME = {plot.name: plot for plot in PLOTS}
 BANK = "likelihood/bank"
 
-DRAWN = {
+DRAWN: dict[str, dict[tuple[int, int], tuple[str, Callable[[float], float] | None]]] = {
     "objective": {(0, 0): ("train/loss", None)},
     "trajectories": {
         (0, 0): (f"{BANK}/chosen/logp", None),

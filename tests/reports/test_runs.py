@@ -53,6 +53,11 @@ def test_seeds_of_one_config_are_a_curve_with_a_band(tmp_path: Path) -> None:
     assert group.curve("likelihood/nothing") is None
 
 
+def test_seeds_that_have_names_of_their_own_share_what_is_common(tmp_path: Path) -> None:
+    runs = [load_run(write_run(tmp_path / f"dpo_s1_seed{seed}" / "version_0", {}, config(seed))) for seed in (0, 1)]
+    assert [group.label for group in grouped(runs)] == ["dpo_s1 (2 runs)"]
+
+
 def test_groups_are_named_by_what_differs(tmp_path: Path) -> None:
     folders = [
         write_run(tmp_path / "made_up" / f"version_{n}", language_rows(), config(n, lr)) for n, lr in enumerate((1e-5, 3e-5))

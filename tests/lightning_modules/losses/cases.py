@@ -16,6 +16,7 @@ from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 
 def _concrete_subclasses(base: type) -> list[type]:
     found: list[type] = []
+    child: type
     for child in base.__subclasses__():
         found += [child, *_concrete_subclasses(child)]
     return [cls for cls in found if not isabstract(cls) and cls.__module__.startswith("lightning_modules.losses.")]

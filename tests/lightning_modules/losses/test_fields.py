@@ -92,7 +92,7 @@ def test_closed_ends_are_accepted() -> None:
 
 def test_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
-        DPOLoss(0.1)  # type: ignore[misc]
+        DPOLoss(0.1)  # type: ignore[call-arg]
 
 
 def test_odpo_needs_scores() -> None:

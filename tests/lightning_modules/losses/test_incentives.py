@@ -134,6 +134,11 @@ def disco(t: Terms) -> Tensor:
     return 0.3 * (sigmoid(-m) * (1 - k) + (-m).exp() * k - ((-m).exp() + sigmoid(m).log()) * k * (1 - k) / 0.5)
 
 
+def ipo_per_token(t: Terms) -> tuple[Tensor, Tensor]:
+    slope = 2 * (5 - (t.h_w / t.len_w - t.h_l / t.len_l))
+    return slope / t.len_w, slope / t.len_l
+
+
 def gpo(slope_of: Callable[[Tensor], Tensor]) -> Closed:
     return both(lambda t: -0.3 * slope_of(margin(0.3)(t)))
 
@@ -150,7 +155,7 @@ CASES: list[tuple[PreferenceLoss, Closed]] = [
     (IPOLoss(), both(lambda t: 2 * (5 - (t.h_w - t.h_l)))),
     (
         IPOLoss(per_token=True),
-        lambda t: tuple(2 * (5 - (t.h_w / t.len_w - t.h_l / t.len_l)) / n for n in (t.len_w, t.len_l)),
+        ipo_per_token,
     ),
     (SLiCLoss(), lambda t: ((t.chosen - t.rejected < 5).double() + 0.1, (t.chosen - t.rejected < 5).double())),
     (HingeLoss(beta=0.3), both(lambda t: 0.3 * (margin(0.3)(t) < 1).double())),

@@ -54,7 +54,12 @@ def dpo(*loss_types: str, **settings: object) -> Theirs:
 
 def cpo(loss_type: str, sides: Callable[[SequenceLogps], tuple[Tensor, Tensor]], **settings: float) -> Theirs:
     """Of `CPOTrainer.cpo_loss`, on log-ratios, sums or averages as its callers choose."""
-    return lambda logps: cpo_trainer_losses(*sides(logps), loss_type, **settings)
+
+    def theirs(logps: SequenceLogps) -> Tensor:
+        chosen, rejected = sides(logps)
+        return cpo_trainer_losses(chosen, rejected, loss_type, **settings)
+
+    return theirs
 
 
 def sums(logps: SequenceLogps) -> tuple[Tensor, Tensor]:

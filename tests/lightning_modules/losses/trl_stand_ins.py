@@ -64,6 +64,7 @@ def kto_trainer_losses(logps: SequenceLogps, beta: float, kl: Tensor, chosen_wei
 
 def cpo_trainer_losses(chosen: Tensor, rejected: Tensor, loss_type: str, **settings: float) -> Tensor:
     """`[pairs]` from `CPOTrainer.cpo_loss`, without its likelihood term, differentiable."""
+    losses: Tensor
     losses, _, _ = CPOTrainer.cpo_loss(_cpo_trainer(loss_type, **settings), chosen, rejected)
     return losses
 
@@ -76,7 +77,8 @@ def cpo_trainer_total(logps: SequenceLogps, beta: float, cpo_alpha: float) -> Te
 def orpo_trainer_odds_ratio_term(mean_chosen: Tensor, mean_rejected: Tensor, weight: float) -> Tensor:
     """`[pairs]` from `ORPOTrainer.odds_ratio_loss` in float32, to be subtracted from the likelihood term, differentiable."""
     trainer = SimpleNamespace(beta=weight, accelerator=ACCELERATOR)
-    return ORPOTrainer.odds_ratio_loss(trainer, mean_chosen, mean_rejected)[0]
+    term: Tensor = ORPOTrainer.odds_ratio_loss(trainer, mean_chosen, mean_rejected)[0]
+    return term
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,8 @@ _DPO_DEFAULTS = MappingProxyType(
 
 def _dpo_pair_loss(trainer: SimpleNamespace, pair: Pair) -> Tensor:
     inputs = _inputs(pair) | {"ref_chosen_logps": pair.reference[0], "ref_rejected_logps": pair.reference[1]}
-    return DPOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    loss: Tensor = DPOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    return loss
 
 
 def _kto_pair_loss(trainer: SimpleNamespace, pair: Pair) -> Tensor:
@@ -139,7 +142,8 @@ def _kto_pair_loss(trainer: SimpleNamespace, pair: Pair) -> Tensor:
         "ref_logps": torch.cat(pair.reference),
         "ref_KL_logps": torch.zeros(1, dtype=pair.policy[0].dtype),
     }
-    return KTOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    loss: Tensor = KTOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    return loss
 
 
 def _cpo_pair_total(pair: Pair, beta: float, cpo_alpha: float) -> Tensor:
@@ -148,7 +152,8 @@ def _cpo_pair_total(pair: Pair, beta: float, cpo_alpha: float) -> Tensor:
     trainer.concatenated_forward = lambda model, batch: (*pair.policy, torch.zeros(1), torch.zeros(1), mean_nll)
     trainer.cpo_loss = MethodType(CPOTrainer.cpo_loss, trainer)
     trainer.cpo_alpha, trainer.aux_loss_enabled = cpo_alpha, False
-    return CPOTrainer.get_batch_loss_metrics(trainer, model=None, batch={})[0]
+    loss: Tensor = CPOTrainer.get_batch_loss_metrics(trainer, model=None, batch={})[0]
+    return loss
 
 
 def _cpo_trainer(loss_type: str, **settings: float) -> SimpleNamespace:

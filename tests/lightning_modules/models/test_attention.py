@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,8 +46,9 @@ def test_per_segment_equals_the_definition(heads: int, key_heads: int, softcap: 
     batch = make_batch()
     segments = PackedSegments.of(batch)
     rows = make_rows(heads, key_heads, batch.num_rows)
-    got = attend(*rows, segments, scaling=0.4, softcap=softcap)
-    want = dense(*rows, segments, 0.4, softcap)
+    query, key, value = rows
+    got = attend(query, key, value, segments, scaling=0.4, softcap=softcap)
+    want = dense(query, key, value, segments, 0.4, softcap)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(want)
     for ours, theirs in zip(torch.autograd.grad(got, rows, weights), torch.autograd.grad(want, rows, weights), strict=True):
@@ -74,17 +77,19 @@ def test_equal_shapes_share_a_call_and_distinct_shapes_are_not_permuted() -> Non
     assert distinct.key_index is keys
 
 
-def call(**options: object) -> tuple[Tensor, None]:
+def call(**options: Any) -> tuple[Tensor, None]:
     batch = make_batch()
-    rows = [row.transpose(0, 1).unsqueeze(0) for row in make_rows(2, 2, batch.num_rows)]
+    query, key, value = (row.transpose(0, 1).unsqueeze(0) for row in make_rows(2, 2, batch.num_rows))
     packed = PackedCall(PackedSegments.of(batch), BackendSelector())
-    return packed_attention(nn.Identity(), *rows, **({"attention_mask": None, "packed": packed} | options))
+    options = {"attention_mask": None, "packed": packed} | options
+    return packed_attention(nn.Identity(), query, key, value, **options)
 
 
 def test_transformers_shapes_and_default_scaling() -> None:
     output, weights = call()
     batch = make_batch()
-    want = dense(*make_rows(2, 2, batch.num_rows), PackedSegments.of(batch), D**-0.5, None)
+    query, key, value = make_rows(2, 2, batch.num_rows)
+    want = dense(query, key, value, PackedSegments.of(batch), D**-0.5, None)
     torch.testing.assert_close(output[0], want)
     assert weights is None
     torch.testing.assert_close(call(sliding_window=13)[0], output)

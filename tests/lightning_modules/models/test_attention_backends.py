@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -95,14 +96,15 @@ def test_kernels_are_called_as_their_packages_define(
     batch = make_batch()
     segments = PackedSegments.of(batch)
     rows = [torch.randn(batch.num_rows, heads, 6, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
-    got = attend(*rows, segments, scaling=0.9, softcap=softcap)
-    want = per_segment.attend(*rows, segments, scaling=0.9, softcap=softcap)
+    query, key, value = rows
+    got = attend(query, key, value, segments, scaling=0.9, softcap=softcap)
+    want = per_segment.attend(query, key, value, segments, scaling=0.9, softcap=softcap)
     torch.testing.assert_close(got, want)
     gradients = [torch.autograd.grad(output.square().sum(), rows) for output in (got, want)]
     torch.testing.assert_close(*gradients)
 
 
-def fake(name: str, attend: Attend = per_segment.attend, **options: object) -> AttentionBackend:
+def fake(name: str, attend: Attend = per_segment.attend, **options: Any) -> AttentionBackend:
     return AttentionBackend(name=name, attend=attend, **({"obstacle": lambda _: None} | options))
 
 
@@ -111,8 +113,8 @@ def leaky(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, *
     rows = (query, key.index_select(0, segments.key_index), value.index_select(0, segments.key_index))
     outputs = []
     for q, k, v in zip(*(torch.split(r, list(n)) for r, n in zip(rows, lengths_of(segments), strict=True)), strict=True):
-        heads = [t.transpose(0, 1) for t in (q, k, v)]
-        out = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling, enable_gqa=True)
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         outputs.append(out.transpose(0, 1))
     return torch.cat(outputs)
 
@@ -121,8 +123,8 @@ def lengths_of(segments: PackedSegments) -> list[tuple[int, ...]]:
     return [segments.query_lengths, segments.key_lengths, segments.key_lengths]
 
 
-def without_gradient(*args: Tensor, **kwargs: object) -> Tensor:
-    return per_segment.attend(*args, **kwargs).detach() + 0 * args[0]
+def without_gradient(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return per_segment.attend(query, *args, **kwargs).detach() + 0 * query
 
 
 def exploding(*_: object, **__: object) -> Tensor:

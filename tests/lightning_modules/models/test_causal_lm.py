@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def tolerance_of(model_type: str, dtype: str) -> float:
     return 1e-10 if model_type in FLOAT64_THROUGHOUT else 1e-6
 
 
-def spec(model_type: str = "llama", **options: object) -> RandomPolicy:
+def spec(model_type: str = "llama", **options: Any) -> RandomPolicy:
     return replace(RandomPolicy(config(model_type), seed=1), **options)
 
 

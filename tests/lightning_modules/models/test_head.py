@@ -1,5 +1,8 @@
 """The tiled head against autograd through explicit logits."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,7 +55,7 @@ CASES = [
 @pytest.mark.parametrize("positions", [1, 5, 12])
 @pytest.mark.parametrize("tile", [(1, 1), (4, 5), (5, 23), (12, 22), (100, 100)])
 def test_equals_autograd_through_full_logits(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, float], positions: int, tile: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], positions: int, tile: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(head_module, "CPU_TILE", TileShape(*tile))
     head = make_head(torch.float64, **options)
@@ -65,7 +68,7 @@ def test_equals_autograd_through_full_logits(
     entropy, is_top1 = -(probs * log_probs).sum(1), log_probs.argmax(1) == targets
     expected = HeadStats(logps, entropy, probs.square().sum(1), probs.amax(1), is_top1, others)
     for name, got, want in zip(HeadStats._fields, stats, expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, msg=partial("{}: {}".format, name))
     assert [value.requires_grad for value in stats] == [True, False, False, False, False, False]
     for got, want in zip(gradients(stats.logps @ weights, head, hidden), gradients(logps @ weights, head, hidden), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)

@@ -39,7 +39,7 @@ class Counter(TorchDispatchMode):
     """How often products and other operators ran."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch.utils has no annotation here
         self.products = self.attentions = self.others = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_what_is_fused_gives_what_is_written_out() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"sums": lambda *a: fusible_sums(-a[0], *a[1:])}, {"gradient": lambda *a: -fusible_gradient(*a)}]
 )
-def test_the_self_test_notices_wrong_numbers(wrong: dict[str, object]) -> None:
+def test_the_self_test_notices_wrong_numbers(wrong: dict[str, Any]) -> None:
     assert "relative error" in (failure(replace(FUSIBLE, **wrong), "cpu") or "")
 
 

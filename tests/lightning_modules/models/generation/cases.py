@@ -77,4 +77,5 @@ def distribution(policy: CausalLMPolicy, prompt: Sequence[int], parameters: Samp
     dropped = order[ordered.cumsum(-1) - ordered >= parameters.top_p]
     probs[dropped] = 0
     assert probs.shape == (VOCAB,)
-    return probs / probs.sum()
+    normalised: Tensor = probs / probs.sum()
+    return normalised

@@ -133,4 +133,4 @@ def test_bad_requests_are_refused() -> None:
         engine(policy, 0)
     for bad in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"temperature": float("nan")}):
         with pytest.raises(ValueError, match="top_p"):
-            SamplingParameters(**bad)  # type: ignore[arg-type]
+            SamplingParameters(**bad)
