@@ -26,7 +26,7 @@ LAYOUT: Layout = {
         "drop share (above 1: chosen falls too)": _lines("likelihood/drop_share", "likelihood/bank/drop_share"),
         "gradient in pi: log|dl/dpi| per token (nats)": _lines("softmax_grad/(chosen|rejected)/log_pi_gradient_per_token"),
         "Corollary 1 per token, step 0 taken out (nats)": _lines("softmax_grad/corollary1_per_token_from_reference"),
-        "gradient at the logits (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample)/l2"),
+        "gradient at the logits (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample.*)/l2"),
         "rejected tokens in a valley (p < 0.001)": _lines("likelihood/(bank/)?(chosen|rejected)/valley"),
     },
     "2 Degradation": {
