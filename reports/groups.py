@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -116,9 +118,9 @@ def _leaves(value: object, key: str) -> Iterable[tuple[str, str]]:
 
 def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
     """The experiment; with what differs where several groups are of the same one."""
-    experiment = group[0].experiment
+    experiment = _experiment(group)
     seeds = f" ({len(group)} runs)" if len(group) > 1 else ""
-    twins = [other for other in groups if other[0].experiment == experiment]
+    twins = [other for other in groups if _experiment(other) == experiment]
     if len(twins) == 1:
         return f"{experiment}{seeds}"
     own, differing = settings(group[0].config), differences([settings(other[0].config) for other in twins])
@@ -126,6 +128,15 @@ def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
     if 0 < len(named) <= _MOST_NAMED:
         return f"{experiment}: {', '.join(_short(key, own[key]) for key in named)}{seeds}"
     return f"{', '.join(run.name for run in group[:2])}{seeds}"
+
+
+def _experiment(group: Sequence[Run]) -> str:
+    """The experiment; where every seed has been named (`name_seed0`, `name_seed1`) what the names have in common."""
+    names = [run.experiment for run in group]
+    if len(set(names)) == 1:
+        return names[0]
+    common = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return re.sub(r"[_-]?(seed)?[_-]?$", "", "".join(letters[0] for letters in common)) or names[0]
 
 
 def _short(key: str, value: str) -> str:

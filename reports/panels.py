@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports.groups import Curve, Group, Transform
-from reports.style import COLOURS, DASHES, INK, level_line, new_figure, styled
+from reports.style import COLOURS, DASHES, INK, level_line, make_room, new_figure, styled
 
 _FEW = 30
 
@@ -79,7 +79,9 @@ def draw_panels(groups: Sequence[Group], panels: Sequence[Panel], columns: int =
             _draw_panel(own, groups, panel)
         if len(groups) > 1:
             handles = [Line2D([], [], color=group_colour(number), label=group.label) for number, group in enumerate(groups)]
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(groups), 3))
+            abreast = min(len(groups), len(shown), 3)
+            figure.legend(handles=handles, loc="outside lower center", ncols=abreast)
+            make_room(figure, -(-len(groups) // abreast))
     return figure
 
 

@@ -63,6 +63,11 @@ def new_figure(panels: int, *, columns: int = 3, height: float = 3.0) -> tuple[F
     return figure, axes
 
 
+def make_room(figure: Figure, lines: int) -> None:
+    """Make a figure higher by lines of a legend, so that the axes keep their size."""
+    figure.set_figheight(figure.get_figheight() + 0.2 * lines)
+
+
 def level_line(axes: Axes, level: float) -> None:
     """A thin line at a value that means something."""
     axes.axhline(level, color=FAINT, linewidth=0.9, zorder=1)

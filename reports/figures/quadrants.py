@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from reports.groups import Group
 from reports.panels import group_colour
 from reports.plot import Plot
-from reports.style import BLUE, FAINT, GREEN, ORANGE, VERMILION, level_line, new_figure, styled
+from reports.style import BLUE, FAINT, GREEN, ORANGE, VERMILION, level_line, make_room, new_figure, styled
 
 CHANGES = ("likelihood/bank/chosen/change_per_token", "likelihood/bank/rejected/change_per_token")
 
@@ -34,6 +34,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
     with styled():
         if paths:
             _draw_paths(axes[0], paths, groups)
+            make_room(figure, max(0, len(paths) - 2))
         if shares:
             _draw_shares(axes[-1], shares)
     return figure
@@ -59,7 +60,7 @@ def _draw_paths(axes: Axes, shown: Sequence[Group], groups: Sequence[Group]) -> 
     for text, (x, y) in corners.items():
         axes.text(x, y, text, transform=axes.transAxes, ha="right" if x > 0.5 else "left", color=FAINT, fontsize=8.5)
     if len(shown) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def _draw_shares(axes: Axes, groups: Sequence[Group]) -> None:
