@@ -48,7 +48,7 @@ def command_of(run: Run) -> str:
 def _alarms_of(run: Run) -> str:
     if run.alarms:
         items = (
-            f'<p class="alarm"><b>{escape(run.name)}, step {row["step"]}: {escape(str(row["property"]))}.</b> '
+            f'<p class="alarm"><b>{escape(run.name)}, step {row["step"]}: {escape(str(row["property"]).replace("_", " "))}.</b> '
             f"{escape(str(row['message']))}</p>"
             for row in run.alarms
         )
