@@ -38,6 +38,7 @@ class ExperimentCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _require_checkpoint(config.get("ckpt_path"))
         if config.config:
             _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
         _share_tokenizer(config)
@@ -58,6 +59,16 @@ class SaveRunConfig(SaveConfigCallback):
                 "They give every run a folder of its own; list other loggers after one of them."
             )
         super().setup(trainer, pl_module, stage)
+
+
+def _require_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint that is not there before models and data are built."""
+    # Lightning's own words for one, such as best, last and registry:<model>, are no paths.
+    if path is None or not path.endswith(".ckpt") or Path(path).exists():
+        return
+    known = sorted(Path("runs").glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    newest = f"The newest one here is {known[-1]}." if known else "Runs keep theirs at <run folder>/checkpoints/last.ckpt."
+    raise FileNotFoundError(f"expected a checkpoint at {path}, got none. {newest}")
 
 
 def _name_runs(loggers: object, experiment: str) -> None:

@@ -207,3 +207,33 @@ def test_version_is_the_projects(run: Run, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         run("--version")
     assert capsys.readouterr().out.split()[-1] == "0.1.0"
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_any_work(
+    run: Run, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(experiment.parent)
+    with pytest.raises(FileNotFoundError, match=r"expected a checkpoint at nothing.ckpt, got none. Runs keep theirs"):
+        run("fit", "--config", experiment, "--ckpt_path", "nothing.ckpt")
+    assert not (experiment.parent / "runs").exists()
+    run("fit", "--config", experiment)
+    with pytest.raises(FileNotFoundError, match=r"newest one here is runs/tiny_dpo/version_0/checkpoints/last.ckpt"):
+        run("validate", "--config", experiment, "--ckpt_path", "nothing.ckpt")
+
+
+def test_a_model_that_is_not_there_is_named(run: Run, experiment: Path) -> None:
+    policy = "lightning_modules.models.specs.PretrainedPolicy"
+    with pytest.raises(ValueError, match=r"expected a model's folder, a .gguf file or a hub name, got 'no/model'"):
+        run("fit", "--config", experiment, "--model.policy", policy, "--model.policy.path", "no/model")
+
+
+def test_an_empty_file_and_wrong_columns_say_what_to_do(run: Run, experiment: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"nothing is left after filtering. It is empty."):
+        run("fit", "--config", experiment, "--data.train.path", path)
+    path.write_text('{"question": "w1", "good": "w2", "bad": "w3"}\n')
+    with pytest.raises(
+        ValueError, match=r"(?s)Check the columns that `format` names.*no 'chosen' among \['bad', 'good', 'question'\]"
+    ):
+        run("fit", "--config", experiment, "--data.train.path", path)

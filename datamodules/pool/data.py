@@ -115,6 +115,12 @@ class PoolDataModule(TaskDataModule):
     def view(self) -> ScenarioView:
         """The pairs, and what was left out of the pool."""
         view = view_scenario(self._rows, self._scenario, mix=self._mix, shared=self._shared, rules=self._rules)
+        if not view.pairs:
+            raise ValueError(
+                f"expected pairs for scenario {self._scenario} in {self._pool}, got none: {view.summary()}\n"
+                f"See what it holds with `python -m datamodules.pool stats {self._pool}`; `shared: [{self._scenario}]` asks for "
+                "this scenario's pairs alone."
+            )
         rank_zero_info(f"{self._pool}, scenario {self._scenario}: {view.summary()}")
         return replace(view, pairs=view.pairs[: self._limit])
 

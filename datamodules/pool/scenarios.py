@@ -100,7 +100,10 @@ def view_scenario(
         ValueError: if there is no such scenario, or `mix` is outside [0, 1].
     """
     if not {scenario, *shared} <= set(SCENARIOS):
-        raise ValueError(f"expected scenarios among {list(SCENARIOS)}, got {scenario} and shared {list(shared)}.")
+        raise ValueError(
+            f"expected scenarios among {list(SCENARIOS)}, got {scenario} and shared {list(shared)}. The first column of "
+            "the paper's Table 4 says which is which; `python -m datamodules.pool stats` what a pool has pairs for."
+        )
     if not 0 <= mix <= 1:
         raise ValueError(f"expected mix in [0, 1], got {mix}. It is the share of prompts with on-policy pairs.")
     needed = sorted({scenario, *shared} | ({1} if mix else set()))

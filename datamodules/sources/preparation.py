@@ -74,7 +74,12 @@ class Preparation:
             for record, encoded in zip(records, self._encoder.encode(records), strict=True):
                 self._add(record, encoded)
         if not self._report.rows_kept and self._rows is None:
-            raise ValueError(f"expected a usable row, got none: nothing is left after filtering.\n{self._report.summary()}")
+            remedy = (
+                "Check the columns that `format` names, and the limits on lengths." if self._report.rows_read else "It is empty."
+            )
+            raise ValueError(
+                f"expected a usable row, got none: nothing is left after filtering. {remedy}\n{self._report.summary()}"
+            )
         return self._writer.store(), self._report
 
     def _records(self) -> Iterator[Record]:

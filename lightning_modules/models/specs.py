@@ -86,10 +86,11 @@ class PretrainedPolicy(CausalLMSpec):
         """Read the weights (safetensors only).
 
         Raises:
-            ValueError: if some are missing, which transformers would replace by random ones with a warning.
+            ValueError: if there is no such model, or some weights are missing, which transformers would replace by random
+                ones with a warning.
         """
         path = converted_folder(self.path, self.cache_dir) if self.path.endswith(".gguf") else self.path
-        config = _without_dropout(AutoConfig.from_pretrained(path, revision=self.revision))
+        config = _without_dropout(self._config(path))
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -105,6 +106,16 @@ class PretrainedPolicy(CausalLMSpec):
                 "...). It holds another kind of model, or was not saved whole."
             )
         return model
+
+    def _config(self, path: str) -> PreTrainedConfig:
+        try:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=self.revision)
+        except OSError as error:
+            raise ValueError(
+                f"expected a model's folder, a .gguf file or a hub name, got {self.path!r}: no such folder is here, and the hub "
+                f"did not give it. Check `path`. ({str(error).splitlines()[0]})"
+            ) from error
+        return config
 
 
 @dataclass(frozen=True)

@@ -155,3 +155,17 @@ def test_supervised_data_of_a_task(tokenizer: str) -> None:
         found |= {data.tokenizer.decode(ids[:-1]) for ids in torch.split(batch.target_ids, batch.lengths.tolist())}
     assert found == expected
     assert len(data.dataset("val").examples) == 4
+
+
+def test_a_pool_without_a_source_and_a_scenario_that_is_none_are_named(tokenizer: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "own.jsonl")
+    write_pool(path, [PoolRow("p", (Response("a", "policy", 5.0), Response("b", "policy", 1.0)))])
+    with pytest.raises(
+        ValueError, match=r"(?s)expected pairs for scenario 2 in .*own.jsonl, got none.*1 x scenario 2: no scored response"
+    ):
+        PoolDataModule(path, 2, tokenizer).setup("fit")
+    with pytest.raises(ValueError, match=r"expected scenarios among \[1, 2, 3, 4\], got 5 .* which is which"):
+        PoolDataModule(path, 5, tokenizer).setup("fit")
+    data = PoolDataModule(path, 1, tokenizer, shared=[1], num_probe_prompts=0)
+    data.setup("fit")
+    assert len(data.view.pairs) == 1
