@@ -11,6 +11,7 @@ import torch
 
 from callbacks.leaf_gradients import with_gradients
 from callbacks.rows import read_rows, tracks_of
+from datamodules.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.specs import RandomPolicy
@@ -84,6 +85,20 @@ def test_the_two_folders_tell_what_the_live_callbacks_told(tmp_path: Path, lived
         assert looked[name][-1][1] == pytest.approx(lived_tracks[name][-1][1], rel=1e-4, abs=1e-6), name
 
 
+def check_gradients(module: Any, batch: CompletionBatch) -> None:
+    """Against autograd through the loss written out, from log-probs that have no graph."""
+    with torch.no_grad():
+        stats = module.policy(batch)
+    found = with_gradients(module, batch, stats).token_gradients()
+    offsets = torch.zeros_like(stats.logps, requires_grad=True)
+    sums = torch.zeros(batch.num_sequences).index_add(0, batch.target_sequence, stats.logps + offsets)
+    assert batch.reference_logps is not None
+    chosen, rejected = (sums - batch.reference_logps)[batch.pairs].unbind(1)
+    (expected,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum(), offsets)
+    assert found is not None
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
 def test_every_pair_is_measured_with_its_gradient(tmp_path: Path, lived: Path, run: Run, write_config: Write) -> None:
     cli = run("validate", "--config", write_config(diagnosis(tmp_path, lived / "policy"), "looked"))
     tracks = tracks_of(Path(cli.trainer.log_dir or ""))
@@ -101,6 +116,7 @@ def test_every_pair_is_measured_with_its_gradient(tmp_path: Path, lived: Path, r
     ((step, value),) = tracks["softmax_grad/chosen/incentive"]
     assert step == 1
     assert value == pytest.approx(incentive, rel=1e-5)
+    check_gradients(module, next(iter(cli.datamodule.val_dataloader())))
     assert tracks["head/cosine"][-1][0] == 1
     assert [row["step"] for row in read_rows(Path(cli.trainer.log_dir or ""), "token_heatmap")] == [0, 0, 1, 1]
     assert (Path(cli.trainer.log_dir or "") / "data_doctor.json").is_file()
@@ -157,19 +173,3 @@ def test_inference_mode_is_refused(tmp_path: Path, run: Run, write_config: Write
     config["trainer"]["inference_mode"] = True
     with pytest.raises(ValueError, match=r"expected trainer\.inference_mode: false"):
         run("validate", "--config", write_config(config, "looked"))
-
-
-def test_gradients_of_a_pass_without_a_graph_are_autograds(tmp_path: Path, run: Run, write_config: Write) -> None:
-    cli = run("validate", "--config", write_config(diagnosis(tmp_path, tiny.write_model(tmp_path / "model")), "looked"))
-    module = cli.model
-    batch = next(iter(cli.datamodule.val_dataloader()))
-    with torch.no_grad():
-        stats = module.policy(batch)
-    step = with_gradients(module, batch, stats)
-    logits_off = torch.zeros_like(stats.logps, requires_grad=True)
-    sums = torch.zeros(batch.num_sequences).index_add(0, batch.target_sequence, stats.logps + logits_off)
-    chosen, rejected = (sums - batch.reference_logps)[batch.pairs].unbind(1)
-    (expected,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum(), logits_off)
-    found = step.token_gradients()
-    assert found is not None
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
