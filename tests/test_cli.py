@@ -120,7 +120,7 @@ def test_misspelt_hyperparameters_are_refused_by_name(run: Run, experiment: Path
 def test_a_module_that_is_not_ours_is_refused(run: Run, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("fit", "--config", experiment, "--model", "lightning.pytorch.demos.boring_classes.BoringModel")
-    assert "BaseModule" in capsys.readouterr().err
+    assert "TrainedModule" in capsys.readouterr().err
 
 
 def test_callbacks_are_appended(run: Run, experiment: Path) -> None:

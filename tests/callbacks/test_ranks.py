@@ -72,10 +72,10 @@ class EveryRankSavesSpec(BigramSpec):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:You defined a `validation_step`")
 def test_two_ranks_export_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def looked_at_late(run: Path, step: int) -> Path:
+    def looked_at_late(run: Path, step: int, name: str) -> Path:
         if distributed.get_rank():
             (run / "policy").mkdir(exist_ok=True)
-        return free_folder(run, step)
+        return free_folder(run, step, name)
 
     monkeypatch.setattr("callbacks.policy_export.free_folder", looked_at_late)
     module = PreferenceModule(EveryRankSavesSpec(), DPOLoss(), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
