@@ -1,9 +1,10 @@
 """What watching costs, part by part: `python -m bench.diagnostics`.
 
 Runs our trainer with the callbacks of `configs/trainer/default.yaml`, at short cadences so that each event comes several times, and
-reads from Lightning's profiler how long every callback took at each step. An event's cost over the cadence it is shipped with
-is its cost per step; their sum over the time of a step without callbacks is what the default costs. `python -m bench.dpo_step --vs
-no-diagnostics` measures the same from outside, step against step.
+reads from Lightning's profiler how long every callback took at each step; what a callback does inside the training step (the
+output layer's geometry) is timed where it is done. An event's cost over the cadence it is shipped with is its cost per step; their
+sum over the time of a step without callbacks is what the default costs. The probe bank has as many prompts to a step's pairs as in
+`configs/data/hh_harmless.yaml`: one to two.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -29,6 +33,7 @@ from bench.measure import machine, publish
 from bench.our_side import build_data, build_module
 from bench.side import Side
 from bench.workload import SHAPES, build_workload
+from callbacks.head_geometry import HeadReader
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "trainer" / "default.yaml"
 SHORT = {"every_n_steps": 1, "probe_every_n_steps": 3, "histogram_every_n_steps": 3}
@@ -92,15 +97,34 @@ def measure(side: Side) -> dict[str, dict[str, float]]:
             profiler=profiler,
             callbacks=[watcher.build() for watcher in watchers],
         )
-        trainer.fit(build_module(side, folder), datamodule=build_data(side, folder, num_probe_prompts=24))
-    step = median(profiler.recorded_durations["run_training_batch"][1:])
+        within: list[float] = []
+        with patch.object(HeadReader, "geometry_of", _timed(HeadReader.geometry_of, within)):
+            trainer.fit(
+                build_module(side, folder), datamodule=build_data(side, folder, num_probe_prompts=-(-side.pairs_per_step // 2))
+            )
+    steps = profiler.recorded_durations["run_training_batch"]
+    step = median(whole - inner for whole, inner in list(zip(steps, within, strict=True))[1:])
     rows = {"a step without callbacks": {"seconds_per_step": step, "share_of_step": 1.0}}
     for watcher in watchers:
-        cost = watcher.cost(_seconds(profiler, watcher.name))
+        seconds = _seconds(profiler, watcher.name)
+        if watcher.name == "DisentanglementMonitor":
+            seconds = [outer + inner for outer, inner in zip(seconds, within, strict=True)]
+        cost = watcher.cost(seconds)
         rows[watcher.name] = {"seconds_per_step": cost, "share_of_step": cost / step}
     total = sum(row["seconds_per_step"] for row in rows.values()) - step
     rows["all together"] = {"seconds_per_step": total, "share_of_step": total / step}
     return rows
+
+
+def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*arguments: object) -> object:
+        begin = time.perf_counter()
+        result = function(*arguments)
+        seconds.append(time.perf_counter() - begin)
+        return result
+
+    return timed
 
 
 def _seconds(profiler: SimpleProfiler, name: str) -> list[float]:
