@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 RUNTIME = ("train.py", "demo.py", "report.py", "datamodules", "lightning_modules", "callbacks", "judges", "reports")
 DEVELOPMENT = ("tests", "bench")
+OPTIONAL = ("judges", "vllm", "fa2", "fa4")
 
 
 def sources(names: tuple[str, ...]) -> Iterator[Path]:
@@ -48,7 +49,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize(
     ("files", "extras"),
-    [(RUNTIME, ("judges", "fa2", "fa4")), (DEVELOPMENT, ("judges", "fa2", "fa4", "dev"))],
+    [(RUNTIME, OPTIONAL), (DEVELOPMENT, (*OPTIONAL, "dev"))],
     ids=["runtime", "dev"],
 )
 def test_every_package_that_is_imported_is_declared(files: tuple[str, ...], extras: tuple[str, ...]) -> None:
@@ -66,7 +67,7 @@ def test_every_requirement_has_a_range_and_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = text[text.index("dependencies = [") : text.index("[tool.setuptools]")]
     lines = re.findall(r'^(?:\s+|\w+ = \[)"([^"]+)"[\],]+(.*)$', listed, re.MULTILINE)
-    assert len(lines) == len(declared("judges", "fa2", "fa4", "dev"))
+    assert len(lines) == len(declared(*OPTIONAL, "dev"))
     for requirement, reason in lines:
         assert "#" in reason, requirement
         assert Requirement(requirement).specifier, requirement
