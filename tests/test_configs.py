@@ -148,6 +148,16 @@ def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
     assert classes[".trainer.logger"].endswith(("TensorBoardLogger", "CSVLogger"))
 
 
+@pytest.mark.parametrize("name", ["maths", "poem", "slogan", "common"])
+def test_the_tasks_trainers_keep_what_the_default_has(name: str) -> None:
+    """A trainer is one file, so that a class is named in one place; what a task adds stands beside the whole default."""
+    default, task = (load(ROOT / "configs" / "trainer" / f"{stem}.yaml") for stem in ("default", name))
+    assert [callback for callback in default["callbacks"] if callback not in task["callbacks"]] == []
+    assert {key: value for key, value in task.items() if key != "callbacks"} == {
+        key: value for key, value in default.items() if key != "callbacks"
+    }
+
+
 def test_every_part_is_used_or_documented() -> None:
     """A config that no experiment names and no document mentions is dead."""
     documents = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
