@@ -15,6 +15,7 @@ from lightning_modules.losses.bco import BCOLoss
 from lightning_modules.losses.bdpo import BDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
+from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Exponential, Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
@@ -60,6 +61,8 @@ GOLDEN: list[tuple[PreferenceLoss, float, float, float]] = [
     (DPOLoss(), 0.4740769841801067, 0.2, -0.3),  # -logsig(.5)
     (DPOLoss(label_smoothing=0.1), 0.5240769841801067, 0.2, -0.3),  # .9 x .4740769842 + .1 x .9740769842
     (FlexDPOLoss(), 0.4971544503321098, 0.2, -0.24),  # -logsig(.2 + .24)
+    (ChosenSFTLoss(), 10.0, -10.0, -30.0),
+    (ChosenSFTLoss(per_token=True), 2.0, -10.0, -30.0),
     (SFTDPOLoss(), 0.5740769841801067, 0.2, -0.3),  # -logsig(.5) + .01 x 10
     (SFTDPOLoss(per_token=True), 0.4940769841801067, 0.2, -0.3),  # -logsig(.5) + .01 x 2
     (IPOLoss(), 0.0, 0.2, -0.3),  # (5 - 5)^2

@@ -18,6 +18,7 @@ from lightning_modules.losses.bco import BCOLoss
 from lightning_modules.losses.bdpo import BDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
+from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Exponential, Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
@@ -147,6 +148,8 @@ CASES: list[tuple[PreferenceLoss, Closed]] = [
     (DPOLoss(beta=0.3), both(lambda t: 0.3 * sigmoid(-margin(0.3)(t)))),
     (DPOLoss(beta=0.3, label_smoothing=0.2), both(lambda t: 0.3 * (sigmoid(-margin(0.3)(t)) - 0.2))),
     (FlexDPOLoss(beta_chosen=0.3, beta_rejected=0.2), flex),
+    (ChosenSFTLoss(), lambda t: (torch.ones_like(t.chosen), torch.zeros_like(t.chosen))),
+    (ChosenSFTLoss(per_token=True), lambda t: (1 / t.len_w, torch.zeros_like(t.chosen))),
     (SFTDPOLoss(gamma=0.2), lambda t: (0.1 * sigmoid(-margin(0.1)(t)) + 0.2, 0.1 * sigmoid(-margin(0.1)(t)))),
     (
         SFTDPOLoss(gamma=0.2, per_token=True),

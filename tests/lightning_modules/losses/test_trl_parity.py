@@ -16,6 +16,7 @@ from lightning_modules.losses.apo_down import APODownLoss
 from lightning_modules.losses.apo_zero import APOZeroLoss
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.losses.bco import BCOLoss
+from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
@@ -77,6 +78,7 @@ PAIRED: list[tuple[PreferenceLoss, Theirs]] = [
     (DPOLoss(beta=0.2), dpo("sigmoid", beta=0.2)),
     (DPOLoss(label_smoothing=0.2), cpo("sigmoid", SequenceLogps.logratios, label_smoothing=0.2)),
     (SFTDPOLoss(gamma=0.3, per_token=True), dpo("sigmoid", "sft", weights=(1.0, 0.3))),
+    (ChosenSFTLoss(per_token=True), dpo("sft")),
     (IPOLoss(eta=0.2, per_token=True), dpo("ipo", beta=0.2)),
     (IPOLoss(eta=0.2), cpo("ipo", SequenceLogps.logratios, beta=0.2)),
     (SLiCLoss(delta=1.0, eta=0.0), cpo("hinge", sums, beta=1.0)),
