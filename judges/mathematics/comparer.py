@@ -70,8 +70,7 @@ class SymbolicComparer:
         try:
             yield worker
         finally:
-            # A replacement starts at once, so its imports overlap with the caller's other work.
-            free.put(worker if worker.is_alive() else _Worker())
+            free.put(worker if worker.is_alive() else worker.successor or _Worker())
 
     def close(self) -> None:
         """End the worker processes; a later comparison starts new ones."""
@@ -106,6 +105,8 @@ class _Worker:
         self._requests = self._process.stdin
         self._replies: queue.Queue[str | None] = queue.Queue()
         self._ready = False
+        self.successor: _Worker | None = None
+        """Takes over when this one has ended."""
         threading.Thread(target=_pass_on, args=(self._process.stdout, self._replies), daemon=True).start()
         # Runs when the worker is stopped, forgotten, or the program ends: no process outlives its use.
         self.stop = weakref.finalize(self, _end, self._process, self._requests)
@@ -119,12 +120,20 @@ class _Worker:
         try:
             self._requests.write(json.dumps([gold, candidate]) + "\n")
             self._requests.flush()
-            reply = self._replies.get(timeout=timeout)
+            reply = self._reply(timeout)
         except (queue.Empty, OSError):
             reply = None
         if reply is None:
             self.stop()
         return {"true": True, "false": False}.get(reply or "")
+
+    def _reply(self, timeout: float) -> str | None:
+        try:
+            return self._replies.get(timeout=timeout / 2)
+        except queue.Empty:
+            # Most that take so long never end: the successor's imports fit into the other half, and nobody waits for them.
+            self.successor = self.successor or _Worker()
+            return self._replies.get(timeout=timeout / 2)
 
     def _wait_until_ready(self) -> None:
         with contextlib.suppress(queue.Empty):

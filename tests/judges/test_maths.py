@@ -75,6 +75,21 @@ def test_a_hostile_expression_is_wrong_and_the_next_one_is_served() -> None:
         assert judge.judge("", r"\boxed{3+x}", "x+3").details["correct"] == 1
 
 
+def test_the_successor_of_a_worker_that_takes_too_long_starts_before_the_worker_is_ended() -> None:
+    """So that the next comparison does not pay for its imports; a quick one starts none."""
+    with MathsJudge(timeout=60.0) as judge:
+        comparer = judge._comparer
+        assert comparer.is_same("x+3", "3+x")
+        with comparer._borrow() as worker:
+            before = worker.successor
+            assert before is None
+            assert worker.ask("(" * 400 + "3" + ")" * 400, "x", 0.2) is None
+            successor = worker.successor
+        with comparer._borrow() as worker:
+            assert worker is successor
+            assert worker.ask("x+3", "3+x", 60.0)
+
+
 @pytest.mark.parametrize("answer", ["7" * 100_000 + "x", "x+3" + "{}" * 1000])
 def test_a_boxed_answer_that_is_too_long_is_never_compared_nor_passed_over(answer: str) -> None:
     with MathsJudge(timeout=60.0) as judge:

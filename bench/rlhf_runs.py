@@ -1,0 +1,114 @@
+"""The runs behind docs/results/rlhf: `python -m bench.rlhf_runs [arm ...] [--seeds 0,1]`, then `python -m bench.rlhf_results`.
+
+All start from the embedded model and read the same prompts and the same frozen bank. One run after another in one process, seeds
+outermost, so that what is there when it is stopped early has every arm; a run that is complete is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train import main as train
+
+RUNS = Path(__file__).parent.parent / "runs" / "rlhf"
+SEEDS = tuple(range(5))
+PROBLEMS = ("--data.task.init_args.num_test", "500")
+PAIRS = ("--trainer.gradient_clip_val", "1.0", "--model.optimizer.lr", "2e-4", *PROBLEMS)
+ROLLOUTS = ("--data.num_probe_prompts", "24", *PROBLEMS)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train."""
+
+    experiment: str
+    steps: int
+    options: tuple[str, ...] = ()
+    trainer: str = "bench/rlhf_trainer.yaml"
+    data_seed: bool = True
+
+
+def loss(name: str, *options: str) -> tuple[str, ...]:
+    """Options of `train.py` for another preference loss."""
+    return ("--model.loss", f"configs/model/loss/{name}.yaml", *options)
+
+
+ARMS: Mapping[str, Arm] = {
+    "sft_chosen": Arm("arithmetic_dpo", 40, (*loss("chosen_sft", "--model.loss.per_token", "true"), *PAIRS)),
+    "dpo": Arm("arithmetic_dpo", 40, PAIRS),
+    "flex_dpo": Arm("arithmetic_dpo", 40, (*loss("flex_dpo", "--model.loss.beta_rejected", "0.04"), *PAIRS)),
+    "sft_dpo": Arm("demo_sft_dpo", 40, PAIRS),
+    "on_policy_dpo": Arm("arithmetic_on_policy_dpo", 200, ("--trainer.gradient_clip_val", "1.0", *ROLLOUTS)),
+    "ppo": Arm("arithmetic_ppo", 200, ROLLOUTS),
+    "rloo": Arm("arithmetic_rloo", 200, ROLLOUTS),
+    "rm": Arm("arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
+    "ppo_rm": Arm(
+        "arithmetic_ppo_rm", 200, (*ROLLOUTS, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model")
+    ),
+    "rto": Arm("arithmetic_rto", 200, ROLLOUTS),
+}
+"""Name -> how it is run. `{runs}` and `{seed}` are filled in: a run may start from another's result."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm with a seed."""
+
+    name: str
+    seed: int
+
+    @property
+    def arm(self) -> Arm:
+        """How it is run."""
+        return ARMS[self.name]
+
+    @property
+    def folder(self) -> Path:
+        """Where its rows are."""
+        return RUNS / f"{self.name}_seed{self.seed}" / "version_0"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its result was saved, which is the last thing a run does."""
+        return any((self.folder / name).is_dir() for name in ("policy", "reward_model"))
+
+    def command(self) -> list[str]:
+        """Arguments of `train.py`."""
+        return [
+            *("fit", "--config", f"configs/experiment/{self.arm.experiment}.yaml", "--trainer", self.arm.trainer),
+            *("--trainer.max_steps", str(self.arm.steps), "--trainer.logger.save_dir", str(RUNS)),
+            *("--trainer.logger.name", self.folder.parent.name, "--trainer.logger.version", "0"),
+            *("--seed_everything", str(self.seed), "--data.seed", str(self.seed)),
+            *(option.format(runs=RUNS, seed=self.seed) for option in self.arm.options),
+        ]
+
+
+def make(runs: Sequence[Run]) -> None:
+    """Make what is missing; what was cut short is made anew."""
+    for run in runs:
+        if not run.is_complete:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            print("python train.py", *run.command(), flush=True)
+            train(run.command())
+
+
+def main() -> None:
+    """Make the runs that are asked for; all by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="*", choices=[*ARMS, []], help="all by default")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=SEEDS)
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    make([Run(arm, seed) for seed, arm in itertools.product(arguments.seeds, arguments.arms or ARMS)])
+
+
+if __name__ == "__main__":
+    main()
