@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from callbacks.alarms.property_rules import PROPERTY_RULES
 from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
-from callbacks.alarms.remedies import CENTRE, centred_beta
+from callbacks.alarms.remedies import CENTRE, advice
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import Alarm, AlarmWatch
 from callbacks.run_files import append_row, tensorboard_writer
@@ -56,7 +56,7 @@ class PropertyAlarm(Callback):
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = getattr(pl_module, "loss", None)
-        for alarm in self._watch.judge(trainer.global_step, lambda latest: centred_beta(latest, loss)):
+        for alarm in self._watch.judge(trainer.global_step, lambda latest: advice(latest, loss)):
             self._announce(trainer, alarm)
             if self.stop:
                 # On every rank at the same step: all have heard the same.

@@ -1,8 +1,10 @@
-"""Numbers that an alarm's advice needs beside what was measured."""
+"""What an alarm's advice needs beside what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from lightning_modules.losses.sft_dpo import SFTDPOLoss
 
 CENTRE = "head/centre"
 """Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
@@ -22,3 +24,15 @@ def centred_beta(latest: Mapping[str, float], loss: object) -> dict[str, float]:
     if beta is None or CENTRE not in latest:
         return {}
     return {"beta_chosen": float(beta), "beta_rejected": float(beta) * latest[CENTRE]}
+
+
+def likelihood_term(loss: object) -> str:
+    """The advice to hold the chosen side by its likelihood, to whoever does not do so yet and to whoever does."""
+    if isinstance(loss, SFTDPOLoss):
+        return f"Raise gamma, the weight of the likelihood term (now {loss.gamma:g})"
+    return "Add a likelihood term (SFTDPOLoss)"
+
+
+def advice(latest: Mapping[str, float], loss: object) -> dict[str, float | str]:
+    """What the sentences of `PROPERTY_RULES` may name, by name."""
+    return {**centred_beta(latest, loss), "likelihood_term": likelihood_term(loss)}

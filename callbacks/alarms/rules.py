@@ -46,7 +46,7 @@ class AlarmRule:
         """Whether all conditions hold now."""
         return all(condition.holds(histories) for condition in self.conditions)
 
-    def message(self, values: Mapping[str, float], since: int) -> str:
+    def message(self, values: Mapping[str, float | str], since: int) -> str:
         """The sentences, with numbers."""
         known = {**values, SINCE: since}
         return " ".join(sentence.format_map(known) for sentence in self.says if _fields(sentence) <= known.keys())

@@ -9,8 +9,8 @@ from typing import Any
 from callbacks.alarms.conditions import Histories
 from callbacks.alarms.rules import AlarmRule
 
-Derived = Callable[[Mapping[str, float]], Mapping[str, float]]
-"""Further numbers for sentences, from the latest readings."""
+Derived = Callable[[Mapping[str, float]], Mapping[str, float | str]]
+"""Further numbers and words for sentences, from the latest readings."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class AlarmWatch:
 
         Args:
             step: of the readings heard since the last call.
-            derived: further numbers for the sentences.
+            derived: further numbers and words for the sentences.
         """
         alarms = []
         for number, rule in enumerate(self._rules):

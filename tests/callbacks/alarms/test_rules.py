@@ -11,11 +11,12 @@ import pytest
 from callbacks.alarms.conditions import MAX_WINDOW, Condition, Histories, History
 from callbacks.alarms.property_rules import PROPERTY_RULES
 from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
-from callbacks.alarms.remedies import centred_beta
+from callbacks.alarms.remedies import advice, centred_beta
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import Alarm, AlarmWatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
+from lightning_modules.losses.sft_dpo import SFTDPOLoss
 
 
 def history(values: Sequence[float]) -> History:
@@ -139,6 +140,13 @@ def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
     assert alarms(again, SERIES) == []
 
 
+def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
+    assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
+    told = advice({"head/centre": 0.5}, SFTDPOLoss(beta=0.1, gamma=0.05))
+    assert told["likelihood_term"] == "Raise gamma, the weight of the likelihood term (now 0.05)"
+    assert told["beta_rejected"] == 0.05
+
+
 def test_the_centred_beta_follows_the_loss() -> None:
     assert centred_beta({"head/centre": 0.43}, DPOLoss(beta=0.1)) == {"beta_chosen": 0.1, "beta_rejected": pytest.approx(0.043)}
     flex = FlexDPOLoss(beta_chosen=0.2, beta_rejected=0.05)
@@ -148,10 +156,11 @@ def test_the_centred_beta_follows_the_loss() -> None:
 
 def test_every_default_rule_can_say_something_without_the_optional_numbers() -> None:
     for rule in (*PROPERTY_RULES, *REINFORCEMENT_RULES):
-        text = rule.message(dict.fromkeys(rule.metrics(), 1.0), since=7)
+        known = advice({}, None)
+        text = rule.message({**dict.fromkeys(rule.metrics(), 1.0), **known}, since=7)
         assert "step 7" in text, rule.property
         # What to do about it needs no number that a run may lack.
-        assert text.rstrip().endswith(rule.says[-1]), rule.property
+        assert text.rstrip().endswith(rule.says[-1].format_map(known)), rule.property
 
 
 def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
