@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.measure import machine, peak_bytes, publish, summary, time_in_turn
+from bench.markdown import publish_page
+from bench.measure import machine, peak_bytes, summary, time_in_turn
 from bench.workload import read_lengths
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
@@ -209,7 +210,8 @@ def main() -> None:
     for name, row in rows.items():
         row["peak_mib"] = peak_bytes(prepare, name, problem) / 2**20
     report = {"problem": asdict(problem), "rounds": rounds, "largest_difference": difference}
-    publish({**report, "machine": machine(problem.device)}, rows, out)
+    report["machine"] = machine(problem.device)
+    publish_page("Packed attention against padding", (__doc__ or "").partition("\n\n")[2], report, rows, out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import SimpleProfiler
 
-from bench.measure import machine, publish
+from bench.markdown import publish_page
+from bench.measure import machine
 from bench.our_side import build_data, build_module
 from bench.side import Side
 from bench.workload import SHAPES, build_workload
@@ -151,7 +152,7 @@ def main() -> None:
     side = Side(workload, options.steps, options.pairs_per_step, options.threads, 1e-4, False, False, True, 1, True)
     rows = measure(side)
     report = {"options": {name: str(value) for name, value in vars(options).items()}, "machine": machine("cpu")}
-    publish(report, rows, options.out)
+    publish_page("What watching costs, part by part", (__doc__ or "").partition("\n\n")[2], report, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.measure import machine, peak_bytes, publish, summary, time_in_turn
+from bench.markdown import publish_page
+from bench.measure import machine, peak_bytes, summary, time_in_turn
 from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.tile_kernels import WRITTEN, kernels_for
 from lightning_modules.models.tiled_log_probs import TiledLogProbs
@@ -152,7 +153,8 @@ def main() -> None:
         row |= {"peak_mib": memory[name] / 2**20, "peak_ratio": memory[name] / memory[BASELINE]}
     report = {"problem": asdict(problem), "rounds": options.rounds, "largest_difference": difference}
     report["kernels"] = kernels_for(problem.device).name
-    publish({**report, "machine": machine(problem.device)}, rows, options.out)
+    report["machine"] = machine(problem.device)
+    publish_page("The output head against full logits", (__doc__ or "").partition("\n\n")[2], report, rows, options.out)
 
 
 if __name__ == "__main__":

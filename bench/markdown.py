@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.measure import publish
+
 
 def write_page(path: Path, title: str, about: str, report: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> None:
     """Write `path`: the text `about`, the command this process was called with, the machine, and a table of `rows`.
@@ -21,6 +23,15 @@ def write_page(path: Path, title: str, about: str, report: Mapping[str, Any], ro
     text = f"# {title}\n\n{about.strip()}\n\n`{command()}` ({machine}):\n\n" + "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def publish_page(
+    title: str, about: str, report: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]], out: Path | None
+) -> None:
+    """`publish`, and beside the JSON file `out` a page of the same name."""
+    publish(report, rows, out)
+    if out is not None:
+        write_page(out.with_suffix(".md"), title, about, report, rows)
 
 
 def command() -> str:

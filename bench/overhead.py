@@ -24,8 +24,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.optim import AdamW
 
-from bench.markdown import write_page
-from bench.measure import machine, publish
+from bench.markdown import publish_page
+from bench.measure import machine
 from bench.our_side import build_data, build_module
 from bench.side import Side
 from bench.workload import SHAPES, build_workload
@@ -123,9 +123,7 @@ def main() -> None:
         workload = build_workload(options.work / f"{shape}-{options.mix}-{pairs}", shape, options.mix, pairs)
         rows[shape] = measure(Side(workload, steps, options.pairs_per_step, 1, 1e-5, False, False, False, 1, True))
     report = {"options": {name: str(value) for name, value in vars(options).items()}, "machine": machine("cpu")}
-    publish(report, rows, options.out)
-    if options.out:
-        write_page(options.out.with_suffix(".md"), "What the Trainer costs", _ABOUT, report, rows)
+    publish_page("What the Trainer costs", _ABOUT, report, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.profiler import ProfilerActivity, profile
 from typing_extensions import override
 
-from bench.markdown import write_page
-from bench.measure import machine, publish
+from bench.markdown import publish_page
+from bench.measure import machine
 from bench.our_side import build_data, build_module
 from bench.side import Side
 from bench.workload import SHAPES, build_workload
@@ -100,9 +100,7 @@ def main() -> None:
     workload = build_workload(options.work / f"{options.shape}-{options.mix}-{pairs}", options.shape, options.mix, pairs)
     rows = measure(Side(workload, options.steps, options.pairs_per_step, 1, 1e-4, False, False, False, 1, True))
     report = {"options": {name: str(value) for name, value in vars(options).items()}, "machine": machine("cpu")}
-    publish(report, rows, options.out)
-    if options.out:
-        write_page(options.out.with_suffix(".md"), "Where a step's time goes", (__doc__ or "").partition("\n\n")[2], report, rows)
+    publish_page("Where a step's time goes", (__doc__ or "").partition("\n\n")[2], report, rows, options.out)
 
 
 if __name__ == "__main__":
