@@ -1,7 +1,7 @@
-"""AdaptiveBeta against fixed losses: `python -m bench.adaptive_beta [toy] [runs] [table]`, to docs/results/adaptive_beta.
+"""AdaptiveBeta and reward calibration against fixed losses: `python -m bench.adaptive_beta [toy] [runs] [table]`.
 
-The embedded model with seeds of the order of the data and of the probe bank, and the toy, both in scenario 1. Accuracy and
-off-data mass are those of docs/results/alarm.
+To docs/results/adaptive_beta. The embedded model with seeds of the order of the data and of the probe bank, and the toy, both in
+scenario 1. Accuracy and off-data mass are those of docs/results/alarm.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ADAPTIVE = [
     *loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.1),
     *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
 ]
+CALIBRATION = ("--trainer.callbacks+", "callbacks.reward_calibration.RewardCalibration")
 METHODS = {
     "dpo": loss_options("dpo", beta=0.1),
     "flex_dpo_0.8": loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.08),
@@ -31,7 +32,10 @@ METHODS = {
     "sft_dpo": loss_options("sft_dpo", beta=0.1, gamma=0.1),
     "cal_dpo": loss_options("cal_dpo"),
     "adaptive": ADAPTIVE,
+    "reward_calibration": [*loss_options("calibrated", **{"loss.init_args.beta": 0.1}), *CALIBRATION],
 }
+LATER = ("reward_calibration",)
+"""Methods that came after the labelled set of docs/results/alarm was defined, and are not in it."""
 SETTING = replace(EMBEDDED, name="beta", methods=METHODS, seeds=tuple(SEEDS))
 
 TOY_METHODS = {
@@ -44,12 +48,15 @@ TOY_METHODS = {
         *loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.02),
         *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
     ],
+    "reward_calibration": [*loss_options("calibrated", **{"loss.init_args.beta": 0.02}), *CALIBRATION],
 }
 TOY_SETTING = replace(
     TOY, name="beta_toy", methods=TOY_METHODS, options=("--trainer", "bench/alarm_toy.yaml", "--data.num_seeds", str(len(SEEDS)))
 )
 TOY_RATE = "1e-4"
 
+FOLLOWED = {"beta- / beta+, last": "adaptive_beta/ratio", "gain, last": "reward_calibration/gain"}
+"""Heading -> metric of the numbers that follow the band."""
 COLUMNS: dict[str, tuple[str, int]] = {
     "accuracy, step 0": ("task/accuracy", 0),
     "accuracy, steps 15 and 20": ("task/accuracy", 2),
@@ -57,7 +64,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "chosen, nats per token": ("likelihood/bank/chosen/change_per_token", 1),
     "rejected, nats per token": ("likelihood/bank/rejected/change_per_token", 1),
     "band violated, mean": ("head/band_violated", 3),
-    "beta- / beta+, last": ("adaptive_beta/ratio", 1),
+    **{heading: (metric, 1) for heading, metric in FOLLOWED.items()},
 }
 """Heading -> (metric, how it is read: see `reading`)."""
 
@@ -65,6 +72,11 @@ COLUMNS: dict[str, tuple[str, int]] = {
 def runs() -> list[Run]:
     """Seeds outermost, so that a set that is cut short has whole seeds."""
     return [Run(SETTING, method, SCENARIO, RATE, seed) for seed, method in itertools.product(SEEDS, METHODS)]
+
+
+def labelled_runs() -> list[Run]:
+    """Those that belong to the labelled set of docs/results/alarm."""
+    return [run for run in runs() if run.method not in LATER]
 
 
 def toy_runs() -> list[Run]:
@@ -81,8 +93,8 @@ def toy_rows() -> list[list[str]]:
             chosen, deviation = dict(tracks["toy/own_chosen"]), dict(tracks["toy/spread/own_chosen"])
             peak = max(chosen, key=lambda step: chosen[step])
             cells = [f"{chosen[step]:.3f} ± {deviation[step]:.3f}" for step in (peak, run.setting.steps)]
-            ratio = f"{tracks['adaptive_beta/ratio'][-1][1]:.2f}" if "adaptive_beta/ratio" in tracks else ""
-            lines.append([run.method, *cells, str(peak), f"{tracks['dispersion/bank/off_pair_mass'][-1][1]:.3f}", ratio])
+            numbers = [f"{tracks[name][-1][1]:.2f}" if name in tracks else "" for name in FOLLOWED.values()]
+            lines.append([run.method, *cells, str(peak), f"{tracks['dispersion/bank/off_pair_mass'][-1][1]:.3f}", *numbers])
     return lines
 
 
@@ -124,9 +136,7 @@ def write_table() -> None:
     """docs/results/adaptive_beta/table.md."""
     OUT.mkdir(parents=True, exist_ok=True)
     embedded = table(["method", "seeds", *COLUMNS, "accuracy minus DPO's, paired"], rows())
-    toy = table(
-        ["method", "chosen, highest", "chosen, step 2000", "highest at", "mass outside the pair", "beta- / beta+, last"], toy_rows()
-    )
+    toy = table(["method", "chosen, highest", "chosen, step 2000", "highest at", "mass outside the pair", *FOLLOWED], toy_rows())
     preface = "# AdaptiveBeta in numbers\n\nMean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`."
     sections = [preface, f"## Embedded model, scenario {SCENARIO}, learning rate {RATE}", embedded]
     sections += [f"## Toy, scenario {SCENARIO}, learning rate {TOY_RATE}, {len(SEEDS)} seeds", toy]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from bench.adaptive_beta import runs as further_runs
+from bench.adaptive_beta import labelled_runs as further_runs
 from bench.alarm_labels import Outcome, outcome_of
 from bench.alarm_runs import EMBEDDED, ROOT, TOY, Run, runs_of
 from bench.toy_tables import table

@@ -21,6 +21,7 @@ from callbacks.freshness import PoolFreshness
 from callbacks.likelihood import LikelihoodMonitor
 from callbacks.mass_gains import MassMonitor
 from callbacks.results_table import ResultsTable
+from callbacks.reward_calibration import RewardCalibration
 from callbacks.samples import SampleLogger
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.source_metrics import SourceMetrics
@@ -35,6 +36,7 @@ from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
 from judges.base import Judge, Verdict
+from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.models.toy_specs import ToyPolicySpec
@@ -120,6 +122,13 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             folder,
             data=toy,
             max_steps=3,
+        ),
+        fit(
+            PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), CalibratedLoss(), optimizer, cache_dir=cache),
+            [RewardCalibration()],
+            folder,
+            data=toy,
+            max_steps=1,
         ),
     ]
     runs.append(examined(folder, optimizer))

@@ -12,6 +12,7 @@ from lightning_modules.losses.ada_dpo import AdaDPOLoss
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.bdpo import BDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
+from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
 from lightning_modules.losses.divergences import Alpha
@@ -50,6 +51,7 @@ INTERVALS = [
     (EXOLoss, "label_smoothing", 0.0, 0.5),
     (DiscoPOPLoss, "tau", 0.0, 1.0),
     (BDPOLoss, "mixture", 0.0, 1.0),
+    (CalibratedLoss, "gain", 0.0, math.inf),
     (BPOLoss, "alpha", 0.0, 1.0 + 1e-9),
     (AdaDPOLoss, "max_ratio", 1.0 - 1e-9, math.inf),
     (Alpha, "alpha", 0.0, 1.0),
@@ -93,6 +95,12 @@ def test_closed_ends_are_accepted() -> None:
 def test_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
         DPOLoss(0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("held", "needs"), [(DPOLoss(), True), (SimPOLoss(), False)])
+def test_a_calibrated_loss_needs_a_reference_where_the_one_it_holds_does(held: PreferenceLoss, needs: bool) -> None:
+    # Also once a callback has replaced the gain.
+    assert replace(CalibratedLoss(loss=held), gain=2.0).needs_reference is needs
 
 
 def test_odpo_needs_scores() -> None:

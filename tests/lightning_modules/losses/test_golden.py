@@ -15,6 +15,7 @@ from lightning_modules.losses.bco import BCOLoss
 from lightning_modules.losses.bdpo import BDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
+from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Exponential, Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
@@ -98,6 +99,7 @@ GOLDEN: list[tuple[PreferenceLoss, float, float, float]] = [
     (AdaDPOLoss(), 0.4031860488854579, 0.4, -0.3),  # c = min(e, 2): -logsig(.4 + .3)
     (EXOLoss(), 1.945734000110166, 0.2, -0.3),  # KL((sig .5, sig -.5), (.999, .001))
     (DiscoPOPLoss(), 0.6065246465980624, 0.2, -0.3),  # .474 sig(-10) + e^-.5 sig(10)
+    (CalibratedLoss(gain=1.5), 0.4740769841801067, 0.2, -0.3),  # -logsig(.5): a gain is for the gradient alone
 ]
 
 

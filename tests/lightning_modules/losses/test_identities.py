@@ -10,6 +10,7 @@ import torch
 from lightning_modules.losses.ada_dpo import AdaDPOLoss
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.bdpo import BDPOLoss
+from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.convex import Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.divergences import Alpha, ForwardKL, ReverseKL
@@ -45,6 +46,8 @@ SAME: list[tuple[PreferenceLoss, PreferenceLoss, float, float]] = [
     (RDPOLoss(alpha=0.0), DPOLoss(), 1, 1e-12),
     (BDPOLoss(mixture=1 - 1e-12), DPOLoss(), 1, 1e-7),
     (AdaDPOLoss(max_ratio=1.0), DPOLoss(), 1, 1e-12),
+    (CalibratedLoss(), DPOLoss(), 1, 1e-12),
+    (CalibratedLoss(loss=CalibratedLoss(gain=1.5), gain=0.8), CalibratedLoss(gain=1.2), 1, 1e-12),
 ]
 
 
@@ -113,6 +116,21 @@ def test_ada_dpo_undoes_corollary_1() -> None:
     logps = replace(logps, policy_rejected=logps.policy_chosen - torch.linspace(-0.6, 0.6, 16).double())
     d_w, d_l = incentives(AdaDPOLoss(max_ratio=2.0), logps)
     torch.testing.assert_close(d_w / logps.policy_chosen.exp(), d_l / logps.policy_rejected.exp())
+
+
+def test_calibrated_dpo_pulls_as_flex_dpo_does_where_training_starts() -> None:
+    logps = random_logps(seed=2)
+    start = replace(logps, reference_chosen=logps.policy_chosen, reference_rejected=logps.policy_rejected)
+    calibrated = incentives(CalibratedLoss(loss=DPOLoss(beta=0.1), gain=1.25), start)
+    flex = incentives(FlexDPOLoss(beta_chosen=0.125, beta_rejected=0.08), start)
+    for ours, theirs in zip(calibrated, flex, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_a_calibrated_loss_keeps_the_values_to_the_bit() -> None:
+    logps = random_logps(dtype=torch.float32)
+    for ours, theirs in zip(CalibratedLoss(gain=1.7)(logps), DPOLoss()(logps), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def _one_token(logps: SequenceLogps) -> SequenceLogps:

@@ -18,6 +18,7 @@ from lightning_modules.losses.bco import BCOLoss
 from lightning_modules.losses.bdpo import BDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
+from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Exponential, Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
@@ -224,6 +225,11 @@ CASES: list[tuple[PreferenceLoss, Closed]] = [
         both(lambda t: 0.3 * slope(margin(0.3)(t)) * (math.log(0.999 / 0.001) - margin(0.3)(t))),
     ),
     (DiscoPOPLoss(beta=0.3, tau=0.5), both(disco)),
+    (
+        CalibratedLoss(loss=FlexDPOLoss(beta_chosen=0.3, beta_rejected=0.2), gain=1.6),
+        lambda t: (1.6 * flex(t)[0], flex(t)[1] / 1.6),
+    ),
+    (CalibratedLoss(loss=SimPOLoss(), gain=0.5), lambda t: (simpo(t)[0] / 2, 2 * simpo(t)[1])),
 ]
 
 
