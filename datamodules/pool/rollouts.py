@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import override
 
+from datamodules.in_memory import encode_prompts
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
 from datamodules.prompts import PromptBatch, TaskPrompt
@@ -30,23 +31,35 @@ class RolloutDataModule(PoolDataModule):
         prompts_per_rollout: prompts answered between two updates of what the policy is sampled from.
         num_samples: responses to each prompt.
         max_new_tokens: tokens of a response at the most.
+        prompt_source: "pool" asks the prompts of the pool; "task" asks those of the task's pool split, which need no responses yet
+            and may be more.
         **pool: arguments of `PoolDataModule`.
 
     Raises:
-        ValueError: if a count is below 1, or the pool has fewer prompts than one rollout needs.
+        ValueError: if a count is below 1, there are fewer prompts than one rollout needs, or no task to ask for them.
     """
 
     # jsonargparse reads the arguments of the base class through **pool.
-    def __init__(self, prompts_per_rollout: int = 32, num_samples: int = 4, max_new_tokens: int = 256, **pool: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        prompts_per_rollout: int = 32,
+        num_samples: int = 4,
+        max_new_tokens: int = 256,
+        prompt_source: Literal["pool", "task"] = "pool",
+        **pool: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**pool)
         if min(prompts_per_rollout, num_samples, max_new_tokens) < 1:
             raise ValueError(
                 f"expected prompts_per_rollout, num_samples and max_new_tokens >= 1, got {prompts_per_rollout}, {num_samples} and "
                 f"{max_new_tokens}."
             )
+        if prompt_source == "task" and self.task is None:
+            raise ValueError("expected a task to take prompts from, got none. Set data.init_args.task, or prompt_source: pool.")
         self.prompts_per_rollout = prompts_per_rollout
         self.num_samples = num_samples
         self.max_new_tokens = max_new_tokens
+        self.prompt_source = prompt_source
 
     def rollout_prompts(self, number: int) -> PromptBatch:
         """Prompts of rollout `number` (see `PromptStore`)."""
@@ -70,27 +83,33 @@ class RolloutDataModule(PoolDataModule):
     @cached_property
     def _prompts(self) -> list[TaskPrompt]:
         held_out = {example.prompt_ids for example in self.examples("val") or ()}
-        rows = list(self._rows.values())
-        encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
-        prompts = [self._prompt(row, record) for row, record in zip(rows, encoded, strict=True)]
-        kept = [prompt for prompt in prompts if prompt.prompt_ids not in held_out]
+        asked = self._pool_prompts() if self.prompt_source == "pool" else self._drawn_prompts()
+        kept = [prompt for prompt in asked if prompt.prompt_ids not in held_out]
         if len(kept) < self.prompts_per_rollout:
             raise ValueError(
-                f"expected at least prompts_per_rollout = {self.prompts_per_rollout} prompts in the pool, got {len(kept)}."
+                f"expected at least prompts_per_rollout = {self.prompts_per_rollout} prompts in the {self.prompt_source}, "
+                f"got {len(kept)}."
             )
+        for prompt in kept:
+            self._require_room(prompt)
         return kept
 
-    def _prompt(self, row: PoolRow, record: EncodedRecord | Exception) -> TaskPrompt:
-        if isinstance(record, Exception):
-            raise ValueError(f"expected prompts that the tokenizer can encode, got {row.prompt!r}: {record}")
-        room = self._limits.max_length - len(record.prompt_ids)
-        if room < self.max_new_tokens:
+    def _pool_prompts(self) -> list[TaskPrompt]:
+        rows = list(self._rows.values())
+        encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
+        return [_prompt(row, record) for row, record in zip(rows, encoded, strict=True)]
+
+    def _drawn_prompts(self) -> list[TaskPrompt]:
+        assert self.task is not None, "checked by the constructor"
+        return encode_prompts(list(self.task.items("pool")), self.tokenizer)
+
+    def _require_room(self, prompt: TaskPrompt) -> None:
+        if self._limits.max_length - len(prompt.prompt_ids) < self.max_new_tokens:
             raise ValueError(
                 f"expected room for max_new_tokens = {self.max_new_tokens} after every prompt within max_length = "
-                f"{self._limits.max_length}, got a prompt of {len(record.prompt_ids)} tokens: {_plain(row.prompt)[:60]!r}. Raise "
-                "max_length (as far as the model's positions go), lower max_new_tokens, or drop the prompt from the pool."
+                f"{self._limits.max_length}, got a prompt of {len(prompt.prompt_ids)} tokens: {prompt.item.prompt[:60]!r}. Raise "
+                "max_length (as far as the model's positions go), lower max_new_tokens, or drop the prompt."
             )
-        return TaskPrompt(TaskItem(_plain(row.prompt), row.answer), tuple(record.prompt_ids))
 
 
 class StepTicks:
@@ -106,6 +125,12 @@ class StepTicks:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to restore."""
+
+
+def _prompt(row: PoolRow, record: EncodedRecord | Exception) -> TaskPrompt:
+    if isinstance(record, Exception):
+        raise ValueError(f"expected prompts that the tokenizer can encode, got {row.prompt!r}: {record}")
+    return TaskPrompt(TaskItem(_plain(row.prompt), row.answer), tuple(record.prompt_ids))
 
 
 def _plain(prompt: Text) -> str:

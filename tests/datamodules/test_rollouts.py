@@ -15,6 +15,7 @@ from datamodules.pool.files import write_pool
 from datamodules.pool.ranked import RankedPoolDataModule
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.pool.schema import PoolRow, Response
+from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 
 
@@ -70,6 +71,17 @@ def test_held_out_prompts_are_not_sampled_for(options: dict[str, Any]) -> None:
     assert not held_out & {prompt.prompt_ids for prompt in data.rollout_prompts(0).prompts}
     with pytest.raises(ValueError, match="at least prompts_per_rollout = 9 prompts in the pool, got 8"):
         RolloutDataModule(prompts_per_rollout=9, **options, val_fraction=0.2).rollout_prompts(0)
+
+
+def test_a_task_gives_more_prompts_than_the_pool_has(options: dict[str, Any]) -> None:
+    task = ArithmeticTask(num_pool=40, num_test=20)
+    data = RolloutDataModule(prompts_per_rollout=8, prompt_source="task", task=task, **options)
+    asked = {prompt.item.prompt: prompt.item.answer for number in range(5) for prompt in data.rollout_prompts(number).prompts}
+    assert asked == {item.prompt: item.answer for item in task.items("pool")}
+    data.setup("fit")
+    assert {example.row_number for example in data.dataset("train").examples} == set(range(10))
+    with pytest.raises(ValueError, match="expected a task to take prompts from"):
+        RolloutDataModule(prompt_source="task", **options)
 
 
 def test_a_prompt_without_room_for_an_answer_is_named(options: dict[str, Any]) -> None:
