@@ -20,6 +20,7 @@ from callbacks.dispersion import DispersionMonitor
 from callbacks.freshness import PoolFreshness
 from callbacks.likelihood import LikelihoodMonitor
 from callbacks.mass_gains import MassMonitor
+from callbacks.pair_accuracy import PairAccuracy, PairSet
 from callbacks.results_table import ResultsTable
 from callbacks.reward_calibration import RewardCalibration
 from callbacks.samples import SampleLogger
@@ -118,7 +119,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
         fit(
             PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), FlexDPOLoss(), optimizer, cache_dir=cache),
-            [*monitors(), ToyLedger(every_n_steps=1), AdaptiveBeta()],
+            [*monitors(), ToyLedger(every_n_steps=1), AdaptiveBeta(), PairAccuracy({"toy": PairSet(split="train")})],
             folder,
             data=toy,
             max_steps=3,

@@ -1,0 +1,224 @@
+"""How well a model tells chosen from rejected, on named sets of pairs, step by step (paper Sec. 5.3, Figures 4, 11 and 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from typing_extensions import override
+
+from callbacks.base import Diagnostic
+from callbacks.readings import Values
+from datamodules.batches import CompletionBatch
+from datamodules.loading.loader import EvaluationLoader, SplitDataset
+from datamodules.loading.sampler import evaluation_plan
+from datamodules.sources.prompt_split import count_shared_prompts
+from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.models.policy import Policy
+from lightning_modules.models.reward_model import RewardModel
+from lightning_modules.step_output import PairOutput, StepOutput
+from lightning_modules.token_stats import TokenStats
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Where the pairs of a set come from."""
+
+    data: LightningDataModule | None = None
+    """A data module of pairs, such as PoolDataModule for another scenario; null for the run's own. What it holds out follows its
+    own `seed` and `val_fraction`: give it the run's, and its held-out prompts are the run's."""
+    split: str = "val"
+    """"train" or "val"."""
+    num_pairs: int | None = None
+    """Evenly spaced through the split; all by default."""
+
+    def __post_init__(self) -> None:
+        if self.num_pairs is not None and self.num_pairs < 1:
+            raise ValueError(f"expected num_pairs >= 1, got {self.num_pairs}. Use null for all pairs of the split.")
+
+
+class PairStore(Protocol):
+    """What a set needs of its data module."""
+
+    max_tokens_per_batch: int
+
+    def dataset(self, split: str) -> SplitDataset:
+        """The packed split; an error where there is no such data."""
+
+
+class PairModule(Protocol):
+    """What is needed of a module whose loss is a PreferenceLoss."""
+
+    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+        """The loss of a batch, with the implicit rewards of its pairs."""
+
+
+def ordered(better: Tensor, worse: Tensor) -> Tensor:
+    """`[pairs]` 1 where better > worse, 1/2 where they are equal, else 0: a model that tells nothing apart scores 1/2."""
+    return ((better - worse).sign() + 1) / 2
+
+
+def reward_readings(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
+    """`accuracy` (see `ordered`), `margin` r+ - r-, `chosen` r+ and `rejected` r-, `[pairs]` each, in the unit of the rewards."""
+    return {"accuracy": ordered(chosen, rejected), "margin": chosen - rejected, "chosen": chosen, "rejected": rejected}
+
+
+class PairAccuracy(Diagnostic):
+    """Reads frozen pairs with the model before training, at a cadence and after it; the same for a reward model and a policy.
+
+    Of a reward model the reward is its own; of a policy that trains with a PreferenceLoss the implicit reward of the loss (DPO:
+    beta (log pi - log pi0)), where log pi0 is what the policy gave when training started, kept in the checkpoint. Of any policy
+    there is the ranking by log pi, too. Costs one forward pass over the sets. Row n is of the model after step n. Metrics:
+    `pair_accuracy/<set>/...`, docs/metrics.md.
+
+    Args:
+        sets: name -> pairs.
+        every_n_steps: cadence in optimizer steps.
+
+    Raises:
+        ValueError: if there is no set or a name does not do for a metric, or, when a fit starts, if a set is no set of pairs.
+    """
+
+    name = "pair_accuracy"
+
+    def __init__(self, sets: dict[str, PairSet], every_n_steps: int = 10) -> None:
+        super().__init__(every_n_steps)
+        if not sets or any(not name or "/" in name for name in sets):
+            raise ValueError(f"expected one set at least, and names without '/', got {list(sets)}. A name is part of a metric's.")
+        self.sets = sets
+        self._pairs: dict[str, list[CompletionBatch]] = {}
+        self._start: dict[str, Tensor] = {}
+        self._measured_at = -1
+
+    @override
+    def is_due(self, step: int) -> bool:
+        return step % self.every_n_steps == 0
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        raise AssertionError("training batches are not read")
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        own = cast("LightningDataModule | None", trainer.datamodule)  # type: ignore[attr-defined]
+        self._pairs = {name: _packed(name, pairs, own) for name, pairs in self.sets.items()}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._measured_at >= 0:
+            return
+        if trainer.global_step:
+            rank_zero_warn(f"The checkpoint has no pair accuracy: implicit rewards count from step {trainer.global_step}.")
+        self._write_now(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and self.is_due(trainer.global_step):
+            self._write_now(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._measured_at != trainer.global_step:
+            self._write_now(trainer, pl_module)
+
+    @override
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
+        for name, batches in self._pairs.items():
+            logps: list[Tensor] = []
+            for batch, start in zip(batches, self._start_of(name), strict=True):
+                with _reading(trainer, pl_module):
+                    values, now = _readings(pl_module, batch.to(pl_module.device), start)
+                logps += [] if now is None else [now]
+                # Every rank evaluates (a sharded policy needs them all), one counts.
+                if trainer.is_global_zero:
+                    yield {f"{self.name}/{name}/{reading}": value.float() for reading, value in values.items()}
+            if logps:
+                self._start.setdefault(name, torch.cat(logps))
+
+    def _start_of(self, name: str) -> Iterable[Tensor | None]:
+        """Token log-probs of each batch of a set when training started; None where this is the start."""
+        counts = [batch.num_targets for batch in self._pairs[name]]
+        start = self._start.get(name)
+        if start is None:
+            return [None] * len(counts)
+        if len(start) != sum(counts):
+            raise ValueError(
+                f"expected the pairs of the checkpoint in {name}, with {len(start)} tokens, got {sum(counts)}. Resume with the "
+                "sets and the tokenizer the run was started with."
+            )
+        return torch.split(start, counts)
+
+    def _write_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured_at = trainer.global_step
+        self.read(self.measure_policy(trainer, pl_module))
+        self.flush(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"token_logps": self._start, "measured_at": self._measured_at}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start, self._measured_at = state_dict["token_logps"], state_dict["measured_at"]
+
+
+def _readings(
+    pl_module: LightningModule, batch: CompletionBatch, start: Tensor | None
+) -> tuple[Mapping[str, Tensor], Tensor | None]:
+    """What is read off a batch, and its token log-probs on the host; a reward model has none."""
+    if (reward_model := _reward_model(pl_module)) is not None:
+        chosen, rejected = reward_model(batch)[batch.pairs].unbind(1)
+        return reward_readings(chosen, rejected), None
+    stats: TokenStats = cast(Policy, pl_module.policy)(batch)
+    values = {"ranking": ordered(*stats.sum_by_sequence()[batch.pairs].unbind(1))}
+    if isinstance(getattr(pl_module, "loss", None), PreferenceLoss):
+        reference = stats.logps if start is None else start.to(stats.logps.device)
+        output = cast(PairModule, pl_module).objective(replace(batch, reference_token_logps=reference), stats)
+        pairs = cast(PairOutput, output.pairs)
+        values |= reward_readings(pairs.chosen_rewards, pairs.rejected_rewards)
+    return values, stats.logps.cpu()
+
+
+def _packed(name: str, pairs: PairSet, own: LightningDataModule | None) -> list[CompletionBatch]:
+    """The batches of a set, ready to be read again and again."""
+    data = pairs.data or own
+    if data is None or not hasattr(data, "dataset"):
+        raise ValueError(f"expected a data module of pairs for the set {name}, got {type(data).__name__}. Use one of datamodules/.")
+    if data is not own:
+        data.prepare_data()
+        data.setup("fit")
+    store = cast(PairStore, data)
+    examples = store.dataset(pairs.split).examples
+    if pairs.num_pairs is not None and pairs.num_pairs < len(examples):
+        examples = examples.select(np.linspace(0, len(examples) - 1, pairs.num_pairs).round().astype(int))
+    dataset = SplitDataset(examples)
+    batches = list(EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=store.max_tokens_per_batch)))
+    if any(len(batch.pairs) < batch.num_prompts for batch in batches):
+        raise ValueError(f"expected a chosen and a rejected completion for each prompt of the set {name}. Use data of pairs.")
+    trained = count_shared_prompts(examples, cast(PairStore, own).dataset("train").examples) if hasattr(own, "dataset") else 0
+    rank_zero_info(f"{name}: {len(examples)} pairs, {trained} of them on prompts that are trained on.")
+    return batches
+
+
+def _reward_model(pl_module: LightningModule) -> RewardModel | None:
+    return cast("RewardModel | None", getattr(pl_module, "reward_model", None))
+
+
+@contextmanager
+def _reading(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Evaluation mode, without gradient, in the trainer's precision."""
+    model = cast(nn.Module, _reward_model(pl_module) or pl_module.policy)
+    mode = model.training
+    model.eval()
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        yield
+    model.train(mode)
