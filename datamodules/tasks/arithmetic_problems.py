@@ -37,7 +37,7 @@ class Problem:
     """Template and numbers: two problems of one key differ in names and things alone."""
 
 
-def generate(split: Split, count: int, seed: int) -> Iterator[Problem]:
+def generate(split: Split, count: int, seed: int, templates: Sequence[Template] = TEMPLATES) -> Iterator[Problem]:
     """`count` problems of a split, no prompt twice.
 
     The splits are disjoint by key, whatever the seeds: a problem belongs to the split that the hash of its key says, so
@@ -47,6 +47,7 @@ def generate(split: Split, count: int, seed: int) -> Iterator[Problem]:
         split: which part of all problems.
         count: how many; a larger one goes on where a smaller one ends.
         seed: of the stream; the same on every machine and Python version.
+        templates: the stories; those of the task by default.
 
     Raises:
         ValueError: if more are asked for than there surely are.
@@ -56,7 +57,7 @@ def generate(split: Split, count: int, seed: int) -> Iterator[Problem]:
     rng = random.Random(f"arithmetic:{split}:{seed}")
     seen: set[str] = set()
     while len(seen) < count:
-        problem = _draw(rng, _choice(rng, TEMPLATES))
+        problem = _draw(rng, _choice(rng, templates))
         if split_of(problem.key) == split and problem.prompt not in seen:
             seen.add(problem.prompt)
             yield problem
