@@ -1,7 +1,7 @@
 """One table and one figure from runs of PPO, DPO and what lies between, all watched on the same frozen responses.
 
-`python -m bench.rlhf_results --arm "DPO=runs/a/version_0,runs/b/version_0" --arm "PPO=runs/c/version_0" --out docs/results/rlhf`:
-an arm is a name and the run folders of its seeds.
+`python -m bench.rlhf_results` shows what `python -m bench.rlhf_runs` has made; other runs with
+`--arm "DPO=runs/a/version_0,runs/b/version_0" --arm "PPO=runs/c/version_0"`: an arm is a name and the run folders of its seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from bench.rlhf_runs import ARMS, SEEDS, Run
 from callbacks.rows import Track, tracks_of
 
 BANK = "likelihood/bank"
@@ -77,6 +78,16 @@ def parse_arm(text: str) -> Arm:
     if not name or empty:
         raise ValueError(f"expected <name>=<run folder>,... with rows in each folder, got {text!r}; no rows in {empty}.")
     return Arm(name, tuple(runs.values()))
+
+
+def made() -> list[Arm]:
+    """The arms of `bench.rlhf_runs` with the seeds that are complete; reward models have no policy to watch."""
+    arms = []
+    for name, arm in ARMS.items():
+        runs = [run for run in (Run(name, seed) for seed in SEEDS) if (run.folder / "policy").is_dir()]
+        if runs:
+            arms.append(Arm(arm.title, tuple(tracks_of(run.folder) for run in runs)))
+    return arms
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -141,12 +152,13 @@ def figure(arms: Sequence[Arm], path: Path) -> None:
 def main() -> None:
     """Write `table.md` and `curves.png`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arm", action="append", required=True, type=parse_arm, help="<name>=<run folder>,<run folder>")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--arm", action="append", type=parse_arm, help="<name>=<run folder>,<run folder>; what is there by default")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/rlhf"), help="folder of the results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "table.md").write_text(table(arguments.arm), encoding="utf-8")
-    figure(arguments.arm, arguments.out / "curves.png")
+    arms = arguments.arm or made()
+    (arguments.out / "table.md").write_text(table(arms), encoding="utf-8")
+    figure(arms, arguments.out / "curves.png")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ ROLLOUTS = ("--data.num_probe_prompts", "24", *PROBLEMS)
 class Arm:
     """One way to train."""
 
+    title: str
+    """As results call it."""
     experiment: str
     steps: int
     options: tuple[str, ...] = ()
     trainer: str = "bench/rlhf_trainer.yaml"
-    data_seed: bool = True
 
 
 def loss(name: str, *options: str) -> tuple[str, ...]:
@@ -41,18 +42,28 @@ def loss(name: str, *options: str) -> tuple[str, ...]:
 
 
 ARMS: Mapping[str, Arm] = {
-    "sft_chosen": Arm("arithmetic_dpo", 40, (*loss("chosen_sft", "--model.loss.per_token", "true"), *PAIRS)),
-    "dpo": Arm("arithmetic_dpo", 40, PAIRS),
-    "flex_dpo": Arm("arithmetic_dpo", 40, (*loss("flex_dpo", "--model.loss.beta_rejected", "0.04"), *PAIRS)),
-    "sft_dpo": Arm("demo_sft_dpo", 40, PAIRS),
-    "on_policy_dpo": Arm("arithmetic_on_policy_dpo", 200, ("--trainer.gradient_clip_val", "1.0", *ROLLOUTS)),
-    "ppo": Arm("arithmetic_ppo", 200, ROLLOUTS),
-    "rloo": Arm("arithmetic_rloo", 200, ROLLOUTS),
-    "rm": Arm("arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
-    "ppo_rm": Arm(
-        "arithmetic_ppo_rm", 200, (*ROLLOUTS, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model")
+    "sft_chosen": Arm("SFT on chosen", "arithmetic_dpo", 40, (*loss("chosen_sft", "--model.loss.per_token", "true"), *PAIRS)),
+    "dpo": Arm("DPO, scenario 1", "arithmetic_dpo", 40, PAIRS),
+    "flex_dpo": Arm(
+        "Flex-DPO, beta 0.1 / 0.04", "arithmetic_dpo", 40, (*loss("flex_dpo", "--model.loss.beta_rejected", "0.04"), *PAIRS)
     ),
-    "rto": Arm("arithmetic_rto", 200, ROLLOUTS),
+    "sft_dpo": Arm("SFT-DPO, gamma 0.1", "demo_sft_dpo", 40, PAIRS),
+    "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, ("--trainer.gradient_clip_val", "1.0", *ROLLOUTS)),
+    "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, ROLLOUTS),
+    "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, ROLLOUTS),
+    "rm": Arm("reward model", "arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
+    "ppo_rm": Arm(
+        "PPO (GAE), reward model",
+        "arithmetic_ppo_rm",
+        120,
+        (*ROLLOUTS, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model"),
+    ),
+    "rto": Arm(
+        "RTO, exact judge",
+        "arithmetic_rto",
+        120,
+        (*ROLLOUTS, "--model.rewards.init_args.policy.init_args.path", "{runs}/dpo_seed{seed}/version_0/policy"),
+    ),
 }
 """Name -> how it is run. `{runs}` and `{seed}` are filled in: a run may start from another's result."""
 

@@ -81,6 +81,16 @@ def test_experiments_parse(parse: Parse, path: Path, subcommand: str) -> None:
     assert config.trainer.logger.init_args.name == path.stem
 
 
+@pytest.mark.parametrize(
+    ("experiment", "option"), [("arithmetic_ppo_rm", "init_args.path"), ("arithmetic_rto", "init_args.policy.init_args.path")]
+)
+def test_the_model_that_rewards_is_named_on_the_command_line(parse: Parse, experiment: str, option: str) -> None:
+    """An option of a list's items reaches the last one: so the model stands last."""
+    path = ROOT / "configs" / "experiment" / f"{experiment}.yaml"
+    config = parse("fit", "--config", path, f"--model.rewards.{option}", "elsewhere")
+    assert config.model.init_args.rewards[-1][option] == "elsewhere"
+
+
 @pytest.mark.parametrize(("part", "path"), PARTS, ids=[relative(path) for _, path in PARTS])
 def test_parts_parse(parse: Parse, part: str, path: Path) -> None:
     config = parse("fit", "--config", BASE, f"--{part}", path)
