@@ -33,8 +33,10 @@ METHODS = {
     "cal_dpo": loss_options("cal_dpo"),
     "adaptive": ADAPTIVE,
     "reward_calibration": [*loss_options("calibrated", **{"loss.init_args.beta": 0.1}), *CALIBRATION],
+    # Each step's reading as it is, so that the ratio need not travel from where it starts.
+    "adaptive_decay_0": [*ADAPTIVE, "--trainer.callbacks.decay", "0"],
 }
-LATER = ("reward_calibration",)
+LATER = ("reward_calibration", "adaptive_decay_0")
 """Methods that came after the labelled set of docs/results/alarm was defined, and are not in it."""
 SETTING = replace(EMBEDDED, name="beta", methods=METHODS, seeds=tuple(SEEDS))
 
@@ -55,6 +57,8 @@ TOY_SETTING = replace(
 )
 TOY_RATE = "1e-4"
 
+AGAINST = ("dpo", "flex_dpo_0.4", "sft_dpo")
+"""Methods that all others are compared with, in pairs."""
 FOLLOWED = {"beta- / beta+, last": "adaptive_beta/ratio", "gain, last": "reward_calibration/gain"}
 """Heading -> metric of the numbers that follow the band."""
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -63,6 +67,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "off-data mass, change": ("known_mass/known", -1),
     "chosen, nats per token": ("likelihood/bank/chosen/change_per_token", 1),
     "rejected, nats per token": ("likelihood/bank/rejected/change_per_token", 1),
+    "cosine of s_w and s_l, mean": ("head/cosine", 3),
     "band violated, mean": ("head/band_violated", 3),
     **{heading: (metric, 1) for heading, metric in FOLLOWED.items()},
 }
@@ -113,9 +118,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def rows() -> list[list[str]]:
-    """A row a method, and the paired difference of accuracy to DPO."""
+    """A row a method, and its accuracy minus that of the methods in `AGAINST`, seed by seed."""
     complete = [run for run in runs() if run.is_complete]
     tracks = {(run.method, run.seed): tracks_of(run.folder) for run in complete}
+    accuracy = {key: reading(track["task/accuracy"], 2) for key, track in tracks.items()}
     lines = []
     for method in METHODS:
         seeds = [seed for name, seed in tracks if name == method]
@@ -124,21 +130,21 @@ def rows() -> list[list[str]]:
             for metric, how in COLUMNS.values()
         ]
         gains = [
-            reading(tracks[method, seed]["task/accuracy"], 2) - reading(tracks["dpo", seed]["task/accuracy"], 2)
-            for seed in seeds
-            if ("dpo", seed) in tracks
+            [accuracy[method, seed] - accuracy[other, seed] for seed in seeds if (other, seed) in accuracy and other != method]
+            for other in AGAINST
         ]
-        lines.append([method, str(len(seeds)), *cells, spread(gains) if method != "dpo" else ""])
+        lines.append([method, str(len(seeds)), *cells, *map(spread, gains)])
     return lines
 
 
 def write_table() -> None:
     """docs/results/adaptive_beta/table.md."""
     OUT.mkdir(parents=True, exist_ok=True)
-    embedded = table(["method", "seeds", *COLUMNS, "accuracy minus DPO's, paired"], rows())
+    embedded = table(["method", "seeds", *COLUMNS, *(f"accuracy minus that of {other}, paired" for other in AGAINST)], rows())
     toy = table(["method", "chosen, highest", "chosen, step 2000", "highest at", "mass outside the pair", *FOLLOWED], toy_rows())
-    preface = "# AdaptiveBeta in numbers\n\nMean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`."
-    sections = [preface, f"## Embedded model, scenario {SCENARIO}, learning rate {RATE}", embedded]
+    title = "# AdaptiveBeta and reward calibration in numbers"
+    preface = "Mean ± standard deviation over seeds. Written by `python -m bench.adaptive_beta table`."
+    sections = [title, preface, f"## Embedded model, scenario {SCENARIO}, learning rate {RATE}", embedded]
     sections += [f"## Toy, scenario {SCENARIO}, learning rate {TOY_RATE}, {len(SEEDS)} seeds", toy]
     (OUT / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
