@@ -134,7 +134,7 @@ def measure_hostile(timeout: float) -> Iterator[str]:
         for name, expression in HOSTILE.items():
             start = time.perf_counter()
             judge.judge("", f"So the answer is \\boxed{{{expression}}}.", "x+3")
-            yield f"| {name} | {time.perf_counter() - start:.2f} s | <= {timeout:.0f} s and a restart |"
+            yield f"| {name} | {time.perf_counter() - start:.2f} s | <= {timeout:.0f} s, and the time to end a process |"
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(lambda n: judge.judge("", f"\\boxed{{x+{n}}}", f"{n}+x").details["correct"], range(40)))
         yield f"| 40 symbolic comparisons from 8 threads, after all that | {sum(results):.0f} right | 40 |"
