@@ -21,6 +21,7 @@ RUNS = Path(__file__).parent.parent / "runs" / "rlhf"
 SEEDS = tuple(range(5))
 PROBLEMS = ("--data.task.init_args.num_test", "500")
 PAIRS = ("--trainer.gradient_clip_val", "1.0", "--model.optimizer.lr", "2e-4", *PROBLEMS)
+RLOO = "lightning_modules.ppo.estimators.RLOO"
 ROLLOUTS = ("--data.num_probe_prompts", "24", *PROBLEMS)
 
 
@@ -53,13 +54,13 @@ ARMS: Mapping[str, Arm] = {
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, ROLLOUTS),
     "rm": Arm("reward model", "arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
     "ppo_rm": Arm(
-        "PPO (GAE), reward model",
+        "PPO (RLOO), reward model",
         "arithmetic_ppo_rm",
         120,
-        (*ROLLOUTS, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model"),
+        (*ROLLOUTS, "--model.advantages", RLOO, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model"),
     ),
     "rto": Arm(
-        "RTO, exact judge",
+        "RTO (GAE), exact judge",
         "arithmetic_rto",
         120,
         (*ROLLOUTS, "--model.rewards.init_args.policy.init_args.path", "{runs}/dpo_seed{seed}/version_0/policy"),
