@@ -49,7 +49,7 @@ ARMS: Mapping[str, Arm] = {
         "Flex-DPO, beta 0.1 / 0.04", "arithmetic_dpo", 40, (*loss("flex_dpo", "--model.loss.beta_rejected", "0.04"), *PAIRS)
     ),
     "sft_dpo": Arm("SFT-DPO, gamma 0.1", "demo_sft_dpo", 40, PAIRS),
-    "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, ("--trainer.gradient_clip_val", "1.0", *ROLLOUTS)),
+    "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, PAIRS),
     "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, ROLLOUTS),
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, ROLLOUTS),
     "rm": Arm("reward model", "arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
