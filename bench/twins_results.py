@@ -21,6 +21,8 @@ NUMBERS = "## Numbers\n"
 """Heading below which the page is written anew."""
 UNSEEN = tuple(name for name in SETS if name != "train")
 NAMES = {"dpo": "DPO", "rm": "reward model"}
+LABEL = ("", "learning rate", "seeds")
+"""Headings of what says which runs a line is about."""
 LINES = {("dpo", "accuracy"): ("#0072b2", "-"), ("rm", "accuracy"): ("#d55e00", "-"), ("dpo", "ranking"): ("#56b4e9", "--")}
 """(kind, reading) -> how it is drawn."""
 LABELS = {("dpo", "accuracy"): "DPO, implicit reward", ("rm", "accuracy"): "reward model", ("dpo", "ranking"): "DPO, log pi itself"}
@@ -36,6 +38,11 @@ class Cell:
     rate: str
     rows: tuple[tuple[dict[str, float], ...], ...]
     """Those of each seed."""
+
+    @property
+    def label(self) -> tuple[str, str, str]:
+        """The first cells of its lines, below `LABEL`."""
+        return NAMES[self.kind], self.rate, str(len(self.rows))
 
     @property
     def steps(self) -> Floats:
@@ -67,11 +74,11 @@ def detour(curve: Floats) -> Floats:
 def accuracies(grid: Sequence[Cell], reading: str = "accuracy") -> str:
     """Percent of pairs in order at the last step, a column a set."""
     rows = [
-        [NAMES[cell.kind], cell.rate, *(spread(cell.curve(name, reading)[-1], 1) for name in SETS)]
+        [*cell.label, *(spread(cell.curve(name, reading)[-1], 1) for name in SETS)]
         for cell in grid
         if (cell.kind, reading) in LINES
     ]
-    return table(["", "learning rate", *(name.replace("_", " ") for name in SETS)], rows)
+    return table([*LABEL, *(name.replace("_", " ") for name in SETS)], rows)
 
 
 def dynamics(grid: Sequence[Cell]) -> str:
@@ -83,8 +90,7 @@ def dynamics(grid: Sequence[Cell]) -> str:
         others = np.mean([detour(cell.curve(name)) for name in UNSEEN if name != "held_out"], axis=0)
         rows.append(
             [
-                NAMES[cell.kind],
-                cell.rate,
+                *cell.label,
                 spread(seen[-1] - held_out[-1], 1),
                 spread(peak, 1),
                 spread(cell.steps[held_out.argmax(0)], 0),
@@ -96,7 +102,7 @@ def dynamics(grid: Sequence[Cell]) -> str:
         )
     overfitting = ["train less held out, end", "held out, highest", "at step", "lost since"]
     detours = [f"detour, {name}" for name in ("train", "held out", "other sets")]
-    return table(["", "learning rate", *overfitting, *detours], rows)
+    return table([*LABEL, *overfitting, *detours], rows)
 
 
 def draw(axes: Axes, cell: Cell, name: str) -> None:
@@ -130,10 +136,8 @@ def figure(grid: Sequence[Cell]) -> Figure:
 
 def numbers(grid: Sequence[Cell]) -> str:
     """The tables, in Markdown."""
-    seeds = sorted({len(cell.rows) for cell in grid})
     parts = [
-        f"Mean ± standard deviation over {' or '.join(map(str, seeds))} seeds; points are percentage points. Written by "
-        "`python -m bench.twins_results`.",
+        "Mean ± standard deviation over seeds; points are percentage points. Written by `python -m bench.twins_results`.",
         "Pairs in order at the last step (%), by reward:",
         accuracies(grid),
         "The same by log pi itself, which is what the policy would rather write:",

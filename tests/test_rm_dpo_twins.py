@@ -88,10 +88,10 @@ def test_numbers_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     grid = cells([*runs, Twin("rm", "3e-4", 0)])
     assert [(cell.kind, len(cell.rows)) for cell in grid] == [("dpo", 2)]
     text = numbers(grid)
-    assert "| DPO | 3e-4 | 75.0 ± 7.1 | 70.0 ± 0.0 |" in text
-    assert "| DPO | 3e-4 | 25.0 ± 0.0 |" in text
+    assert "| DPO | 3e-4 | 2 | 75.0 ± 7.1 | 70.0 ± 0.0 |" in text
+    assert "| DPO | 3e-4 | 2 | 25.0 ± 0.0 |" in text
     # Held out: 50, 90, 70. Its highest stands at step 6, 20 points above the end; of 60 points of moves 20 are net.
-    assert "| DPO | 3e-4 | 5.0 ± 7.1 | 90.0 ± 0.0 | 6 ± 0 | 20.0 ± 0.0 | 0.0 ± 0.0 | 40.0 ± 0.0 | 40.0 ± 0.0 |" in text
+    assert "| DPO | 3e-4 | 2 | 5.0 ± 7.1 | 90.0 ± 0.0 | 6 ± 0 | 20.0 ± 0.0 | 0.0 ± 0.0 | 40.0 ± 0.0 | 40.0 ± 0.0 |" in text
     monkeypatch.setattr(twins_results, "SETS", {"train": "", "held_out": ""})
     figure(grid).savefig(tmp_path / "twins.png", dpi=20)
     assert (tmp_path / "twins.png").stat().st_size > 1000
