@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -28,13 +29,15 @@ READINGS: Mapping[str, str] = {
 }
 """Column of the table -> metric whose last value it shows; of the mass, less the first."""
 
+GRADIENTS = "gradient at the logits, L2 a token (dashed: disliked)"
+
 PANELS: Sequence[tuple[str, Mapping[str, Sequence[str]]]] = (
     ("frozen chosen, change (nats per token)", {"": (READINGS["chosen"],)}),
     ("frozen rejected, change (nats per token)", {"": (READINGS["rejected"],)}),
     ("frozen leftovers, change (nats per token)", {"": (READINGS["leftover"],)}),
     ("mass off the pair where it parts", {"": (READINGS["off-pair mass"],)}),
     (
-        "gradient at the logits, L2 a token",
+        GRADIENTS,
         {
             "liked": ("softmax_grad/chosen/l2", "softmax_grad/sample_above/l2"),
             "disliked": ("softmax_grad/rejected/l2", "softmax_grad/sample_below/l2"),
@@ -44,7 +47,7 @@ PANELS: Sequence[tuple[str, Mapping[str, Sequence[str]]]] = (
 )
 """Title -> curves: what a curve is, and the metrics that may hold it (DPO's name, PPO's name)."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933")
 STYLES = {"": "-", "liked": "-", "disliked": "--"}
 
 Tracks = dict[str, Track]
@@ -121,7 +124,7 @@ def table(arms: Sequence[Arm]) -> str:
 
 def draw(axes: Axes, arms: Sequence[Arm], title: str, curves: Mapping[str, Sequence[str]]) -> None:
     """One panel: a colour an arm, a thin line a seed."""
-    for arm, colour in zip(arms, COLOURS, strict=False):
+    for arm, colour in zip(arms, cycle(COLOURS), strict=False):
         label: str | None = arm.name
         for kind, names in curves.items():
             for run in arm.runs:
@@ -142,9 +145,12 @@ def figure(arms: Sequence[Arm], path: Path) -> None:
     canvas, grid = plt.subplots(rows, columns, figsize=(11, 3.0 * rows), layout="constrained")
     for axes, (title, curves) in zip(grid.flat, PANELS, strict=False):
         draw(axes, arms, title, curves)
+        if title == GRADIENTS:
+            # A token's loss and a pair's have gradients of other magnitudes: what compares is how each changes, and its two lines.
+            axes.set_yscale("log")
         axes.set_xlabel("optimizer steps", fontsize=8)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=len(arms), fontsize=9, frameon=False)
+    canvas.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 5), fontsize=9, frameon=False)
     canvas.savefig(path, dpi=120)
     plt.close(canvas)
 
