@@ -10,6 +10,7 @@ from typing import cast
 from typing_extensions import override
 
 from datamodules.tasks.arithmetic_problems import Problem, Split, generate
+from datamodules.tasks.arithmetic_slips import SLIP, slips
 from datamodules.tasks.base import Task, TaskItem
 
 
@@ -32,12 +33,16 @@ class ArithmeticTask(Task):
     """Problems that accuracy is measured on."""
     terse_share: float = 1.0
     """Share of the solutions in bare equations, in [0, 1]; the others are in sentences."""
+    num_slips: int = 0
+    """Wrong solutions that come with each problem, as the responses of another model called `slip`."""
     seed: int = 0
     """Of the problems and of who wrote which solution."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.terse_share <= 1:
             raise ValueError(f"expected terse_share in [0, 1], got {self.terse_share}.")
+        if self.num_slips < 0:
+            raise ValueError(f"expected num_slips >= 0, got {self.num_slips}. Use 0 for none.")
 
     @override
     def items(self, split: str) -> Iterator[TaskItem]:
@@ -45,7 +50,9 @@ class ArithmeticTask(Task):
         if split not in counts:
             raise ValueError(f"expected one of {', '.join(counts)}, got {split!r}.")
         for problem in generate(cast(Split, split), counts[split], self.seed):
-            yield TaskItem(problem.prompt, problem.terse, problem.terse if self._is_terse(problem) else problem.worded)
+            solution = problem.terse if self._is_terse(problem) else problem.worded
+            others = tuple((SLIP, text) for text in slips(problem, self.num_slips, self.seed))
+            yield TaskItem(problem.prompt, problem.terse, solution, others)
 
     def _is_terse(self, problem: Problem) -> bool:
         digest = hashlib.sha256(f"{self.seed}:{problem.prompt}".encode()).digest()

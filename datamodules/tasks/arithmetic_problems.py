@@ -25,6 +25,27 @@ _OPERATORS: Mapping[str, Callable[[int, int], int]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Plot:
+    """What a problem is made of."""
+
+    template: Template
+    numbers: Mapping[str, int]
+    """By their letters in the story."""
+    words: Mapping[str, str]
+    """`name` and `things`."""
+
+    def solution(self, results: tuple[int, int], is_terse: bool) -> str:
+        """Both steps with these results, right or wrong, in one of the two hands; the second is the answer."""
+        first, second = results
+        steps = ((self.template.first, first, self.numbers), (self.template.second, second, {**self.numbers, "r": first}))
+        lines = []
+        for step, result, values in steps:
+            equation = f"{values[step.left]} {step.operator} {values[step.right]} = {result}"
+            lines.append(equation if is_terse else step.sentence.format(equation=equation, **self.words))
+        return "\n".join([*lines, f"#### {second}"])
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A story, its solution in two hands, and its answer."""
 
@@ -35,6 +56,9 @@ class Problem:
     """The same in bare equations: the data set's own solutions are written by this hand."""
     key: str
     """Template and numbers: two problems of one key differ in names and things alone."""
+    plot: Plot
+    results: tuple[int, int]
+    """What the two steps come to."""
 
 
 def generate(split: Split, count: int, seed: int, templates: Sequence[Template] = TEMPLATES) -> Iterator[Problem]:
@@ -77,16 +101,10 @@ def _draw(rng: random.Random, template: Template) -> Problem:
     numbers = {letter: _integer(rng, *bounds) for letter, bounds in template.ranges.items()}
     while (results := _results(template, numbers)) is None:
         numbers = {letter: _integer(rng, *bounds) for letter, bounds in template.ranges.items()}
-    words = {"name": _choice(rng, NAMES), "things": _choice(rng, THINGS)}
-    first, second = results
-    equations = [_equation(template.first, numbers, first), _equation(template.second, numbers | {"r": first}, second)]
-    sentences = [
-        step.sentence.format(equation=equation, **words)
-        for step, equation in zip((template.first, template.second), equations, strict=True)
-    ]
-    worded, terse = ("\n".join([*lines, f"#### {second}"]) for lines in (sentences, equations))
+    plot = Plot(template, numbers, {"name": _choice(rng, NAMES), "things": _choice(rng, THINGS)})
+    worded, terse = (plot.solution(results, is_terse) for is_terse in (False, True))
     key = f"{template.name}:" + ",".join(map(str, numbers.values()))
-    return Problem(template.question.format(**words, **numbers), worded, terse, key)
+    return Problem(template.question.format(**plot.words, **numbers), worded, terse, key, plot, results)
 
 
 def _results(template: Template, numbers: dict[str, int]) -> tuple[int, int] | None:
@@ -98,10 +116,6 @@ def _results(template: Template, numbers: dict[str, int]) -> tuple[int, int] | N
 
 def _result(step: Step, values: Mapping[str, int]) -> int:
     return _OPERATORS[step.operator](values[step.left], values[step.right])
-
-
-def _equation(step: Step, values: Mapping[str, int], result: int) -> str:
-    return f"{values[step.left]} {step.operator} {values[step.right]} = {result}"
 
 
 # random() is the one method whose numbers Python promises never to change.

@@ -1,17 +1,46 @@
-"""A reward model and the recipe for one."""
+"""Reward models and the recipe for one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import AutoConfig
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
+from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.scalar import ScalarModel, load_scalar
+from lightning_modules.models.specs import PretrainedPolicy
+from lightning_modules.token_stats import TokenStats
+
+SCALE_ENTRY = "likelihood_scale"
+"""Configuration entry of a saved causal LM that is a reward model."""
 
 
-class RewardModel(ScalarModel):
+class RewardModel(nn.Module, ABC):
+    """One number for a prompt and a completion."""
+
+    @abstractmethod
+    def forward(self, batch: CompletionBatch) -> Tensor:
+        """`[Q]` rewards of the completions, float32."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of weights and configuration."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what `RewardModelSpec` loads.
+
+        Raises:
+            FileExistsError: if the folder holds something already.
+        """
+
+
+class LastTokenReward(ScalarModel, RewardModel):
     """The scalar of each completion's last token."""
 
     @override
@@ -20,21 +49,72 @@ class RewardModel(ScalarModel):
         return super().forward(batch, batch.last_row if rows is None else rows)
 
 
+class LikelihoodReward(RewardModel):
+    """r(x, y) = scale * sum_t log pi(y_t | x, y_<t), end of sequence included: a causal LM that is no policy any more.
+
+    The implicit reward of arXiv 2305.18290 (Eq. 5) with a uniform reference. What the model thinks of a token is compared with the
+    token by its output layer, which is there before training; a scalar head has to find it out in the layers below.
+
+    Args:
+        policy: the causal LM.
+        scale: reward per nat, > 0.
+    """
+
+    def __init__(self, policy: CausalLMPolicy, scale: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self.scale = scale
+        setattr(policy.model.config, SCALE_ENTRY, scale)
+
+    @override
+    def forward(self, batch: CompletionBatch) -> Tensor:
+        stats: TokenStats = self.policy(batch)
+        return self.scale * stats.sum_by_sequence()
+
+    @override
+    def fingerprint(self) -> str:
+        return self.policy.fingerprint()
+
+    @override
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+
 @dataclass(frozen=True)
 class RewardModelSpec:
-    """A recipe for a reward model."""
+    """A recipe for a reward model.
+
+    Raises:
+        ValueError: if the scale is not positive; at `build`, if the body of a likelihood is to be frozen: it has no other part.
+    """
 
     path: str
     """Folder or hub name: a causal LM (an SFT run's policy), whose body goes on under a new head of zeros, or a reward model."""
     freeze_body: bool = False
     """Train the head alone."""
+    likelihood_scale: float | None = None
+    """Of a causal LM: no head, the reward is the completion's log-likelihood times this (reward per nat, > 0). A folder that such a
+    reward model was saved to knows its own."""
+
+    def __post_init__(self) -> None:
+        if self.likelihood_scale is not None and self.likelihood_scale <= 0:
+            raise ValueError(f"expected likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""
+        scale = self.likelihood_scale or getattr(AutoConfig.from_pretrained(self.path), SCALE_ENTRY, None)
+        return self._last_token() if scale is None else self._likelihood(scale)
+
+    def _last_token(self) -> LastTokenReward:
         scalar = load_scalar(self.path)
-        model = RewardModel(scalar.model, scalar.attention)
+        model = LastTokenReward(scalar.model, scalar.attention)
         if self.freeze_body:
             model.requires_grad_(False)
             head: nn.Linear = model.head
             head.requires_grad_(True)
         return model
+
+    def _likelihood(self, scale: float) -> LikelihoodReward:
+        if self.freeze_body:
+            raise ValueError("expected freeze_body: false with a likelihood as reward, got true: it has no head to train alone.")
+        return LikelihoodReward(PretrainedPolicy(path=self.path).build(), scale)
