@@ -84,10 +84,10 @@ def parse_arm(text: str) -> Arm:
 
 
 def made() -> list[Arm]:
-    """The arms of `bench.rlhf_runs` with the seeds that are complete; reward models have no policy to watch."""
+    """The arms of `bench.rlhf_runs` with the seeds that are complete."""
     arms = []
     for name, arm in ARMS.items():
-        runs = [run for run in (Run(name, seed) for seed in SEEDS) if (run.folder / "policy").is_dir()]
+        runs = [run for run in (Run(name, seed) for seed in SEEDS) if run.is_complete]
         if runs:
             arms.append(Arm(arm.title, tuple(tracks_of(run.folder) for run in runs)))
     return arms

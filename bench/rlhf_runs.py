@@ -1,6 +1,7 @@
 """The runs behind docs/results/rlhf: `python -m bench.rlhf_runs [arm ...] [--seeds 0,1]`, then `python -m bench.rlhf_results`.
 
-All start from the embedded model and read the same prompts and the same frozen bank. One run after another in one process, seeds
+All start from the embedded model and read the same prompts and the same frozen bank. `ppo_rm` takes the reward model of
+`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; `rto` takes the policy of `dpo`. One run after another in one process, seeds
 outermost, so that what is there when it is stopped early has every arm; a run that is complete is not made again.
 """
 
@@ -34,7 +35,6 @@ class Arm:
     experiment: str
     steps: int
     options: tuple[str, ...] = ()
-    trainer: str = "bench/rlhf_trainer.yaml"
 
 
 def loss(name: str, *options: str) -> tuple[str, ...]:
@@ -52,13 +52,7 @@ ARMS: Mapping[str, Arm] = {
     "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, PAIRS),
     "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, ROLLOUTS),
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, ROLLOUTS),
-    "rm": Arm("reward model", "arithmetic_rm", 240, trainer="configs/trainer/arithmetic_rm.yaml"),
-    "ppo_rm": Arm(
-        "PPO (RLOO), reward model",
-        "arithmetic_ppo_rm",
-        120,
-        (*ROLLOUTS, "--model.advantages", RLOO, "--model.rewards.init_args.path", "{runs}/rm_seed{seed}/version_0/reward_model"),
-    ),
+    "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*ROLLOUTS, "--model.advantages", RLOO)),
     "rto": Arm(
         "RTO (GAE), exact judge",
         "arithmetic_rto",
@@ -88,13 +82,13 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether its result was saved, which is the last thing a run does."""
-        return any((self.folder / name).is_dir() for name in ("policy", "reward_model"))
+        """Whether its policy was saved, which is the last thing a run does."""
+        return (self.folder / "policy").is_dir()
 
     def command(self) -> list[str]:
         """Arguments of `train.py`."""
         return [
-            *("fit", "--config", f"configs/experiment/{self.arm.experiment}.yaml", "--trainer", self.arm.trainer),
+            *("fit", "--config", f"configs/experiment/{self.arm.experiment}.yaml", "--trainer", "bench/rlhf_trainer.yaml"),
             *("--trainer.max_steps", str(self.arm.steps), "--trainer.logger.save_dir", str(RUNS)),
             *("--trainer.logger.name", self.folder.parent.name, "--trainer.logger.version", "0"),
             *("--seed_everything", str(self.seed), "--data.seed", str(self.seed)),
