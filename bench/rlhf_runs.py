@@ -1,8 +1,9 @@
 """The runs behind docs/results/rlhf: `python -m bench.rlhf_runs [arm ...] [--seeds 0,1]`, then `python -m bench.rlhf_results`.
 
 All start from the embedded model and read the same prompts and the same frozen bank. `ppo_rm` takes the reward model of
-`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; `rto` takes the policy of `dpo`. One run after another in one process, seeds
-outermost, so that what is there when it is stopped early has every arm; a run that is complete is not made again.
+`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; `rto` takes the policy of `dpo`. One run
+after another in one process, seeds outermost, so that what is there when it is stopped early has every arm; a run that is
+complete is not made again.
 """
 
 from __future__ import annotations
