@@ -93,6 +93,8 @@ def execute(command: list[str]) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
+# A dozen trainings: on a busy machine longer than a test should take.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands(document)
