@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lightning_modules.losses.base import SequenceLogps
@@ -43,15 +44,17 @@ class StepOutput:
 
     def token_gradients(self) -> Tensor | None:
         """`[K]` g_t = d(unit loss)/dlogp_t, free of batch size, ranks and accumulation; None before backward."""
-        return self._own_scale(self.stats.logps.grad)
+        gradient = self.stats.logps.grad
+        return None if gradient is None else gradient * (self.accumulation / self.gradient_scale)
 
     def incentives(self) -> tuple[Tensor, Tensor] | None:
         """`([pairs], [pairs])`: d_w = -dl/dlog pi+ and d_l = dl/dlog pi- of each pair's own loss; None before backward."""
-        if self.pairs is None:
+        if self.pairs is None or self.stats.logps.grad is None:
             return None
-        chosen = self._own_scale(self.pairs.sequences.policy_chosen.grad)
-        rejected = self._own_scale(self.pairs.sequences.policy_rejected.grad)
-        return None if chosen is None or rejected is None else (-chosen, rejected)
+        sequences = self.pairs.sequences
+        return -self._side(sequences.policy_chosen), self._side(sequences.policy_rejected)
 
-    def _own_scale(self, gradient: Tensor | None) -> Tensor | None:
-        return None if gradient is None else gradient * (self.accumulation / self.gradient_scale)
+    def _side(self, logps: Tensor) -> Tensor:
+        # A side that the loss does not read (SFT on the chosen one) is not in its graph.
+        gradient = torch.zeros_like(logps) if logps.grad is None else logps.grad
+        return gradient * (self.accumulation / self.gradient_scale)
