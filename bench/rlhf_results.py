@@ -122,8 +122,14 @@ def table(arms: Sequence[Arm]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def is_collapsed(run: Tracks) -> bool:
+    """Whether next to nothing is solved at the end."""
+    return bool(run.get("task/accuracy")) and run["task/accuracy"][-1][1] < 0.1
+
+
 def draw(axes: Axes, arms: Sequence[Arm], title: str, curves: Mapping[str, Sequence[str]]) -> None:
-    """One panel: a colour an arm, a thin line a seed."""
+    """One panel: a colour an arm, a thin line a seed. A run that has collapsed does not set the scale, and may leave it."""
+    shown: list[float] = []
     for arm, colour in zip(arms, cycle(COLOURS), strict=False):
         label: str | None = arm.name
         for kind, names in curves.items():
@@ -133,6 +139,13 @@ def draw(axes: Axes, arms: Sequence[Arm], title: str, curves: Mapping[str, Seque
                     steps, values = zip(*track, strict=True)
                     axes.plot(steps, values, STYLES[kind], color=colour, linewidth=1.1, label=label)
                     label = None
+                    shown += [] if is_collapsed(run) else values
+    if title == GRADIENTS:
+        # A token's loss and a pair's have gradients of other magnitudes: what compares is how each changes, and its two lines.
+        axes.set_yscale("log")
+    elif shown:
+        margin = 0.06 * (max(shown) - min(shown))
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -145,9 +158,6 @@ def figure(arms: Sequence[Arm], path: Path) -> None:
     canvas, grid = plt.subplots(rows, columns, figsize=(11, 3.0 * rows), layout="constrained")
     for axes, (title, curves) in zip(grid.flat, PANELS, strict=False):
         draw(axes, arms, title, curves)
-        if title == GRADIENTS:
-            # A token's loss and a pair's have gradients of other magnitudes: what compares is how each changes, and its two lines.
-            axes.set_yscale("log")
         axes.set_xlabel("optimizer steps", fontsize=8)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 5), fontsize=9, frameon=False)
