@@ -27,7 +27,13 @@ def centred_beta(latest: Mapping[str, float], loss: object) -> dict[str, float]:
 
 
 def likelihood_term(loss: object) -> str:
-    """The advice to hold the chosen side by its likelihood, to whoever does not do so yet and to whoever does."""
+    """The advice to hold the likelihoods in place: to whoever does not do so yet, to whoever does, and to whoever has no pairs.
+
+    Args:
+        loss: the objective; None for PPO, whose hold on the likelihoods is the price of leaving the reference.
+    """
+    if loss is None:
+        return "Raise the KL coefficient"
     if isinstance(loss, SFTDPOLoss):
         return f"Raise gamma, the weight of the likelihood term (now {loss.gamma:g})"
     return "Add a likelihood term (SFTDPOLoss)"

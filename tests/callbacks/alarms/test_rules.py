@@ -142,6 +142,7 @@ def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
 
 def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
     assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
+    assert advice({}, None)["likelihood_term"] == "Raise the KL coefficient"
     told = advice({"head/centre": 0.5}, SFTDPOLoss(beta=0.1, gamma=0.05))
     assert told["likelihood_term"] == "Raise gamma, the weight of the likelihood term (now 0.05)"
     assert told["beta_rejected"] == 0.05
