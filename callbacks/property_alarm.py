@@ -55,7 +55,7 @@ class PropertyAlarm(Callback):
         self._judge(trainer, pl_module)
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = getattr(pl_module, "loss", None)
+        loss = getattr(pl_module, "loss", getattr(pl_module, "kl", None))
         for alarm in self._watch.judge(trainer.global_step, lambda latest: advice(latest, loss)):
             self._announce(trainer, alarm)
             if self.stop:

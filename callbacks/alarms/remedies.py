@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
+from lightning_modules.ppo.kl_penalty import KLPenalty
 
 CENTRE = "head/centre"
 """Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
@@ -30,10 +31,10 @@ def likelihood_term(loss: object) -> str:
     """The advice to hold the likelihoods in place: to whoever does not do so yet, to whoever does, and to whoever has no pairs.
 
     Args:
-        loss: the objective; None for PPO, whose hold on the likelihoods is the price of leaving the reference.
+        loss: the objective; of PPO its `KLPenalty`, which is what holds the likelihoods there.
     """
-    if loss is None:
-        return "Raise the KL coefficient"
+    if isinstance(loss, KLPenalty):
+        return f"Raise the KL coefficient (now {loss.coefficient:g})"
     if isinstance(loss, SFTDPOLoss):
         return f"Raise gamma, the weight of the likelihood term (now {loss.gamma:g})"
     return "Add a likelihood term (SFTDPOLoss)"

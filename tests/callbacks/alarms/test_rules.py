@@ -17,6 +17,7 @@ from callbacks.alarms.watch import Alarm, AlarmWatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
+from lightning_modules.ppo.kl_penalty import KLPenalty
 
 
 def history(values: Sequence[float]) -> History:
@@ -142,7 +143,7 @@ def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
 
 def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
     assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
-    assert advice({}, None)["likelihood_term"] == "Raise the KL coefficient"
+    assert advice({}, KLPenalty(0.01))["likelihood_term"] == "Raise the KL coefficient (now 0.01)"
     told = advice({"head/centre": 0.5}, SFTDPOLoss(beta=0.1, gamma=0.05))
     assert told["likelihood_term"] == "Raise gamma, the weight of the likelihood term (now 0.05)"
     assert told["beta_rejected"] == 0.05
