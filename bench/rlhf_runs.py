@@ -24,7 +24,6 @@ SEEDS = tuple(range(5))
 PROBLEMS = ("--data.task.init_args.num_test", "500")
 PAIRS = ("--trainer.gradient_clip_val", "1.0", "--model.optimizer.lr", "2e-4", *PROBLEMS)
 RLOO = "lightning_modules.ppo.estimators.RLOO"
-ROLLOUTS = ("--data.num_probe_prompts", "24", *PROBLEMS)
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,14 @@ ARMS: Mapping[str, Arm] = {
     ),
     "sft_dpo": Arm("SFT-DPO, gamma 0.1", "demo_sft_dpo", 40, PAIRS),
     "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, PAIRS),
-    "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, ROLLOUTS),
-    "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, ROLLOUTS),
-    "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*ROLLOUTS, "--model.advantages", RLOO)),
+    "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, PROBLEMS),
+    "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, PROBLEMS),
+    "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*PROBLEMS, "--model.advantages", RLOO)),
     "rto": Arm(
         "RTO (GAE), exact judge",
         "arithmetic_rto",
         120,
-        (*ROLLOUTS, "--model.rewards.init_args.policy.init_args.path", "{runs}/dpo_seed{seed}/version_0/policy"),
+        (*PROBLEMS, "--model.rewards.init_args.policy.init_args.path", "{runs}/dpo_seed{seed}/version_0/policy"),
     ),
 }
 """Name -> how it is run. `{runs}` and `{seed}` are filled in: a run may start from another's result."""
