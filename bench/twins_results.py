@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,8 @@ def numbers(grid: Sequence[Cell]) -> str:
 
 def main() -> None:
     """Write the figure, and the numbers below the text of the page."""
+    # Takes nothing; but whoever asks for help must not get files written.
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     grid = cells(twins())
     page = OUT / "twins.md"
     text = page.read_text(encoding="utf-8").partition(NUMBERS)[0] if page.is_file() else ""
