@@ -102,6 +102,7 @@ def test_the_page_is_written_below_its_text(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(twins_results, "twins", list)
     monkeypatch.setattr(twins_results, "figure", lambda grid: Figure())
     (tmp_path / "twins.md").write_text(f"# Said by hand\n\n{twins_results.NUMBERS}\nold\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["twins_results"])
     twins_results.main()
     assert (tmp_path / "twins.md").read_text(encoding="utf-8").startswith(f"# Said by hand\n\n{twins_results.NUMBERS}\nMean")
     assert "old" not in (tmp_path / "twins.md").read_text(encoding="utf-8")
