@@ -47,7 +47,7 @@ PANELS: Sequence[tuple[str, Mapping[str, Sequence[str]]]] = (
 )
 """Title -> curves: what a curve is, and the metrics that may hold it (DPO's name, PPO's name)."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933", "#000000")
 STYLES = {"": "-", "liked": "-", "disliked": "--"}
 
 Tracks = dict[str, Track]

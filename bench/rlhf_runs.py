@@ -1,9 +1,9 @@
 """The runs behind docs/results/rlhf: `python -m bench.rlhf_runs [arm ...] [--seeds 0,1]`, then `python -m bench.rlhf_results`.
 
 All start from the embedded model and read the same prompts and the same frozen bank. `ppo_rm` takes the reward model of
-`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; `rto` takes the policy of `dpo`. One run
-after another in one process, seeds outermost, so that what is there when it is stopped early has every arm; a run that is
-complete is not made again.
+`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; the arms of RTO take the policy of `dpo`,
+or of `sft_dpo`, with their seed. One run after another in one process, seeds outermost, so that what is there when it is stopped
+early has every arm; a run that is complete is not made again.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def loss(name: str, *options: str) -> tuple[str, ...]:
     return ("--model.loss", f"configs/model/loss/{name}.yaml", *options)
 
 
+def rto(arm: str) -> tuple[str, ...]:
+    """Options for token rewards from the policy of an arm."""
+    return (*PROBLEMS, "--model.rewards.init_args.policy.init_args.path", f"{{runs}}/{arm}_seed{{seed}}/version_0/policy")
+
+
 ARMS: Mapping[str, Arm] = {
     "sft_chosen": Arm("SFT on chosen", "arithmetic_dpo", 40, (*loss("chosen_sft", "--model.loss.per_token", "true"), *PAIRS)),
     "dpo": Arm("DPO, scenario 1", "arithmetic_dpo", 40, PAIRS),
@@ -53,12 +58,9 @@ ARMS: Mapping[str, Arm] = {
     "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, PROBLEMS),
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, PROBLEMS),
     "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*PROBLEMS, "--model.advantages", RLOO)),
-    "rto": Arm(
-        "RTO (GAE), exact judge",
-        "arithmetic_rto",
-        120,
-        (*PROBLEMS, "--model.rewards.init_args.policy.init_args.path", "{runs}/dpo_seed{seed}/version_0/policy"),
-    ),
+    "rto": Arm("RTO (GAE), exact judge", "arithmetic_rto", 120, rto("dpo")),
+    "rto_light": Arm("RTO at weight 0.005", "arithmetic_rto", 120, (*rto("dpo"), "--model.rewards.init_args.weight", "0.005")),
+    "rto_sft_dpo": Arm("RTO, policy of SFT-DPO", "arithmetic_rto", 120, rto("sft_dpo")),
 }
 """Name -> how it is run. `{runs}` and `{seed}` are filled in: a run may start from another's result."""
 

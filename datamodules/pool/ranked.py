@@ -11,10 +11,8 @@ from datamodules.batches import Role
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.scenarios import ScenarioPair
 from datamodules.sources.records import CompletionRecord, Record, reply_to
+from datamodules.sources.scored import RANKED
 from datamodules.sources.store import ExampleStore
-
-RANKED = "ranked"
-"""Kind of a response that is compared by its score and is no side of the pair."""
 
 
 class RankedPoolDataModule(PoolDataModule):

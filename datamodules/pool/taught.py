@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.pool.ranked import RANKED, RankedPoolDataModule
+from datamodules.pool.ranked import RankedPoolDataModule
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.records import CompletionRecord, Record, reply_to
+from datamodules.sources.scored import RANKED
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import TaskItem
 

@@ -55,6 +55,7 @@ class Fault(StrEnum):
     EMPTY_PROMPT = "empty prompt"
     EMPTY_COMPLETION = "empty completion"
     SAME_COMPLETIONS = "chosen equals rejected"
+    NO_DIFFERENCE = "no two responses of different scores"
     DUPLICATE = "duplicate row"
     NO_ROOM = "prompt leaves no room for a completion within max_length"
     TEMPLATE_REFUSES = "chat template refuses the messages"

@@ -6,6 +6,7 @@ from datamodules.batches import Role
 from datamodules.sources.dialogues import HHDialogues
 from datamodules.sources.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
 from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
+from datamodules.sources.scored import ScoredResponses
 
 USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}
 GOOD, BAD = {"role": "assistant", "content": "hello"}, {"role": "assistant", "content": "go away"}
@@ -120,3 +121,42 @@ def test_dialogues_share_the_prompt_up_to_the_last_reply() -> None:
 )
 def test_bad_dialogues_by_kind(chosen: object, rejected: object, expected: Fault) -> None:
     assert fault(HHDialogues(), {"chosen": chosen, "rejected": rejected}) is expected
+
+
+def test_of_scored_responses_best_and_worst_are_the_pair_and_the_others_are_ranked() -> None:
+    row = {"prompt": "hi", "responses": ["so", "good", "bad", "best?"], "scores": [0, 1, -1.5, 1]}
+    record = ScoredResponses().parse(row, 3)
+    sides = [(c.text, c.role, c.kind, c.score) for c in record.completions]
+    assert sides == [
+        ("good", Role.CHOSEN, "chosen", 1.0),
+        ("bad", Role.REJECTED, "rejected", -1.5),
+        ("so", Role.SAMPLE, "ranked", 0.0),
+        ("best?", Role.SAMPLE, "ranked", 1.0),
+    ]
+    assert (record.prompt, record.row_number) == ("hi", 3)
+
+
+def test_scored_responses_answer_a_chat() -> None:
+    record = ScoredResponses(as_chat=True).parse({"prompt": "hi", "responses": ["a", "b"], "scores": [1, 2]}, 0)
+    assert record.prompt == (Message("user", "hi"),)
+    assert [completion.text for completion in record.completions] == [(Message("assistant", "b"),), (Message("assistant", "a"),)]
+    asked = ScoredResponses().parse({"prompt": [SYSTEM, USER], "responses": ["a", "b"], "scores": [1, 2]}, 0)
+    assert asked.completions == record.completions
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"responses": ["a", "b"]}, Fault.MISSING_FIELD),
+        ({"responses": "ab", "scores": [1, 2]}, Fault.WRONG_TYPE),
+        ({"responses": ["a", "b"], "scores": [1]}, Fault.WRONG_TYPE),
+        ({"responses": ["a", "b"], "scores": [1, "2"]}, Fault.WRONG_TYPE),
+        ({"responses": ["a", "b"], "scores": [1, float("nan")]}, Fault.WRONG_TYPE),
+        ({"responses": ["a", None], "scores": [1, 2]}, Fault.MISSING_FIELD),
+        ({"responses": ["a", [GOOD]], "scores": [1, 2]}, Fault.WRONG_TYPE),
+        ({"responses": ["a", "b"], "scores": [1, 1]}, Fault.NO_DIFFERENCE),
+        ({"responses": [], "scores": []}, Fault.NO_DIFFERENCE),
+    ],
+)
+def test_bad_rows_of_scored_responses_by_kind(cells: dict[str, object], expected: Fault) -> None:
+    assert fault(ScoredResponses(), {"prompt": "hi", **cells}) is expected

@@ -1,0 +1,101 @@
+"""The AlpacaEval annotations as bench/alpaca_rm.py takes them: short answers, split by prompt, grouped by prompt and in pairs.
+
+In the file each pair has one model's answer and `BASELINE`'s, so a prompt's answers fall in three classes: better than the
+baseline's (score 1), the baseline's (0), worse (-1). Columns of a group: prompt, responses, scores; of a pair: prompt, chosen,
+rejected.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources.readers import DataSource
+from datamodules.sources.tokenization import load_tokenizer
+
+BASELINE = "text_davinci_003"
+MAX_TOKENS = 96
+"""Of a prompt, and of an answer; longer ones are left out."""
+HELD_OUT = 0.2
+"""Share of the prompts."""
+GROUP = 16
+"""Answers of a training prompt in one row at the most; a prompt with more has several rows."""
+TRAIN_PAIRS = 640
+HELD_OUT_PAIRS = 128
+"""Pairs that are read during training."""
+
+Group = dict[str, int]
+"""Answer -> its score; the baseline's is among them."""
+
+
+def write(source: Path, model: str, folder: Path, seed: int = 0) -> None:
+    """Write `train_groups`, `held_out_groups`, `train_pairs` and `held_out_pairs` as JSONL.
+
+    Args:
+        source: the file of annotations.
+        model: whose tokenizer counts.
+        folder: where to.
+        seed: of the split and of the pairs that are drawn.
+    """
+    groups = sorted(_short(_groups(source), model).items())
+    drawing = random.Random(seed)
+    drawing.shuffle(groups)
+    cut = round(HELD_OUT * len(groups))
+    sides = {"held_out": groups[:cut], "train": groups[cut:]}
+    _write(folder / "held_out_groups.jsonl", (_row(prompt, group) for prompt, group in sides["held_out"]))
+    _write(folder / "train_groups.jsonl", (_row(prompt, part) for prompt, group in sides["train"] for part in _parts(group)))
+    for side, number in (("train", TRAIN_PAIRS), ("held_out", HELD_OUT_PAIRS)):
+        pairs = [pair for prompt, group in sides[side] for pair in _pairs(prompt, group)]
+        _write(folder / f"{side}_pairs.jsonl", drawing.sample(pairs, min(number, len(pairs))))
+
+
+def _groups(source: Path) -> dict[str, Group]:
+    """Prompt -> answers; of a text that two models wrote, the first one's score counts."""
+    groups: dict[str, Group] = {}
+    for row in DataSource(str(source)).rows():
+        assert isinstance(row, Mapping), f"a broken row: {row}"
+        lost = row["chosen_model"] == BASELINE
+        baseline, other = (row["chosen"], row["rejected"]) if lost else (row["rejected"], row["chosen"])
+        group = groups.setdefault(str(row["prompt"]), {str(baseline): 0})
+        group.setdefault(str(other), -1 if lost else 1)
+    return groups
+
+
+def _short(groups: Mapping[str, Group], model: str) -> dict[str, Group]:
+    """What is short enough, where the baseline's answer and another are left."""
+    tokenizer = load_tokenizer(model)
+    texts = list({text for prompt, group in groups.items() for text in (prompt, *group)})
+    tokens = dict(zip(texts, map(len, tokenizer(texts)["input_ids"]), strict=True))
+    short = {
+        prompt: {text: score for text, score in group.items() if text.strip() and tokens[text] <= MAX_TOKENS}
+        for prompt, group in groups.items()
+        if tokens[prompt] <= MAX_TOKENS
+    }
+    return {prompt: group for prompt, group in short.items() if 0 in group.values() and len(group) > 1}
+
+
+def _parts(group: Group) -> Iterator[Group]:
+    others = [(text, score) for text, score in group.items() if score]
+    baseline = {text: score for text, score in group.items() if not score}
+    for first in range(0, len(others), GROUP - 1):
+        yield baseline | dict(others[first : first + GROUP - 1])
+
+
+def _row(prompt: str, group: Group) -> dict[str, Any]:
+    return {"prompt": prompt, "responses": list(group), "scores": list(group.values())}
+
+
+def _pairs(prompt: str, group: Group) -> Iterator[dict[str, Any]]:
+    baseline = next(text for text, score in group.items() if not score)
+    for text, score in group.items():
+        if score:
+            chosen, rejected = (text, baseline) if score > 0 else (baseline, text)
+            yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,153 @@
+"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL` after `python -m bench.alpaca_rm ...`.
+
+Prints the table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's, to a prompt that was not trained on;
+a tie counts 1/2. Ranges are 95% intervals of a bootstrap over prompts, since pairs of a prompt share an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.alpaca_rm import ARMS, RUNS, exported
+from bench.toy_tables import table
+from datamodules.batches import CompletionBatch
+from datamodules.loading.loader import EvaluationLoader
+from datamodules.loading.sampler import evaluation_plan
+from datamodules.preference import PreferenceDataModule
+from datamodules.sources.readers import DataSource
+from datamodules.sources.scored import ScoredResponses
+from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.specs import PretrainedPolicy
+
+MAX_TOKENS = 4096
+"""Of a forward pass."""
+DRAWS = 2000
+CLOSE = 1.1
+"""Lengths within this ratio are close."""
+
+Floats = NDArray[np.float64]
+Rewards = Callable[[CompletionBatch], Tensor]
+"""`[Q]` of a batch."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The held-out pairs, with the rewards of both sides."""
+
+    prompts: NDArray[np.int64]
+    """`[pairs]` number of the prompt."""
+    margins: dict[str, Floats]
+    """Reward -> `[pairs]` that of the better answer less that of the worse."""
+    ratios: Floats
+    """`[pairs]` tokens of the longer answer by those of the shorter."""
+
+
+def batches(model: str) -> Iterator[CompletionBatch]:
+    """All answers to the held-out prompts."""
+    source = DataSource(str(RUNS / "held_out_groups.jsonl"))
+    data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0)
+    data.setup("fit")
+    dataset = data.dataset("train")
+    yield from EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=MAX_TOKENS))
+
+
+def lengths(batch: CompletionBatch) -> Tensor:
+    """The rule "longer wins" as a reward: tokens."""
+    return batch.lengths.float()
+
+
+def log_probs(path: str) -> Rewards:
+    """Of a policy, summed over the answer."""
+    policy = PretrainedPolicy(path=path).build().eval()
+    return lambda batch: policy(batch).sum_by_sequence()
+
+
+def rewards(model: str) -> dict[str, Floats]:
+    """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
+    found = {"longer wins": scored(lengths, model), "log-likelihood, untrained": scored(log_probs(model), model)}
+    for name, arm in ARMS.items():
+        if not exported(name).is_dir():
+            continue
+        if exported(name).name == "reward_model":
+            found[arm.title] = scored(RewardModelSpec(str(exported(name))).build().eval(), model)
+        else:
+            after = scored(log_probs(str(exported(name))), model)
+            found[f"{arm.title}: implicit reward"] = after - found["log-likelihood, untrained"]
+            found[f"{arm.title}: log-likelihood"] = after
+    return found
+
+
+def scored(reward: Rewards, model: str) -> Floats:
+    """`[answers]`, in the order of `batches`."""
+    with torch.no_grad():
+        values = torch.cat([reward(batch) for batch in batches(model)])
+    return values.double().numpy()
+
+
+def pairs(model: str, of_answers: dict[str, Floats]) -> Pairs:
+    """Every answer with its prompt's baseline."""
+    scores, prompts, offset = [], [], 0
+    for batch in batches(model):
+        assert batch.scores is not None, "the file has scores"
+        scores.append(batch.scores.numpy())
+        prompts.append(batch.prompt_number.numpy() + offset)
+        offset += batch.num_prompts
+    score, prompt = np.concatenate(scores), np.concatenate(prompts)
+    baseline = np.zeros(offset, dtype=np.int64)
+    baseline[prompt[score == 0]] = np.flatnonzero(score == 0)
+    other = np.flatnonzero(score)
+    sign, against = score[other], baseline[prompt[other]]
+    margins = {name: sign * (values[other] - values[against]) for name, values in of_answers.items()}
+    length = of_answers["longer wins"]
+    ratios = np.maximum(length[other], length[against]) / np.minimum(length[other], length[against])
+    return Pairs(prompt[other], margins, ratios)
+
+
+def right(margins: Floats) -> Floats:
+    """`[pairs]` 1, 1/2 or 0."""
+    return (np.sign(margins) + 1) / 2
+
+
+def interval(values: Floats, prompts: NDArray[np.int64]) -> str:
+    """Mean and its 95% range, prompts drawn anew."""
+    sums = np.bincount(prompts, values, minlength=prompts.max() + 1)
+    counts = np.bincount(prompts, minlength=prompts.max() + 1)
+    drawn = np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def lines(held: Pairs) -> Iterator[list[str]]:
+    """A line for each reward."""
+    longer = right(held.margins["longer wins"])
+    groups = {"longer is better": longer == 1, "shorter is better": longer == 0, "close": held.ratios <= CLOSE}
+    for name, margins in held.margins.items():
+        ours = right(margins)
+        parts = [f"{ours[where].mean():.3f}" for where in groups.values()]
+        yield [name, interval(ours, held.prompts), interval(ours - longer, held.prompts), *parts]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    model = parser.parse_args().model
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    held = pairs(model, rewards(model))
+    longer = held.margins["longer wins"]
+    print(f"{len(longer)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(longer > 0).sum()}, ", end="")
+    print(f"shorter in {(longer < 0).sum()}; lengths within {CLOSE - 1:.0%} in {(held.ratios <= CLOSE).sum()}.\n")
+    header = ["reward", "right", 'above "longer wins"', "longer is better", "shorter is better", "close lengths"]
+    print(table(header, lines(held)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...]`.
+
+ANNOTATIONS is the file of AlpacaEval annotations, MODEL a folder of SmolLM2-135M-Instruct. One run after another into
+runs/alpaca/<arm>; a run that is complete is not made again. Then `python -m bench.alpaca_results MODEL`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.alpaca_pairs import write
+from train import main as train
+
+RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
+GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
+REWARD_EXPORT = "callbacks.reward_export.RewardExport"
+POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train."""
+
+    title: str
+    """As results call it."""
+    experiment: str
+    data: str
+    """File that is trained on."""
+    batch_size: int
+    steps: int
+    rate: str
+    export: str
+    options: tuple[str, ...] = ()
+
+    def command(self, name: str, model: str) -> list[str]:
+        """Arguments of `train.py`."""
+        shape = {"num_steps": self.steps, "num_warmup_steps": 6, "final_fraction": 0.1}
+        schedule = {"class_path": "lightning_modules.schedules.CosineSchedule", "init_args": shape}
+        return [
+            *("fit", "--config", f"configs/experiment/{self.experiment}.yaml", "--trainer", "bench/twins_trainer.yaml"),
+            *("--model.policy.path", model, "--model.optimizer.lr", self.rate),
+            *("--model.lr_scheduler", json.dumps(schedule)),
+            *("--data.train.path", str(RUNS / self.data), "--data.val_fraction", "0", "--data.batch_size", str(self.batch_size)),
+            *("--data.num_probe_prompts", "0", "--trainer.max_steps", str(self.steps)),
+            *("--trainer.logger.save_dir", str(RUNS), "--trainer.logger.name", name, "--trainer.logger.version", "0"),
+            *("--trainer.callbacks+", json.dumps({"class_path": self.export})),
+            *("--trainer.callbacks+", json.dumps(reader(model))),
+            *self.options,
+        ]
+
+
+ARMS: Mapping[str, Arm] = {
+    "rm_groups": Arm(
+        "reward model, all answers of a prompt", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
+    ),
+    "rm_pairs": Arm("reward model, 640 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 40, "5e-5", REWARD_EXPORT),
+    "dpo_pairs": Arm("DPO, the same 640 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 40, "2e-5", POLICY_EXPORT),
+}
+"""Name -> how it is run. Each sees its data once."""
+
+
+def reader(model: str) -> dict[str, Any]:
+    """Config of the callback that reads pairs as the model trains."""
+    sets: dict[str, Any] = {
+        side: {"data": pairs_in(RUNS / f"{side}_pairs.jsonl", model), "split": "train"} for side in ("train", "held_out")
+    }
+    sets["train"]["num_pairs"] = 64
+    return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": 20, "sets": sets}}
+
+
+def pairs_in(path: Path, model: str) -> dict[str, Any]:
+    """A data module of the pairs in a file."""
+    arguments = {
+        "tokenizer": model,
+        "train": {"path": str(path)},
+        "format": {"class_path": "datamodules.sources.formats.PairColumns", "init_args": {"as_chat": True}},
+        "val_fraction": 0.0,
+    }
+    return {"class_path": "datamodules.preference.PreferenceDataModule", "init_args": arguments}
+
+
+def folder(name: str) -> Path:
+    """Where the rows of a run are."""
+    return RUNS / name / "version_0"
+
+
+def exported(name: str) -> Path:
+    """Where its model is; saving it is the last thing a run does."""
+    return folder(name) / ("reward_model" if ARMS[name].export == REWARD_EXPORT else "policy")
+
+
+def main() -> None:
+    """Make what is asked for and missing; everything by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("arms", nargs="*", choices=[*ARMS, []], help="all by default")
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    if not (RUNS / "train_groups.jsonl").exists():
+        write(arguments.annotations, arguments.model, RUNS)
+    for name in arguments.arms or ARMS:
+        if not exported(name).is_dir():
+            shutil.rmtree(folder(name), ignore_errors=True)
+            train(ARMS[name].command(name, arguments.model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Rows with a prompt and any number of scored responses to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from typing_extensions import override
+
+from datamodules.batches import Role
+from datamodules.sources.cells import number_cell, text_cell
+from datamodules.sources.formats import Row, RowFormat
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text, reply_to
+
+RANKED = "ranked"
+"""Kind of a response that is compared by its score and is no side of the pair."""
+
+
+@dataclass(frozen=True)
+class ScoredResponses(RowFormat):
+    """A prompt, a list of responses and a list of their scores: the best one is chosen, the worst rejected, the first of equals.
+
+    The others are compared by score where the objective compares more than two (`RewardModule`), a prompt counting as one however
+    many responses it has. Objectives of pairs do not read them, and pay for them: give those `PairColumns`.
+    """
+
+    prompt: str = "prompt"
+    """Column of the prompt: text or messages."""
+    responses: str = "responses"
+    """Column of the responses: a list of text."""
+    scores: str = "scores"
+    """Column of their scores: a list of numbers, higher is better. Compared within the row alone."""
+    as_chat: bool = False
+    """Whether a prompt of plain text becomes a user message for the tokenizer's chat template, and the responses its answers."""
+
+    @override
+    def parse(self, row: Row, row_number: int) -> Record:
+        prompt = self._prompt(row)
+        texts, scores = _list(row, self.responses), _list(row, self.scores)
+        if len(texts) != len(scores):
+            raise BadRowError(Fault.WRONG_TYPE, f"{len(texts)} {self.responses!r} with {len(scores)} {self.scores!r}")
+        responses = [_response(prompt, {"response": text, "score": score}) for text, score in zip(texts, scores, strict=True)]
+        return Record(prompt, tuple(_with_sides(responses)), row_number)
+
+    def _prompt(self, row: Row) -> Text:
+        prompt = text_cell(row, self.prompt)
+        return (Message("user", prompt),) if self.as_chat and isinstance(prompt, str) else prompt
+
+
+def _list(row: Row, column: str) -> Sequence[object]:
+    cell = row.get(column)
+    if cell is None:
+        raise BadRowError(Fault.MISSING_FIELD, f"no {column!r} among {sorted(row)}")
+    if isinstance(cell, str) or not isinstance(cell, Sequence):
+        raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {type(cell).__name__}; expected a list")
+    return cell
+
+
+def _response(prompt: Text, cells: Row) -> CompletionRecord:
+    text = text_cell(cells, "response")
+    if not isinstance(text, str):
+        raise BadRowError(Fault.WRONG_TYPE, f"a response is {type(text).__name__}; expected text")
+    score = number_cell(cells, "score")
+    if score is None or not math.isfinite(score):
+        raise BadRowError(Fault.WRONG_TYPE, f"a score is {score}; expected a finite number")
+    return CompletionRecord(reply_to(prompt, text), Role.SAMPLE, RANKED, score)
+
+
+def _with_sides(responses: Sequence[CompletionRecord]) -> list[CompletionRecord]:
+    """The pair first, so that whatever knows pairs alone sees one."""
+    scores = [response.score for response in responses if response.score is not None]
+    if len(set(scores)) < 2:
+        raise BadRowError(Fault.NO_DIFFERENCE, f"{len(scores)} responses, scores {sorted(set(scores))}")
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    pair = [
+        replace(responses[best], role=Role.CHOSEN, kind="chosen"),
+        replace(responses[worst], role=Role.REJECTED, kind="rejected"),
+    ]
+    return pair + [response for i, response in enumerate(responses) if i not in (best, worst)]
