@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from bench.rlhf_runs import ARMS, SEEDS, Run
 from callbacks.rows import Track, tracks_of
@@ -26,31 +28,40 @@ READINGS: Mapping[str, str] = {
     "rejected": f"{BANK}/rejected/change_per_token",
     "leftover": f"{BANK}/leftover/change_per_token",
     "off-pair mass": "dispersion/bank/off_pair_mass",
+    "off-data mass": "dispersion/bank/off_data_mass",
 }
-"""Column of the table -> metric whose last value it shows; of the mass, less the first."""
-
-GRADIENTS = "gradient at the logits, L2 a token (dashed: disliked)"
-
-PANELS: Sequence[tuple[str, Mapping[str, Sequence[str]]]] = (
-    ("frozen chosen, change (nats per token)", {"": (READINGS["chosen"],)}),
-    ("frozen rejected, change (nats per token)", {"": (READINGS["rejected"],)}),
-    ("frozen leftovers, change (nats per token)", {"": (READINGS["leftover"],)}),
-    ("mass off the pair where it parts", {"": (READINGS["off-pair mass"],)}),
-    (
-        GRADIENTS,
-        {
-            "liked": ("softmax_grad/chosen/l2", "softmax_grad/sample_above/l2"),
-            "disliked": ("softmax_grad/rejected/l2", "softmax_grad/sample_below/l2"),
-        },
-    ),
-    ("greedy accuracy, held-out", {"": ("task/accuracy",)}),
-)
-"""Title -> curves: what a curve is, and the metrics that may hold it (DPO's name, PPO's name)."""
+"""Column of the table -> metric whose last value it shows; of mass, less the first."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933", "#000000")
-STYLES = {"": "-", "liked": "-", "disliked": "--"}
 
+Floats = NDArray[np.float64]
 Tracks = dict[str, Track]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel of the figure shows."""
+
+    title: str
+    metrics: tuple[str, ...]
+    """The names that the reading may have: DPO's, PPO's."""
+    is_change: bool = False
+    """Whether the value at step 0 is taken off."""
+    is_log: bool = False
+
+
+PANELS = (
+    Panel("frozen chosen, change (nats per token)", (READINGS["chosen"],)),
+    Panel("frozen rejected, change (nats per token)", (READINGS["rejected"],)),
+    Panel("frozen left-over samples, change (nats per token)", (READINGS["leftover"],)),
+    Panel("other prompts' chosen, change (nats per token)", (f"{BANK}/other_chosen/change_per_token",)),
+    Panel("mass off the pair where it parts, change", (READINGS["off-pair mass"],), is_change=True),
+    Panel("mass off all known responses, change", (READINGS["off-data mass"],), is_change=True),
+    # A token's loss and a pair's have gradients of other magnitudes: what compares is how each changes, and liked with disliked.
+    Panel("gradient at the logits, liked (L2 a token)", ("softmax_grad/chosen/l2", "softmax_grad/sample_above/l2"), is_log=True),
+    Panel("the same, disliked", ("softmax_grad/rejected/l2", "softmax_grad/sample_below/l2"), is_log=True),
+    Panel("greedy accuracy, held-out", ("task/accuracy",)),
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ def table(arms: Sequence[Arm]) -> str:
             spread([track[-1][1] for track in accuracy]).replace("+", ""),
             spread(gains, 1),
             *(spread(arm.last(READINGS[name])) for name in ("chosen", "rejected", "leftover")),
-            spread(arm.change(READINGS["off-pair mass"])),
+            *(spread(arm.change(READINGS[name])) for name in ("off-pair mass", "off-data mass")),
         ]
         lines.append(f"| {arm.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -127,41 +138,48 @@ def is_collapsed(run: Tracks) -> bool:
     return bool(run.get("task/accuracy")) and run["task/accuracy"][-1][1] < 0.1
 
 
-def draw(axes: Axes, arms: Sequence[Arm], title: str, curves: Mapping[str, Sequence[str]]) -> None:
-    """One panel: a colour an arm, a thin line a seed. A run that has collapsed does not set the scale, and may leave it."""
-    shown: list[float] = []
+def curves(arm: Arm, panel: Panel) -> tuple[Floats, Floats] | None:
+    """`([steps], [runs, steps])` of a panel, where all runs have a reading; None if no run has any."""
+    tracks = [run[name] for run in arm.runs for name in panel.metrics if run.get(name)]
+    if not tracks:
+        return None
+    steps = sorted(set.intersection(*({step for step, _ in track} for track in tracks)))
+    values = np.array([[dict(track)[step] for step in steps] for track in tracks])
+    return np.array(steps, dtype=float), values - values[:, :1] if panel.is_change else values
+
+
+def draw(axes: Axes, arms: Sequence[Arm], panel: Panel) -> None:
+    """One panel: an arm's mean over seeds in a band from the lowest to the highest. What has collapsed does not set the scale."""
+    shown: list[Floats] = []
     for arm, colour in zip(arms, cycle(COLOURS), strict=False):
-        label: str | None = arm.name
-        for kind, names in curves.items():
-            for run in arm.runs:
-                track = next((run[name] for name in names if run.get(name)), [])
-                if track:
-                    steps, values = zip(*track, strict=True)
-                    axes.plot(steps, values, STYLES[kind], color=colour, linewidth=1.1, label=label)
-                    label = None
-                    shown += [] if is_collapsed(run) else values
-    if title == GRADIENTS:
-        # A token's loss and a pair's have gradients of other magnitudes: what compares is how each changes, and its two lines.
+        found = curves(arm, panel)
+        if found is None:
+            continue
+        steps, values = found
+        axes.plot(steps, values.mean(0), color=colour, linewidth=1.3, label=arm.name)
+        axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        shown += [] if any(map(is_collapsed, arm.runs)) else [values.ravel()]
+    if panel.is_log:
         axes.set_yscale("log")
     elif shown:
-        margin = 0.06 * (max(shown) - min(shown))
-        axes.set_ylim(min(shown) - margin, max(shown) + margin)
-    axes.set_title(title, fontsize=9)
+        low, high = (reach(np.concatenate(shown)) for reach in (np.min, np.max))
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    axes.set_title(panel.title, fontsize=9)
+    axes.set_xlabel("optimizer steps", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def figure(arms: Sequence[Arm], path: Path) -> None:
-    """All panels over optimizer steps; dashed: completions that are disliked."""
+    """All panels over optimizer steps."""
     columns = 3
     rows = math.ceil(len(PANELS) / columns)
-    canvas, grid = plt.subplots(rows, columns, figsize=(11, 3.0 * rows), layout="constrained")
-    for axes, (title, curves) in zip(grid.flat, PANELS, strict=False):
-        draw(axes, arms, title, curves)
-        axes.set_xlabel("optimizer steps", fontsize=8)
+    canvas, grid = plt.subplots(rows, columns, figsize=(12, 3.0 * rows), layout="constrained")
+    for axes, panel in zip(grid.flat, PANELS, strict=True):
+        draw(axes, arms, panel)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 5), fontsize=9, frameon=False)
-    canvas.savefig(path, dpi=120)
+    canvas.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), fontsize=9, frameon=False)
+    canvas.savefig(path, dpi=110)
     plt.close(canvas)
 
 

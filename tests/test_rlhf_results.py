@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.rlhf_results import figure, parse_arm, table
+from bench.rlhf_results import PANELS, curves, figure, parse_arm, table
 
 
 def write_run(folder: Path, accuracy: tuple[float, float], chosen: float, gradient: str) -> str:
@@ -30,10 +30,26 @@ def test_a_line_an_arm_with_the_spread_over_its_seeds(tmp_path: Path) -> None:
     ppo = write_run(tmp_path / "ppo", (0.6, 0.75), 0.1, "sample_below")
     arms = [parse_arm(f"DPO={','.join(dpo)}"), parse_arm(f"PPO={ppo}")]
     *_, first, second = table(arms).splitlines()
-    assert first == "| DPO | 2 | 40 | 0.600 ± 0.000 | 0.400 ± 0.141 | -20.0 ± 14.1 | -0.200 ± 0.000 |  |  | +0.200 ± 0.000 |"
-    assert second == "| PPO | 1 | 40 | 0.600 | 0.750 | +15.0 | +0.100 |  |  | +0.200 |"
+    assert first == "| DPO | 2 | 40 | 0.600 ± 0.000 | 0.400 ± 0.141 | -20.0 ± 14.1 | -0.200 ± 0.000 |  |  | +0.200 ± 0.000 |  |"
+    assert second == "| PPO | 1 | 40 | 0.600 | 0.750 | +15.0 | +0.100 |  |  | +0.200 |  |"
     figure(arms, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_curve_is_of_the_steps_that_all_seeds_have_and_mass_counts_from_the_first(tmp_path: Path) -> None:
+    arm = parse_arm(
+        f"DPO={write_run(tmp_path / '0', (0.6, 0.5), -0.2, 'rejected')},{write_run(tmp_path / '1', (0.6, 0.3), 0, 'x')}"
+    )
+    with (tmp_path / "0" / "diagnostics" / "dispersion.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 50, "dispersion/bank/off_pair_mass": 0.5}) + "\n")
+    drawn = {panel.title: curves(parse_arm(f"DPO={tmp_path / '0'},{tmp_path / '1'}"), panel) for panel in PANELS}
+    steps, values = drawn["mass off the pair where it parts, change"] or pytest.fail("no curve")
+    assert steps.tolist() == [0, 40]
+    assert values.tolist() == [[0, pytest.approx(0.2)]] * 2
+    assert drawn["mass off all known responses, change"] is None
+    accuracy = curves(arm, next(panel for panel in PANELS if "accuracy" in panel.title))
+    assert accuracy is not None
+    assert accuracy[1].tolist() == [[0.6, 0.5], [0.6, 0.3]]
 
 
 def test_a_folder_without_rows_is_named(tmp_path: Path) -> None:
