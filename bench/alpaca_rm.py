@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.alpaca_pairs import write
+from bench.rm_dpo_twins import pairs_in
 from train import main as train
 
 RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
@@ -70,21 +71,11 @@ ARMS: Mapping[str, Arm] = {
 def reader(model: str) -> dict[str, Any]:
     """Config of the callback that reads pairs as the model trains."""
     sets: dict[str, Any] = {
-        side: {"data": pairs_in(RUNS / f"{side}_pairs.jsonl", model), "split": "train"} for side in ("train", "held_out")
+        side: {"data": pairs_in(RUNS / f"{side}_pairs.jsonl", model, as_chat=True), "split": "train"}
+        for side in ("train", "held_out")
     }
     sets["train"]["num_pairs"] = 64
     return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": 20, "sets": sets}}
-
-
-def pairs_in(path: Path, model: str) -> dict[str, Any]:
-    """A data module of the pairs in a file."""
-    arguments = {
-        "tokenizer": model,
-        "train": {"path": str(path)},
-        "format": {"class_path": "datamodules.sources.formats.PairColumns", "init_args": {"as_chat": True}},
-        "val_fraction": 0.0,
-    }
-    return {"class_path": "datamodules.preference.PreferenceDataModule", "init_args": arguments}
 
 
 def folder(name: str) -> Path:

@@ -97,12 +97,12 @@ def scenario(number: int, seed: int) -> dict[str, Any]:
     return {"class_path": "datamodules.pool.data.PoolDataModule", "init_args": arguments}
 
 
-def pairs_in(path: Path) -> dict[str, Any]:
-    """A data module of the pairs in a file."""
+def pairs_in(path: Path, tokenizer: str = MODEL, as_chat: bool = False) -> dict[str, Any]:
+    """Config of a data module that trains on the pairs in a file, all of them."""
     arguments = {
-        "tokenizer": MODEL,
+        "tokenizer": tokenizer,
         "train": {"path": str(path)},
-        "format": {"class_path": "datamodules.sources.formats.PairColumns"},
+        "format": {"class_path": "datamodules.sources.formats.PairColumns", "init_args": {"as_chat": as_chat}},
         "val_fraction": 0.0,
     }
     return {"class_path": "datamodules.preference.PreferenceDataModule", "init_args": arguments}
