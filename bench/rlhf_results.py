@@ -1,12 +1,13 @@
 """One table and one figure from runs of PPO, DPO and what lies between, all watched on the same frozen responses.
 
-`python -m bench.rlhf_results` shows what `python -m bench.rlhf_runs` has made; other runs with
+`python -m bench.rlhf_results` shows what `python -m bench.rlhf_runs` has made, and `bench.rlhf_fresh` read; other runs with
 `--arm "DPO=runs/a/version_0,runs/b/version_0" --arm "PPO=runs/c/version_0"`: an arm is a name and the run folders of its seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from bench.rlhf_fresh import FILE as FRESH
 from bench.rlhf_runs import ARMS, SEEDS, Run
 from callbacks.rows import Track, tracks_of
 
@@ -80,6 +82,14 @@ class Arm:
         return [run[metric][-1][1] - run[metric][0][1] for run in self.runs if run.get(metric)]
 
 
+def read(folder: Path) -> Tracks:
+    """The curves of a run; beside them, where `bench.rlhf_fresh` has been, its accuracy on other problems."""
+    fresh = folder / FRESH
+    found: Tracks = {FRESH: [(0, json.loads(fresh.read_text(encoding="utf-8"))["accuracy"])]} if fresh.exists() else {}
+    tracks = tracks_of(folder)
+    return tracks | found if tracks else tracks
+
+
 def parse_arm(text: str) -> Arm:
     """`name=folder,folder` as an arm.
 
@@ -87,7 +97,7 @@ def parse_arm(text: str) -> Arm:
         ValueError: if a folder holds no rows.
     """
     name, _, folders = text.partition("=")
-    runs = {folder: tracks_of(Path(folder)) for folder in folders.split(",")}
+    runs = {folder: read(Path(folder)) for folder in folders.split(",")}
     empty = [folder for folder, tracks in runs.items() if not tracks]
     if not name or empty:
         raise ValueError(f"expected <name>=<run folder>,... with rows in each folder, got {text!r}; no rows in {empty}.")
@@ -100,7 +110,7 @@ def made() -> list[Arm]:
     for name, arm in ARMS.items():
         runs = [run for run in (Run(name, seed) for seed in SEEDS) if run.is_complete]
         if runs:
-            arms.append(Arm(arm.title, tuple(tracks_of(run.folder) for run in runs)))
+            arms.append(Arm(arm.title, tuple(read(run.folder) for run in runs)))
     return arms
 
 
@@ -114,7 +124,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def table(arms: Sequence[Arm]) -> str:
     """Markdown, an arm a line."""
-    columns = ["accuracy, start", "end", "gain (points)", *READINGS]
+    columns = ["accuracy, start", "end", "gain (points)", "end, fresh problems", *READINGS]
     lines = ["| | seeds | steps | " + " | ".join(columns) + " |", "|---" * (len(columns) + 3) + "|"]
     for arm in arms:
         accuracy = [run["task/accuracy"] for run in arm.runs if run.get("task/accuracy")]
@@ -126,6 +136,7 @@ def table(arms: Sequence[Arm]) -> str:
             spread([track[0][1] for track in accuracy]).replace("+", ""),
             spread([track[-1][1] for track in accuracy]).replace("+", ""),
             spread(gains, 1),
+            spread(arm.last(FRESH)).replace("+", ""),
             *(spread(arm.last(READINGS[name])) for name in ("chosen", "rejected", "leftover")),
             *(spread(arm.change(READINGS[name])) for name in ("off-pair mass", "off-data mass")),
         ]

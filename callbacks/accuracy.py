@@ -13,9 +13,28 @@ from callbacks.base import Diagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import TaskPrompt, TaskStore
-from judges.base import Judge, Verdict
+from datamodules.sources.tokenization import Tokenizer
+from judges.base import Judge
 from lightning_modules.models.policy import Policy, SamplingParameters
 from lightning_modules.step_output import StepOutput
+
+
+def examine(
+    policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: SamplingParameters
+) -> Values:
+    """Responses to the problems, judged: `[problems]` each of `task/<column>`, `task/score` and `task/length`."""
+    eos = tokenizer.eos_token_id
+    assert eos is not None, "data modules of text refuse a tokenizer without one"
+    completions = policy.sample([problem.prompt_ids for problem in problems], parameters, eos_token_id=eos, seed=0)
+    texts = [tokenizer.decode(ids[:-1] if ids[-1:] == [eos] else ids) for ids in completions]
+    verdicts = [judge.judge(prompt.item.prompt, text, prompt.item.answer) for prompt, text in zip(problems, texts, strict=True)]
+    results = [judge.results(verdict) for verdict in verdicts]
+    columns = dict.fromkeys(column for result in results for column in result)
+    return {
+        **{f"task/{name}": torch.tensor([result[name] for result in results if name in result]) for name in columns},
+        "task/score": torch.tensor([verdict.score for verdict in verdicts]),
+        "task/length": torch.tensor([float(len(ids)) for ids in completions]),
+    }
 
 
 class AccuracyMonitor(Diagnostic):
@@ -56,25 +75,8 @@ class AccuracyMonitor(Diagnostic):
         store = cast(TaskStore, trainer.datamodule)  # type: ignore[attr-defined]
         problems = store.task_prompts()[: self.num_problems]
         own = problems[trainer.global_rank :: trainer.world_size]
-        return [self._examine(cast(Policy, pl_module.policy), store, own)] if own else []
-
-    def _examine(self, policy: Policy, store: TaskStore, problems: Sequence[TaskPrompt]) -> Values:
-        eos = store.tokenizer.eos_token_id
-        assert eos is not None, "data modules of text refuse a tokenizer without one"
-        completions = policy.sample([problem.prompt_ids for problem in problems], self._parameters, eos_token_id=eos, seed=0)
-        verdicts = [self._judge(store, problem, ids) for problem, ids in zip(problems, completions, strict=True)]
-        results = [self.judge.results(verdict) for verdict in verdicts]
-        columns = dict.fromkeys(column for result in results for column in result)
-        return {
-            **{f"task/{name}": torch.tensor([result[name] for result in results if name in result]) for name in columns},
-            "task/score": torch.tensor([verdict.score for verdict in verdicts]),
-            "task/length": torch.tensor([float(len(ids)) for ids in completions]),
-        }
-
-    def _judge(self, store: TaskStore, problem: TaskPrompt, completion: list[int]) -> Verdict:
-        eos = store.tokenizer.eos_token_id
-        text = store.tokenizer.decode(completion[:-1] if completion[-1:] == [eos] else completion)
-        return self.judge.judge(problem.item.prompt, text, problem.item.answer)
+        policy = cast(Policy, pl_module.policy)
+        return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.rlhf_fresh import NUM_PROBLEMS, SEEN, problems
 from bench.rlhf_results import PANELS, curves, figure, parse_arm, table
+from datamodules.tasks.arithmetic import ArithmeticTask
 
 
 def write_run(folder: Path, accuracy: tuple[float, float], chosen: float, gradient: str) -> str:
@@ -28,10 +30,14 @@ def write_run(folder: Path, accuracy: tuple[float, float], chosen: float, gradie
 def test_a_line_an_arm_with_the_spread_over_its_seeds(tmp_path: Path) -> None:
     dpo = [write_run(tmp_path / f"dpo{n}", (0.6, end), -0.2, "rejected") for n, end in enumerate((0.5, 0.3))]
     ppo = write_run(tmp_path / "ppo", (0.6, 0.75), 0.1, "sample_below")
+    (tmp_path / "dpo1" / "fresh.json").write_text('{"problems": 20, "accuracy": 0.45}')
     arms = [parse_arm(f"DPO={','.join(dpo)}"), parse_arm(f"PPO={ppo}")]
     *_, first, second = table(arms).splitlines()
-    assert first == "| DPO | 2 | 40 | 0.600 ± 0.000 | 0.400 ± 0.141 | -20.0 ± 14.1 | -0.200 ± 0.000 |  |  | +0.200 ± 0.000 |  |"
-    assert second == "| PPO | 1 | 40 | 0.600 | 0.750 | +15.0 | +0.100 |  |  | +0.200 |  |"
+    assert (
+        first
+        == "| DPO | 2 | 40 | 0.600 ± 0.000 | 0.400 ± 0.141 | -20.0 ± 14.1 | 0.450 | -0.200 ± 0.000 |  |  | +0.200 ± 0.000 |  |"
+    )
+    assert second == "| PPO | 1 | 40 | 0.600 | 0.750 | +15.0 |  | +0.100 |  |  | +0.200 |  |"
     figure(arms, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
@@ -55,3 +61,9 @@ def test_a_curve_is_of_the_steps_that_all_seeds_have_and_mass_counts_from_the_fi
 def test_a_folder_without_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows in"):
         parse_arm(f"DPO={tmp_path}")
+
+
+def test_fresh_problems_are_none_that_a_run_reads() -> None:
+    asked = [problem.item.prompt for problem in problems()]
+    seen = {item.prompt for item in ArithmeticTask(num_test=SEEN).items("test")}
+    assert len(set(asked) - seen) == NUM_PROBLEMS
