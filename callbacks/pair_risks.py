@@ -47,11 +47,11 @@ RISKS = (
     Risk(
         "longer_wins",
         0.6,
-        'The rule "the longer one wins" is right for {:.0%} of the pairs: the policy may learn length. Watch its samples; '
-        "R-DPO, SimPO and IPO's per-token form take length out.",
+        'The rule "the longer one wins" is right for {:.0%} of the pairs: that much can be learnt from length. Watch what a '
+        "policy writes (R-DPO, SimPO and IPO's per-token form take length out); a reward model has to do better than this.",
     ),
     Risk(
-        "longer_wins", 0.4, 'The rule "the longer one wins" is right for {:.0%} only: the policy may learn to be brief.', below=True
+        "longer_wins", 0.4, 'The rule "the longer one wins" is right for {:.0%} only: a policy may learn to be brief.', below=True
     ),
     Risk(
         "overlap",
