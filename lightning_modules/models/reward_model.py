@@ -16,8 +16,8 @@ from lightning_modules.models.scalar import ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
 
-SCALE_ENTRY = "likelihood_scale"
-"""Configuration entry of a saved causal LM that is a reward model."""
+SCALE_ENTRY, PER_TOKEN_ENTRY = "likelihood_scale", "likelihood_per_token"
+"""Configuration entries of a saved causal LM that is a reward model."""
 
 
 class RewardModel(nn.Module, ABC):
@@ -50,26 +50,32 @@ class LastTokenReward(ScalarModel, RewardModel):
 
 
 class LikelihoodReward(RewardModel):
-    """r(x, y) = scale * sum_t log pi(y_t | x, y_<t), end of sequence included: a causal LM that is no policy any more.
+    """r(x, y) = scale * sum_t log pi(y_t | x, y_<t), end of sequence included, or the mean: a causal LM that is no policy any more.
 
     The implicit reward of arXiv 2305.18290 (Eq. 5) with a uniform reference. What the model thinks of a token is compared with the
-    token by its output layer, which is there before training; a scalar head has to find it out in the layers below.
+    token by its output layer, which is there before training; a scalar head has to find it out in the layers below. Of two
+    responses with equally likely tokens the sum likes the shorter one better, so that what is trained on it grows brief; the mean
+    (SimPO's reward, arXiv 2405.14734, Eq. 4) does not.
 
     Args:
         policy: the causal LM.
-        scale: reward per nat, > 0.
+        scale: reward per nat, > 0; with `per_token` per nat of the mean.
+        per_token: the mean over the tokens in the place of the sum.
     """
 
-    def __init__(self, policy: CausalLMPolicy, scale: float) -> None:
+    def __init__(self, policy: CausalLMPolicy, scale: float, per_token: bool = False) -> None:
         super().__init__()
         self.policy = policy
         self.scale = scale
+        self.per_token = per_token
         setattr(policy.model.config, SCALE_ENTRY, scale)
+        setattr(policy.model.config, PER_TOKEN_ENTRY, per_token)
 
     @override
     def forward(self, batch: CompletionBatch) -> Tensor:
         stats: TokenStats = self.policy(batch)
-        return self.scale * stats.sum_by_sequence()
+        sums = stats.sum_by_sequence()
+        return self.scale * (sums / batch.lengths if self.per_token else sums)
 
     @override
     def fingerprint(self) -> str:
@@ -85,7 +91,8 @@ class RewardModelSpec:
     """A recipe for a reward model.
 
     Raises:
-        ValueError: if the scale is not positive; at `build`, if the body of a likelihood is to be frozen: it has no other part.
+        ValueError: if the scale is not positive, or there is none to be per token; at `build`, if the body of a likelihood is to be
+            frozen: it has no other part.
     """
 
     path: str
@@ -95,15 +102,24 @@ class RewardModelSpec:
     likelihood_scale: float | None = None
     """Of a causal LM: no head, the reward is the completion's log-likelihood times this (reward per nat, > 0). A folder that such a
     reward model was saved to knows its own."""
+    per_token: bool = False
+    """Of a likelihood: its mean over the tokens, so that length does not count; the scale is then of the mean."""
 
     def __post_init__(self) -> None:
         if self.likelihood_scale is not None and self.likelihood_scale <= 0:
             raise ValueError(f"expected likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
+        if self.per_token and self.likelihood_scale is None:
+            raise ValueError(
+                "expected a likelihood_scale with per_token: true, got null. A scalar head reads the last token alone."
+            )
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""
-        scale = self.likelihood_scale or getattr(AutoConfig.from_pretrained(self.path), SCALE_ENTRY, None)
-        return self._last_token() if scale is None else self._likelihood(scale)
+        if self.likelihood_scale is not None:
+            return self._likelihood(self.likelihood_scale, self.per_token)
+        saved = AutoConfig.from_pretrained(self.path)
+        scale = getattr(saved, SCALE_ENTRY, None)
+        return self._last_token() if scale is None else self._likelihood(scale, getattr(saved, PER_TOKEN_ENTRY, False))
 
     def _last_token(self) -> LastTokenReward:
         scalar = load_scalar(self.path)
@@ -114,7 +130,7 @@ class RewardModelSpec:
             head.requires_grad_(True)
         return model
 
-    def _likelihood(self, scale: float) -> LikelihoodReward:
+    def _likelihood(self, scale: float, per_token: bool) -> LikelihoodReward:
         if self.freeze_body:
             raise ValueError("expected freeze_body: false with a likelihood as reward, got true: it has no head to train alone.")
-        return LikelihoodReward(PretrainedPolicy(path=self.path).build(), scale)
+        return LikelihoodReward(PretrainedPolicy(path=self.path).build(), scale, per_token)

@@ -22,7 +22,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_model(tmp_path_factory.mktemp("policy") / "policy")
 
 
-def test_the_reward_is_the_log_likelihood_of_transformers(model: Path) -> None:
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_reward_is_the_log_likelihood_of_transformers(model: Path, per_token: bool) -> None:
     plain = AutoModelForCausalLM.from_pretrained(model)
     expected = []
     for example in make_pairs(3):
@@ -30,14 +31,16 @@ def test_the_reward_is_the_log_likelihood_of_transformers(model: Path) -> None:
             ids = tensor([[*example.prompt_ids, *completion.token_ids]])
             with torch.no_grad():
                 logps = plain(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-            expected.append(0.25 * float(logps[-len(completion.token_ids) :].sum()))
-    reward = RewardModelSpec(str(model), likelihood_scale=0.25).build()
-    torch.testing.assert_close(reward(pack(make_pairs(3))).detach(), tensor(expected), atol=1e-4, rtol=1e-4)
-    assert max(expected) - min(expected) > 0.1
+            own = logps[-len(completion.token_ids) :]
+            expected.append(0.25 * float(own.mean() if per_token else own.sum()))
+    reward = RewardModelSpec(str(model), likelihood_scale=0.25, per_token=per_token).build()
+    torch.testing.assert_close(reward(pack(make_pairs(3))).detach(), tensor(expected), atol=1e-5, rtol=1e-5)
+    assert max(expected) - min(expected) > 0.001
 
 
-def test_a_saved_one_knows_what_it_is(model: Path, tmp_path: Path) -> None:
-    reward = RewardModelSpec(str(model), likelihood_scale=0.25).build()
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_saved_one_knows_what_it_is(model: Path, tmp_path: Path, per_token: bool) -> None:
+    reward = RewardModelSpec(str(model), likelihood_scale=0.25, per_token=per_token).build()
     reward.save(tmp_path / "reward_model")
     again = RewardModelSpec(str(tmp_path / "reward_model")).build()
     assert isinstance(again, LikelihoodReward)
@@ -64,6 +67,11 @@ def test_the_judge_refuses_it_rather_than_invent_a_head(model: Path, tmp_path: P
 def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="likelihood_scale > 0"):
         RewardModelSpec("anywhere", likelihood_scale=scale)
+
+
+def test_a_head_is_not_per_token() -> None:
+    with pytest.raises(ValueError, match="likelihood_scale with per_token"):
+        RewardModelSpec("anywhere", per_token=True)
 
 
 def test_there_is_no_head_to_train_alone(model: Path) -> None:
