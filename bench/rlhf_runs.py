@@ -42,9 +42,11 @@ def loss(name: str, *options: str) -> tuple[str, ...]:
     return ("--model.loss", f"configs/model/loss/{name}.yaml", *options)
 
 
-def rto(arm: str) -> tuple[str, ...]:
-    """Options for token rewards from the policy of an arm."""
-    return (*PROBLEMS, "--model.rewards.init_args.policy.init_args.path", f"{{runs}}/{arm}_seed{{seed}}/version_0/policy")
+def rto(arm: str, weight: str) -> tuple[str, ...]:
+    """Options for the exact judge and token rewards from the policy of an arm."""
+    source = "--model.rewards.init_args"
+    path = f"{{runs}}/{arm}_seed{{seed}}/version_0/policy"
+    return (*PROBLEMS, f"{source}.policy.init_args.path", path, f"{source}.weight", weight)
 
 
 ARMS: Mapping[str, Arm] = {
@@ -58,9 +60,9 @@ ARMS: Mapping[str, Arm] = {
     "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, PROBLEMS),
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, PROBLEMS),
     "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*PROBLEMS, "--model.advantages", RLOO)),
-    "rto": Arm("RTO (GAE), exact judge", "arithmetic_rto", 120, rto("dpo")),
-    "rto_light": Arm("RTO at weight 0.005", "arithmetic_rto", 120, (*rto("dpo"), "--model.rewards.init_args.weight", "0.005")),
-    "rto_sft_dpo": Arm("RTO, policy of SFT-DPO", "arithmetic_rto", 120, rto("sft_dpo")),
+    "rto": Arm("RTO (GAE), weight 0.05", "arithmetic_rto", 120, rto("dpo", "0.05")),
+    "rto_light": Arm("RTO (GAE), weight 0.005", "arithmetic_rto", 120, rto("dpo", "0.005")),
+    "rto_sft_dpo": Arm("RTO, weight 0.05, policy of SFT-DPO", "arithmetic_rto", 120, rto("sft_dpo", "0.05")),
 }
 """Name -> how it is run. `{runs}` and `{seed}` are filled in: a run may start from another's result."""
 
