@@ -22,6 +22,7 @@ from train import main as train
 
 RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
 GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
+FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
 POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
 
@@ -53,29 +54,30 @@ class Arm:
             *("--data.num_probe_prompts", "0", "--trainer.max_steps", str(self.steps)),
             *("--trainer.logger.save_dir", str(RUNS), "--trainer.logger.name", name, "--trainer.logger.version", "0"),
             *("--trainer.callbacks+", json.dumps({"class_path": self.export})),
-            *("--trainer.callbacks+", json.dumps(reader(model))),
+            *("--trainer.callbacks+", json.dumps(reader(model, self.steps // 2))),
             *self.options,
         ]
 
 
 ARMS: Mapping[str, Arm] = {
-    "rm_groups": Arm(
-        "reward model, all answers of a prompt", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
+    "rm_head": Arm(
+        "reward model: head alone, all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
     ),
-    "rm_pairs": Arm("reward model, 640 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 40, "5e-5", REWARD_EXPORT),
-    "dpo_pairs": Arm("DPO, the same 640 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 40, "2e-5", POLICY_EXPORT),
+    "rm_groups": Arm("reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS),
+    "rm_pairs": Arm("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
+    "dpo_pairs": Arm("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
-"""Name -> how it is run. Each sees its data once."""
+"""Name -> how it is run. None sees anything twice."""
 
 
-def reader(model: str) -> dict[str, Any]:
+def reader(model: str, every_n_steps: int) -> dict[str, Any]:
     """Config of the callback that reads pairs as the model trains."""
     sets: dict[str, Any] = {
         side: {"data": pairs_in(RUNS / f"{side}_pairs.jsonl", model, as_chat=True), "split": "train"}
         for side in ("train", "held_out")
     }
-    sets["train"]["num_pairs"] = 64
-    return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": 20, "sets": sets}}
+    sets["train"]["num_pairs"] = 32
+    return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": every_n_steps, "sets": sets}}
 
 
 def folder(name: str) -> Path:

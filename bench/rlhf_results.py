@@ -34,7 +34,20 @@ READINGS: Mapping[str, str] = {
 }
 """Column of the table -> metric whose last value it shows; of mass, less the first."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933", "#000000")
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#555555",
+    "#e69f00",
+    "#56b4e9",
+    "#882255",
+    "#332288",
+    "#999933",
+    "#000000",
+    "#aa4499",
+)
 
 Floats = NDArray[np.float64]
 Tracks = dict[str, Track]

@@ -1,9 +1,9 @@
 """The runs behind docs/results/rlhf: `python -m bench.rlhf_runs [arm ...] [--seeds 0,1]`, then `python -m bench.rlhf_results`.
 
-All start from the embedded model and read the same prompts and the same frozen bank. `ppo_rm` takes the reward model of
-`python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; the arms of RTO take the policy of `dpo`,
-or of `sft_dpo`, with their seed. One run after another in one process, seeds outermost, so that what is there when it is stopped
-early has every arm; a run that is complete is not made again.
+All start from the embedded model and read the same prompts and the same frozen bank. `ppo_rm` and `ppo_rm_mean` take the reward
+model of `python train.py fit --config configs/experiment/arithmetic_rm.yaml`, one for all seeds; the arms of RTO take the policy of
+`dpo`, or of `sft_dpo`, with their seed. One run after another in one process, seeds outermost, so that what is there when it is
+stopped early has every arm; a run that is complete is not made again.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def loss(name: str, *options: str) -> tuple[str, ...]:
     return ("--model.loss", f"configs/model/loss/{name}.yaml", *options)
 
 
+def reward_model(per_token: str) -> tuple[str, ...]:
+    """Options for rewards from the reward model, its log-likelihood summed or per token."""
+    return (*PROBLEMS, "--model.advantages", RLOO, "--model.rewards.init_args.per_token", per_token)
+
+
 def rto(arm: str, weight: str) -> tuple[str, ...]:
     """Options for the exact judge and token rewards from the policy of an arm."""
     source = "--model.rewards.init_args"
@@ -59,7 +64,8 @@ ARMS: Mapping[str, Arm] = {
     "on_policy_dpo": Arm("on-policy DPO", "arithmetic_on_policy_dpo", 120, PAIRS),
     "ppo": Arm("PPO (GAE), exact judge", "arithmetic_ppo", 120, PROBLEMS),
     "rloo": Arm("PPO (RLOO), exact judge", "arithmetic_rloo", 120, PROBLEMS),
-    "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, (*PROBLEMS, "--model.advantages", RLOO)),
+    "ppo_rm": Arm("PPO (RLOO), reward model", "arithmetic_ppo_rm", 120, reward_model(per_token="false")),
+    "ppo_rm_mean": Arm("PPO (RLOO), reward model per token", "arithmetic_ppo_rm", 120, reward_model(per_token="true")),
     "rto": Arm("RTO (GAE), weight 0.05", "arithmetic_rto", 120, rto("dpo", "0.05")),
     "rto_light": Arm("RTO (GAE), weight 0.005", "arithmetic_rto", 120, rto("dpo", "0.005")),
     "rto_sft_dpo": Arm("RTO, weight 0.05, policy of SFT-DPO", "arithmetic_rto", 120, rto("sft_dpo", "0.05")),

@@ -91,8 +91,8 @@ class RewardModelSpec:
     """A recipe for a reward model.
 
     Raises:
-        ValueError: if the scale is not positive, or there is none to be per token; at `build`, if the body of a likelihood is to be
-            frozen: it has no other part.
+        ValueError: if the scale is not positive; at `build`, if the body of a likelihood is to be frozen, which has no other part,
+            or a scalar head is to be read per token.
     """
 
     path: str
@@ -102,24 +102,24 @@ class RewardModelSpec:
     likelihood_scale: float | None = None
     """Of a causal LM: no head, the reward is the completion's log-likelihood times this (reward per nat, > 0). A folder that such a
     reward model was saved to knows its own."""
-    per_token: bool = False
-    """Of a likelihood: its mean over the tokens, so that length does not count; the scale is then of the mean."""
+    per_token: bool | None = None
+    """Of a likelihood: its mean over the tokens, so that length does not count, or the sum; the scale is then of the mean.
+    null takes what a saved one was trained with, or else the sum."""
 
     def __post_init__(self) -> None:
         if self.likelihood_scale is not None and self.likelihood_scale <= 0:
             raise ValueError(f"expected likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
-        if self.per_token and self.likelihood_scale is None:
-            raise ValueError(
-                "expected a likelihood_scale with per_token: true, got null. A scalar head reads the last token alone."
-            )
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""
-        if self.likelihood_scale is not None:
-            return self._likelihood(self.likelihood_scale, self.per_token)
-        saved = AutoConfig.from_pretrained(self.path)
-        scale = getattr(saved, SCALE_ENTRY, None)
-        return self._last_token() if scale is None else self._likelihood(scale, getattr(saved, PER_TOKEN_ENTRY, False))
+        saved = None if self.likelihood_scale else AutoConfig.from_pretrained(self.path)
+        scale = self.likelihood_scale or getattr(saved, SCALE_ENTRY, None)
+        if scale is not None:
+            per_token = getattr(saved, PER_TOKEN_ENTRY, False) if self.per_token is None else self.per_token
+            return self._likelihood(scale, per_token)
+        if self.per_token:
+            raise ValueError(f"expected a likelihood to take per token, got a scalar head in {self.path}. Set per_token: null.")
+        return self._last_token()
 
     def _last_token(self) -> LastTokenReward:
         scalar = load_scalar(self.path)

@@ -29,20 +29,23 @@ class ModelReward(RewardSource):
     Args:
         path: folder of the reward model.
         weight: factor on its rewards.
+        per_token: of a log-likelihood: whether to take its mean over the tokens, not the sum, which makes responses brief; null
+            takes what it was trained with.
     """
 
     name = "model"
 
-    def __init__(self, path: str, weight: float = 1.0) -> None:
+    def __init__(self, path: str, weight: float = 1.0, per_token: bool | None = None) -> None:
         super().__init__(weight)
         self._path = path
+        self._spec = RewardModelSpec(path, per_token=per_token)
         self._model: RewardModel | None = None
         self._mean, self._std = 0.0, 1.0
 
     @override
     def prepare(self, store: PromptStore, device: torch.device) -> None:
         require_same_tokens("reward model", self._path, store)
-        self._model = RewardModelSpec(self._path).build().to(device).eval().requires_grad_(False)
+        self._model = self._spec.build().to(device).eval().requires_grad_(False)
         batches = islice(cast(ReferenceStore, store).scoring_dataloader("train"), NUM_BATCHES)
         scores = torch.cat([self._raw(batch.to(device)) for batch in batches])
         self._mean, self._std = float(scores.mean()), max(float(scores.std()), 1e-6)

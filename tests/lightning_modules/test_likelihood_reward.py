@@ -69,9 +69,17 @@ def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
         RewardModelSpec("anywhere", likelihood_scale=scale)
 
 
-def test_a_head_is_not_per_token() -> None:
-    with pytest.raises(ValueError, match="likelihood_scale with per_token"):
-        RewardModelSpec("anywhere", per_token=True)
+def test_a_saved_one_is_read_per_token_where_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    summed = RewardModelSpec(str(model), likelihood_scale=0.25).build()
+    summed.save(tmp_path / "reward_model")
+    batch = pack(make_pairs(3))
+    mean = RewardModelSpec(str(tmp_path / "reward_model"), per_token=True).build()
+    torch.testing.assert_close(mean(batch) * batch.lengths, summed(batch))
+
+
+def test_a_head_is_not_per_token(model: Path) -> None:
+    with pytest.raises(ValueError, match="expected a likelihood to take per token"):
+        RewardModelSpec(str(model), per_token=True).build()
 
 
 def test_there_is_no_head_to_train_alone(model: Path) -> None:
