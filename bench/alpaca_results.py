@@ -10,13 +10,15 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.alpaca_rm import ARMS, RUNS, exported
+from bench.alpaca_rm import ARMS, RUNS, exported, folder
 from bench.toy_tables import table
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader
@@ -27,6 +29,8 @@ from datamodules.sources.scored import ScoredResponses
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy
 
+FILE = "held_out.npy"
+"""Rewards of the answers to the held-out prompts, beside a run's rows."""
 MAX_TOKENS = 4096
 """Of a forward pass."""
 DRAWS = 2000
@@ -70,19 +74,34 @@ def log_probs(path: str) -> Rewards:
     return lambda batch: policy(batch).sum_by_sequence()
 
 
+def reward_model(path: str) -> Rewards:
+    """Its number."""
+    return RewardModelSpec(path).build().eval()
+
+
 def rewards(model: str) -> dict[str, Floats]:
     """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
-    found = {"longer wins": scored(lengths, model), "log-likelihood, untrained": scored(log_probs(model), model)}
+    untrained = "log-likelihood, untrained"
+    found = {"longer wins": scored(lengths, model), untrained: kept(RUNS / "untrained.npy", partial(log_probs, model), model)}
     for name, arm in ARMS.items():
-        if not exported(name).is_dir():
+        path = exported(name)
+        if not path.is_dir():
             continue
-        if exported(name).name == "reward_model":
-            found[arm.title] = scored(RewardModelSpec(str(exported(name))).build().eval(), model)
+        if path.name == "reward_model":
+            found[arm.title] = kept(folder(name) / FILE, partial(reward_model, str(path)), model)
         else:
-            after = scored(log_probs(str(exported(name))), model)
-            found[f"{arm.title}: implicit reward"] = after - found["log-likelihood, untrained"]
+            after = kept(folder(name) / FILE, partial(log_probs, str(path)), model)
+            found[f"{arm.title}: implicit reward"] = after - found[untrained]
             found[f"{arm.title}: log-likelihood"] = after
     return found
+
+
+def kept(file: Path, build: Callable[[], Rewards], model: str) -> Floats:
+    """What a model gives, which takes minutes: from the file, or else into it."""
+    if not file.exists():
+        np.save(file, scored(build(), model))
+    values: Floats = np.load(file)
+    return values
 
 
 def scored(reward: Rewards, model: str) -> Floats:

@@ -23,6 +23,7 @@ from train import main as train
 RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
 GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
 FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
+TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model")
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
 POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
 
@@ -41,6 +42,7 @@ class Arm:
     rate: str
     export: str
     options: tuple[str, ...] = ()
+    """`{runs}` is filled in: a run may start from another's result."""
 
     def command(self, name: str, model: str) -> list[str]:
         """Arguments of `train.py`."""
@@ -55,7 +57,7 @@ class Arm:
             *("--trainer.logger.save_dir", str(RUNS), "--trainer.logger.name", name, "--trainer.logger.version", "0"),
             *("--trainer.callbacks+", json.dumps({"class_path": self.export})),
             *("--trainer.callbacks+", json.dumps(reader(model, self.steps // 2))),
-            *self.options,
+            *(option.format(runs=RUNS) for option in self.options),
         ]
 
 
@@ -63,11 +65,12 @@ ARMS: Mapping[str, Arm] = {
     "rm_head": Arm(
         "reward model: head alone, all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
     ),
+    "rm_tuned": Arm("... then the body too", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED),
     "rm_groups": Arm("reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS),
     "rm_pairs": Arm("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
     "dpo_pairs": Arm("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
-"""Name -> how it is run. None sees anything twice."""
+"""Name -> how it is run. None sees anything twice, but that `rm_tuned` goes on from `rm_head`."""
 
 
 def reader(model: str, every_n_steps: int) -> dict[str, Any]:
