@@ -23,7 +23,7 @@ HELD_OUT = 0.2
 """Share of the prompts."""
 GROUP = 16
 """Answers of a training prompt in one row at the most; a prompt with more has several rows."""
-TRAIN_PAIRS = 640
+TRAIN_PAIRS = 384
 HELD_OUT_PAIRS = 128
 """Pairs that are read during training."""
 
