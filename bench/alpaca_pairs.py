@@ -24,7 +24,7 @@ HELD_OUT = 0.2
 GROUP = 16
 """Answers of a training prompt in one row at the most; a prompt with more has several rows."""
 TRAIN_PAIRS = 384
-HELD_OUT_PAIRS = 128
+HELD_OUT_PAIRS = 64
 """Pairs that are read during training."""
 
 Group = dict[str, int]

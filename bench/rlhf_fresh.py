@@ -26,7 +26,7 @@ from lightning_modules.models.specs import PretrainedPolicy
 
 BASE = Path("assets/arithmetic/base")
 SEEN = 500
-NUM_PROBLEMS = 1000
+NUM_PROBLEMS = 500
 FILE = "fresh.json"
 PARAMETERS = SamplingParameters(max_new_tokens=80, temperature=0.0)
 
