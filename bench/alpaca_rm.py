@@ -1,7 +1,8 @@
 """A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...]`.
 
 ANNOTATIONS is the file of AlpacaEval annotations, MODEL a folder of SmolLM2-135M-Instruct. One run after another into
-runs/alpaca/<arm>; a run that is complete is not made again. Then `python -m bench.alpaca_results MODEL`.
+runs/alpaca/<arm>; a run that is complete is not made again: remove runs/alpaca for another file or model. Then
+`python -m bench.alpaca_results MODEL`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,12 @@ from lightning_modules.step_output import StepOutput
 def examine(
     policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: SamplingParameters
 ) -> Values:
-    """Responses to the problems, judged: `[problems]` each of `task/<column>`, `task/score` and `task/length`."""
+    """Responses to the problems, judged.
+
+    Returns:
+        `[problems]` each of `task/<column>` (a column of the judge's results that not all have is shorter), `task/score` (on the
+        judge's scale) and `task/length` (tokens).
+    """
     eos = tokenizer.eos_token_id
     assert eos is not None, "data modules of text refuse a tokenizer without one"
     completions = policy.sample([problem.prompt_ids for problem in problems], parameters, eos_token_id=eos, seed=0)
