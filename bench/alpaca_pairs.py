@@ -19,8 +19,8 @@ from datamodules.sources.tokenization import load_tokenizer
 BASELINE = "text_davinci_003"
 MAX_TOKENS = 96
 """Of a prompt, and of an answer; longer ones are left out."""
-HELD_OUT = 0.2
-"""Share of the prompts."""
+FOLDS = 5
+"""Parts of the prompts; one is held out."""
 GROUP = 16
 """Answers of a training prompt in one row at the most; a prompt with more has several rows."""
 TRAIN_PAIRS = 384
@@ -31,20 +31,21 @@ Group = dict[str, int]
 """Answer -> its score; the baseline's is among them."""
 
 
-def write(source: Path, model: str, folder: Path, seed: int = 0) -> None:
+def write(source: Path, model: str, folder: Path, fold: int, seed: int = 0) -> None:
     """Write `train_groups`, `held_out_groups`, `train_pairs` and `held_out_pairs` as JSONL.
 
     Args:
         source: the file of annotations.
         model: whose tokenizer counts.
         folder: where to.
-        seed: of the split and of the pairs that are drawn.
+        fold: which part of the prompts is held out.
+        seed: of the parts and of the pairs that are drawn.
     """
     groups = sorted(_short(_groups(source), model).items())
     drawing = random.Random(seed)
     drawing.shuffle(groups)
-    cut = round(HELD_OUT * len(groups))
-    sides = {"held_out": groups[:cut], "train": groups[cut:]}
+    first, last = (round(part * len(groups) / FOLDS) for part in (fold, fold + 1))
+    sides = {"held_out": groups[first:last], "train": groups[:first] + groups[last:]}
     _write(folder / "held_out_groups.jsonl", (_row(prompt, group) for prompt, group in sides["held_out"]))
     _write(folder / "train_groups.jsonl", (_row(prompt, part) for prompt, group in sides["train"] for part in _parts(group)))
     for side, number in (("train", TRAIN_PAIRS), ("held_out", HELD_OUT_PAIRS)):

@@ -1,14 +1,15 @@
 """Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL` after `python -m bench.alpaca_rm ...`.
 
 Prints the table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's, to a prompt that was not trained on;
-a tie counts 1/2. Ranges are 95% intervals of a bootstrap over prompts, since pairs of a prompt share an answer.
+a tie counts 1/2. An arm is read on all folds that have it, each by the model that was trained on the other prompts. Ranges are 95%
+intervals of a bootstrap over prompts, since pairs of a prompt share an answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.alpaca_rm import ARMS, RUNS, exported, folder
+from bench.alpaca_pairs import FOLDS
+from bench.alpaca_rm import ARMS, exported, folder, of_fold
 from bench.toy_tables import table
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader
@@ -36,6 +38,8 @@ MAX_TOKENS = 4096
 DRAWS = 2000
 CLOSE = 1.1
 """Lengths within this ratio are close."""
+RULE = "longer wins"
+UNTRAINED = "log-likelihood, untrained"
 
 Floats = NDArray[np.float64]
 Rewards = Callable[[CompletionBatch], Tensor]
@@ -44,7 +48,7 @@ Rewards = Callable[[CompletionBatch], Tensor]
 
 @dataclass(frozen=True)
 class Pairs:
-    """The held-out pairs, with the rewards of both sides."""
+    """Held-out pairs, with the rewards of both sides."""
 
     prompts: NDArray[np.int64]
     """`[pairs]` number of the prompt."""
@@ -54,9 +58,9 @@ class Pairs:
     """`[pairs]` tokens of the longer answer by those of the shorter."""
 
 
-def batches(model: str) -> Iterator[CompletionBatch]:
+def batches(model: str, fold: int) -> Iterator[CompletionBatch]:
     """All answers to the held-out prompts."""
-    source = DataSource(str(RUNS / "held_out_groups.jsonl"))
+    source = DataSource(str(of_fold(fold) / "held_out_groups.jsonl"))
     data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0)
     data.setup("fit")
     dataset = data.dataset("train")
@@ -79,42 +83,42 @@ def reward_model(path: str) -> Rewards:
     return RewardModelSpec(path).build().eval()
 
 
-def rewards(model: str) -> dict[str, Floats]:
+def rewards(model: str, fold: int) -> dict[str, Floats]:
     """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
-    untrained = "log-likelihood, untrained"
-    found = {"longer wins": scored(lengths, model), untrained: kept(RUNS / "untrained.npy", partial(log_probs, model), model)}
+
+    def kept(file: Path, build: Callable[[], Rewards]) -> Floats:
+        """What a model gives, which takes minutes: from the file, or else into it."""
+        if not file.exists():
+            np.save(file, scored(build(), model, fold))
+        values: Floats = np.load(file)
+        return values
+
+    found = {RULE: scored(lengths, model, fold), UNTRAINED: kept(of_fold(fold) / "untrained.npy", partial(log_probs, model))}
     for name, arm in ARMS.items():
-        path = exported(name)
+        path, file = exported(name, fold), folder(name, fold) / FILE
         if not path.is_dir():
             continue
         if path.name == "reward_model":
-            found[arm.title] = kept(folder(name) / FILE, partial(reward_model, str(path)), model)
+            found[arm.title] = kept(file, partial(reward_model, str(path)))
         else:
-            after = kept(folder(name) / FILE, partial(log_probs, str(path)), model)
-            found[f"{arm.title}: implicit reward"] = after - found[untrained]
+            after = kept(file, partial(log_probs, str(path)))
+            found[f"{arm.title}: implicit reward"] = after - found[UNTRAINED]
             found[f"{arm.title}: log-likelihood"] = after
     return found
 
 
-def kept(file: Path, build: Callable[[], Rewards], model: str) -> Floats:
-    """What a model gives, which takes minutes: from the file, or else into it."""
-    if not file.exists():
-        np.save(file, scored(build(), model))
-    values: Floats = np.load(file)
-    return values
-
-
-def scored(reward: Rewards, model: str) -> Floats:
+def scored(reward: Rewards, model: str, fold: int) -> Floats:
     """`[answers]`, in the order of `batches`."""
     with torch.no_grad():
-        values = torch.cat([reward(batch) for batch in batches(model)])
+        values = torch.cat([reward(batch) for batch in batches(model, fold)])
     return values.double().numpy()
 
 
-def pairs(model: str, of_answers: dict[str, Floats]) -> Pairs:
+def pairs(model: str, fold: int) -> Pairs:
     """Every answer with its prompt's baseline."""
+    of_answers = rewards(model, fold)
     scores, prompts, offset = [], [], 0
-    for batch in batches(model):
+    for batch in batches(model, fold):
         assert batch.scores is not None, "the file has scores"
         scores.append(batch.scores.numpy())
         prompts.append(batch.prompt_number.numpy() + offset)
@@ -125,9 +129,20 @@ def pairs(model: str, of_answers: dict[str, Floats]) -> Pairs:
     other = np.flatnonzero(score)
     sign, against = score[other], baseline[prompt[other]]
     margins = {name: sign * (values[other] - values[against]) for name, values in of_answers.items()}
-    length = of_answers["longer wins"]
+    length = of_answers[RULE]
     ratios = np.maximum(length[other], length[against]) / np.minimum(length[other], length[against])
     return Pairs(prompt[other], margins, ratios)
+
+
+def together(folds: Sequence[Pairs], name: str) -> Pairs:
+    """The pairs of all folds with a reward, and that and the rule's margins."""
+    held = [fold for fold in folds if name in fold.margins]
+    offsets = np.cumsum([0, *(fold.prompts.max() + 1 for fold in held)])
+    return Pairs(
+        np.concatenate([fold.prompts + offset for fold, offset in zip(held, offsets, strict=False)]),
+        {each: np.concatenate([fold.margins[each] for fold in held]) for each in (RULE, name)},
+        np.concatenate([fold.ratios for fold in held]),
+    )
 
 
 def right(margins: Floats) -> Floats:
@@ -144,14 +159,16 @@ def interval(values: Floats, prompts: NDArray[np.int64]) -> str:
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
-def lines(held: Pairs) -> Iterator[list[str]]:
+def lines(folds: Sequence[Pairs]) -> Iterator[list[str]]:
     """A line for each reward."""
-    longer = right(held.margins["longer wins"])
-    groups = {"longer is better": longer == 1, "shorter is better": longer == 0, "close": held.ratios <= CLOSE}
-    for name, margins in held.margins.items():
-        ours = right(margins)
-        parts = [f"{ours[where].mean():.3f}" for where in groups.values()]
-        yield [name, interval(ours, held.prompts), interval(ours - longer, held.prompts), *parts]
+    for name in dict.fromkeys(name for fold in folds for name in fold.margins):
+        held = together(folds, name)
+        ours, rule = right(held.margins[name]), right(held.margins[RULE])
+        groups = (rule == 1, rule == 0, held.ratios <= CLOSE)
+        each = [f"{(right(fold.margins[name]) - right(fold.margins[RULE])).mean():+.3f}" for fold in folds if name in fold.margins]
+        size = f"{len(ours)} of {len(np.unique(held.prompts))}"
+        parts = [f"{ours[where].mean():.3f}" for where in groups]
+        yield [name, size, interval(ours, held.prompts), interval(ours - rule, held.prompts), " ".join(each), *parts]
 
 
 def main() -> None:
@@ -160,12 +177,13 @@ def main() -> None:
     parser.add_argument("model")
     model = parser.parse_args().model
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    held = pairs(model, rewards(model))
-    longer = held.margins["longer wins"]
-    print(f"{len(longer)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(longer > 0).sum()}, ", end="")
-    print(f"shorter in {(longer < 0).sum()}; lengths within {CLOSE - 1:.0%} in {(held.ratios <= CLOSE).sum()}.\n")
-    header = ["reward", "right", 'above "longer wins"', "longer is better", "shorter is better", "close lengths"]
-    print(table(header, lines(held)))
+    folds = [pairs(model, fold) for fold in range(FOLDS) if of_fold(fold).is_dir()]
+    held = together(folds, RULE)
+    margins = held.margins[RULE]
+    print(f"{len(margins)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(margins > 0).sum()}, ", end="")
+    print(f"shorter in {(margins < 0).sum()}; lengths within {CLOSE - 1:.0%} in {(held.ratios <= CLOSE).sum()}.\n")
+    shares = ["right", f'above "{RULE}"', "in each fold", "longer is better", "shorter is better", "close lengths"]
+    print(table(["reward", "pairs of prompts", *shares], lines(folds)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...]`.
+"""A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...] [--folds 0,1]`.
 
 ANNOTATIONS is the file of AlpacaEval annotations, MODEL a folder of SmolLM2-135M-Instruct. One run after another into
-runs/alpaca/<arm>; a run that is complete is not made again: remove runs/alpaca for another file or model. Then
+runs/alpaca/fold<fold>/<arm>; a run that is complete is not made again: remove runs/alpaca for another file or model. Then
 `python -m bench.alpaca_results MODEL`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import shutil
@@ -45,20 +46,20 @@ class Arm:
     options: tuple[str, ...] = ()
     """`{runs}` is filled in: a run may start from another's result."""
 
-    def command(self, name: str, model: str) -> list[str]:
-        """Arguments of `train.py`."""
+    def command(self, name: str, model: str, runs: Path) -> list[str]:
+        """Arguments of `train.py`; `runs` is the folder of a fold."""
         shape = {"num_steps": self.steps, "num_warmup_steps": 6, "final_fraction": 0.1}
         schedule = {"class_path": "lightning_modules.schedules.CosineSchedule", "init_args": shape}
         return [
             *("fit", "--config", f"configs/experiment/{self.experiment}.yaml", "--trainer", "bench/twins_trainer.yaml"),
             *("--model.policy.path", model, "--model.optimizer.lr", self.rate),
             *("--model.lr_scheduler", json.dumps(schedule)),
-            *("--data.train.path", str(RUNS / self.data), "--data.val_fraction", "0", "--data.batch_size", str(self.batch_size)),
+            *("--data.train.path", str(runs / self.data), "--data.val_fraction", "0", "--data.batch_size", str(self.batch_size)),
             *("--data.num_probe_prompts", "0", "--trainer.max_steps", str(self.steps)),
-            *("--trainer.logger.save_dir", str(RUNS), "--trainer.logger.name", name, "--trainer.logger.version", "0"),
+            *("--trainer.logger.save_dir", str(runs), "--trainer.logger.name", name, "--trainer.logger.version", "0"),
             *("--trainer.callbacks+", json.dumps({"class_path": self.export})),
-            *("--trainer.callbacks+", json.dumps(reader(model, self.steps // 2))),
-            *(option.format(runs=RUNS) for option in self.options),
+            *("--trainer.callbacks+", json.dumps(reader(model, runs, self.steps // 2))),
+            *(option.format(runs=runs) for option in self.options),
         ]
 
 
@@ -66,49 +67,62 @@ ARMS: Mapping[str, Arm] = {
     "rm_head": Arm(
         "reward model: head alone, all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
     ),
-    "rm_tuned": Arm("... then the body too", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED),
+    "rm_tuned": Arm("... and the body, 24 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED),
+    "rm_long": Arm("... and the body, 48 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, TUNED),
     "rm_groups": Arm("reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS),
     "rm_pairs": Arm("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
     "dpo_pairs": Arm("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
-"""Name -> how it is run. None sees anything twice, but that `rm_tuned` goes on from `rm_head`."""
+"""Name -> how it is run. None sees anything twice, but that `rm_tuned` and `rm_long` go on from `rm_head`."""
 
 
-def reader(model: str, every_n_steps: int) -> dict[str, Any]:
+def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:
     """Config of the callback that reads pairs as the model trains."""
     sets: dict[str, Any] = {
-        side: {"data": pairs_in(RUNS / f"{side}_pairs.jsonl", model, as_chat=True), "split": "train"}
+        side: {"data": pairs_in(runs / f"{side}_pairs.jsonl", model, as_chat=True), "split": "train"}
         for side in ("train", "held_out")
     }
     sets["train"]["num_pairs"] = 32
     return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": every_n_steps, "sets": sets}}
 
 
-def folder(name: str) -> Path:
+def of_fold(fold: int) -> Path:
+    """Where its data and its runs are."""
+    return RUNS / f"fold{fold}"
+
+
+def folder(name: str, fold: int) -> Path:
     """Where the rows of a run are."""
-    return RUNS / name / "version_0"
+    return of_fold(fold) / name / "version_0"
 
 
-def exported(name: str) -> Path:
+def exported(name: str, fold: int) -> Path:
     """Where its model is; saving it is the last thing a run does."""
-    return folder(name) / ("reward_model" if ARMS[name].export == REWARD_EXPORT else "policy")
+    return folder(name, fold) / ("reward_model" if ARMS[name].export == REWARD_EXPORT else "policy")
+
+
+def make(name: str, fold: int, annotations: Path, model: str) -> None:
+    """Make a run if it is missing; one that was cut short is made anew."""
+    runs = of_fold(fold)
+    if not (runs / "train_groups.jsonl").exists():
+        write(annotations, model, runs, fold)
+    if not exported(name, fold).is_dir():
+        shutil.rmtree(folder(name, fold), ignore_errors=True)
+        train(ARMS[name].command(name, model, runs))
 
 
 def main() -> None:
-    """Make what is asked for and missing; everything by default."""
+    """Make what is asked for and missing; every arm with the first fold by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("model")
     parser.add_argument("arms", nargs="*", choices=[*ARMS, []], help="all by default")
+    parser.add_argument("--folds", type=lambda text: [int(fold) for fold in text.split(",")], default=[0])
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
-    if not (RUNS / "train_groups.jsonl").exists():
-        write(arguments.annotations, arguments.model, RUNS)
-    for name in arguments.arms or ARMS:
-        if not exported(name).is_dir():
-            shutil.rmtree(folder(name), ignore_errors=True)
-            train(ARMS[name].command(name, arguments.model))
+    for fold, name in itertools.product(arguments.folds, arguments.arms or ARMS):
+        make(name, fold, arguments.annotations, arguments.model)
 
 
 if __name__ == "__main__":

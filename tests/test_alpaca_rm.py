@@ -13,7 +13,7 @@ import pytest
 
 from bench import alpaca_pairs, alpaca_results, alpaca_rm
 from bench.alpaca_pairs import BASELINE, write
-from bench.alpaca_results import Pairs, interval, lines
+from bench.alpaca_results import Pairs, interval, lines, together
 from tests.tiny import write_model
 
 
@@ -48,7 +48,7 @@ def test_prompts_are_held_out_whole_and_answers_have_the_score_they_won(
     annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alpaca_pairs, "GROUP", 3)
-    write(annotation_file, str(write_model(tmp_path / "model")), tmp_path)
+    write(annotation_file, str(write_model(tmp_path / "model")), tmp_path, fold=0)
     train, held_out = (rows_of(tmp_path / f"{side}_groups.jsonl") for side in ("train", "held_out"))
     assert (len({row["prompt"] for row in train}), len(held_out)) == (8, 2)
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
@@ -60,19 +60,44 @@ def test_prompts_are_held_out_whole_and_answers_have_the_score_they_won(
     assert {(pair["chosen"], pair["rejected"]) for pair in pairs} >= {("w9 w9 w9", "w2 w3"), ("w2 w3", "w3")}
 
 
+def test_every_prompt_is_held_out_in_one_fold(annotation_file: Path, tmp_path: Path) -> None:
+    model = str(write_model(tmp_path / "model"))
+    held_out = []
+    for fold in range(alpaca_pairs.FOLDS):
+        write(annotation_file, model, tmp_path / str(fold), fold)
+        train, held = (rows_of(tmp_path / str(fold) / f"{side}_groups.jsonl") for side in ("train", "held_out"))
+        assert len({row["prompt"] for row in [*train, *held]}) == 10
+        held_out += [row["prompt"] for row in held]
+    assert len(held_out) == len(set(held_out)) == 10
+
+
+FOLD = Pairs(
+    np.array([0, 0, 1, 1]),
+    {"longer wins": np.array([3.0, -1.0, 0.0, 2.0]), "reward": np.array([0.5, 0.1, -0.2, -0.3])},
+    np.array([2.0, 1.05, 1.0, 1.5]),
+)
+
+
 def test_shares_by_hand() -> None:
-    held = Pairs(
-        np.array([0, 0, 1, 1]),
-        {"longer wins": np.array([3.0, -1.0, 0.0, 2.0]), "reward": np.array([0.5, 0.1, -0.2, -0.3])},
-        np.array([2.0, 1.05, 1.0, 1.5]),
-    )
-    rule, reward = lines(held)
-    assert rule[1].startswith("0.625 (")
-    assert rule[3:] == ["1.000", "0.000", "0.250"]
+    rule, reward = lines([FOLD])
+    assert rule[1] == reward[1] == "4 of 2"
+    assert rule[2].startswith("0.625 (")
+    assert rule[5:] == ["1.000", "0.000", "0.250"]
     # Two of four; 1/8 below the rule. Right where the shorter one is better, and in one of the two close pairs.
-    assert reward[1].startswith("0.500 (")
-    assert reward[2].startswith("-0.125 (")
-    assert reward[3:] == ["0.500", "1.000", "0.500"]
+    assert reward[2].startswith("0.500 (")
+    assert reward[3].startswith("-0.125 (")
+    assert reward[4:] == ["-0.125", "0.500", "1.000", "0.500"]
+
+
+def test_an_arm_is_read_on_the_folds_that_have_it() -> None:
+    other = Pairs(np.array([0, 1]), {"longer wins": np.array([1.0, -1.0]), "later": np.array([1.0, 1.0])}, np.array([1.0, 2.0]))
+    rule, reward, later = lines([FOLD, other])
+    # The rule is right in 3.5 of six pairs of four prompts; each reward is set against it on the same pairs.
+    assert (rule[1], reward[1], later[1]) == ("6 of 4", "4 of 2", "2 of 2")
+    assert rule[2].startswith("0.583 (")
+    assert (rule[4], reward[4], later[4]) == ("+0.000 +0.000", "-0.125", "+0.500")
+    # Prompts of different folds are different prompts.
+    assert together([FOLD, other], "longer wins").prompts.tolist() == [0, 0, 1, 1, 2, 3]
 
 
 def test_the_range_is_wide_where_prompts_differ_and_pairs_of_a_prompt_do_not() -> None:
@@ -86,17 +111,20 @@ def test_every_run_and_the_table(
 ) -> None:
     model, runs = str(write_model(tmp_path / "model")), tmp_path / "runs"
     arms = {name: replace(arm, steps=8, batch_size=2) for name, arm in alpaca_rm.ARMS.items()}
+    monkeypatch.setattr(alpaca_rm, "RUNS", runs)
     for module in (alpaca_rm, alpaca_results):
-        monkeypatch.setattr(module, "RUNS", runs)
         monkeypatch.setattr(module, "ARMS", arms)
     monkeypatch.setattr(sys, "argv", ["alpaca_rm", str(annotation_file), model])
+    alpaca_rm.main()
+    monkeypatch.setattr(sys, "argv", ["alpaca_rm", str(annotation_file), model, "rm_pairs", "--folds", "0,3"])
     alpaca_rm.main()
     monkeypatch.setattr(sys, "argv", ["alpaca_results", model])
     capsys.readouterr()
     alpaca_results.main()
     out = capsys.readouterr().out
-    assert out.startswith("6 pairs, 2 prompts.")
+    assert out.startswith("12 pairs, 4 prompts.")
     table = {cells[1].strip(): cells for line in out.splitlines() if (cells := line.split("|"))[1:]}
     assert {arms["rm_groups"].title, arms["rm_pairs"].title, "longer wins"} <= set(table)
     # Of the three pairs of a prompt the longer is better in two (w9 w9 w9, and w2 w3 over w3), and one has equal lengths.
-    assert table["longer wins"][2].strip() == "0.833 (0.833 to 0.833)"
+    assert table["longer wins"][3].strip() == "0.833 (0.833 to 0.833)"
+    assert (table[arms["rm_pairs"].title][2].strip(), table[arms["rm_groups"].title][2].strip()) == ("12 of 4", "6 of 2")
