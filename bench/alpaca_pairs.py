@@ -16,6 +16,7 @@ from typing import Any
 from datamodules.sources.readers import DataSource
 from datamodules.sources.tokenization import load_tokenizer
 
+RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
 BASELINE = "text_davinci_003"
 MAX_TOKENS = 96
 """Of a prompt, and of an answer; longer ones are left out."""
@@ -29,6 +30,18 @@ HELD_OUT_PAIRS = 64
 
 Group = dict[str, int]
 """Answer -> its score; the baseline's is among them."""
+
+
+def of_fold(fold: int) -> Path:
+    """Where its data and its runs are."""
+    return RUNS / f"fold{fold}"
+
+
+def write_folds(source: Path, model: str) -> None:
+    """Write the data of the folds that have none."""
+    for fold in range(FOLDS):
+        if not (of_fold(fold) / "train_groups.jsonl").exists():
+            write(source, model, of_fold(fold), fold)
 
 
 def write(source: Path, model: str, folder: Path, fold: int, seed: int = 0) -> None:

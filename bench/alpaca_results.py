@@ -9,41 +9,27 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.alpaca_pairs import FOLDS
-from bench.alpaca_rm import ARMS, exported, folder, of_fold
+from bench.alpaca_held_out import FILE, Floats, Rewards, answers, kept, right, scored
+from bench.alpaca_pairs import FOLDS, of_fold
+from bench.alpaca_rm import ARMS, exported, folder
 from bench.toy_tables import table
 from datamodules.batches import CompletionBatch
-from datamodules.loading.loader import EvaluationLoader
-from datamodules.loading.sampler import evaluation_plan
-from datamodules.preference import PreferenceDataModule
-from datamodules.sources.readers import DataSource
-from datamodules.sources.scored import ScoredResponses
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy
 
-FILE = "held_out.npy"
-"""Rewards of the answers to the held-out prompts, beside a run's rows."""
-MAX_TOKENS = 4096
-"""Of a forward pass."""
 DRAWS = 2000
 CLOSE = 1.1
 """Lengths within this ratio are close."""
 RULE = "longer wins"
 UNTRAINED = "log-likelihood, untrained"
-
-Floats = NDArray[np.float64]
-Rewards = Callable[[CompletionBatch], Tensor]
-"""`[Q]` of a batch."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +42,6 @@ class Pairs:
     """Reward -> `[pairs]` that of the better answer less that of the worse."""
     ratios: Floats
     """`[pairs]` tokens of the longer answer by those of the shorter."""
-
-
-def batches(model: str, fold: int) -> Iterator[CompletionBatch]:
-    """All answers to the held-out prompts."""
-    source = DataSource(str(of_fold(fold) / "held_out_groups.jsonl"))
-    data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0)
-    data.setup("fit")
-    dataset = data.dataset("train")
-    yield from EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=MAX_TOKENS))
 
 
 def lengths(batch: CompletionBatch) -> Tensor:
@@ -85,53 +62,28 @@ def reward_model(path: str) -> Rewards:
 
 def rewards(model: str, fold: int) -> dict[str, Floats]:
     """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
-
-    def kept(file: Path, build: Callable[[], Rewards]) -> Floats:
-        """What a model gives, which takes minutes: from the file, or else into it."""
-        if not file.exists():
-            np.save(file, scored(build(), model, fold))
-        values: Floats = np.load(file)
-        return values
-
-    found = {RULE: scored(lengths, model, fold), UNTRAINED: kept(of_fold(fold) / "untrained.npy", partial(log_probs, model))}
+    before = kept(of_fold(fold) / "untrained.npy", partial(log_probs, model), model, fold)
+    found = {RULE: scored(lengths, model, fold), UNTRAINED: before}
     for name, arm in ARMS.items():
         path, file = exported(name, fold), folder(name, fold) / FILE
         if not path.is_dir():
             continue
         if path.name == "reward_model":
-            found[arm.title] = kept(file, partial(reward_model, str(path)))
+            found[arm.title] = kept(file, partial(reward_model, str(path)), model, fold)
         else:
-            after = kept(file, partial(log_probs, str(path)))
-            found[f"{arm.title}: implicit reward"] = after - found[UNTRAINED]
+            after = kept(file, partial(log_probs, str(path)), model, fold)
+            found[f"{arm.title}: implicit reward"] = after - before
             found[f"{arm.title}: log-likelihood"] = after
     return found
 
 
-def scored(reward: Rewards, model: str, fold: int) -> Floats:
-    """`[answers]`, in the order of `batches`."""
-    with torch.no_grad():
-        values = torch.cat([reward(batch) for batch in batches(model, fold)])
-    return values.double().numpy()
-
-
 def pairs(model: str, fold: int) -> Pairs:
     """Every answer with its prompt's baseline."""
-    of_answers = rewards(model, fold)
-    scores, prompts, offset = [], [], 0
-    for batch in batches(model, fold):
-        assert batch.scores is not None, "the file has scores"
-        scores.append(batch.scores.numpy())
-        prompts.append(batch.prompt_number.numpy() + offset)
-        offset += batch.num_prompts
-    score, prompt = np.concatenate(scores), np.concatenate(prompts)
-    baseline = np.zeros(offset, dtype=np.int64)
-    baseline[prompt[score == 0]] = np.flatnonzero(score == 0)
-    other = np.flatnonzero(score)
-    sign, against = score[other], baseline[prompt[other]]
-    margins = {name: sign * (values[other] - values[against]) for name, values in of_answers.items()}
+    of, of_answers = answers(model, fold), rewards(model, fold)
+    others, baseline = of.against_baseline
     length = of_answers[RULE]
-    ratios = np.maximum(length[other], length[against]) / np.minimum(length[other], length[against])
-    return Pairs(prompt[other], margins, ratios)
+    ratios = np.maximum(length[others], length[baseline]) / np.minimum(length[others], length[baseline])
+    return Pairs(of.prompts[others], {name: of.margins(values) for name, values in of_answers.items()}, ratios)
 
 
 def together(folds: Sequence[Pairs], name: str) -> Pairs:
@@ -143,11 +95,6 @@ def together(folds: Sequence[Pairs], name: str) -> Pairs:
         {each: np.concatenate([fold.margins[each] for fold in held]) for each in (RULE, name)},
         np.concatenate([fold.ratios for fold in held]),
     )
-
-
-def right(margins: Floats) -> Floats:
-    """`[pairs]` 1, 1/2 or 0."""
-    return (np.sign(margins) + 1) / 2
 
 
 def interval(values: Floats, prompts: NDArray[np.int64]) -> str:
@@ -177,7 +124,7 @@ def main() -> None:
     parser.add_argument("model")
     model = parser.parse_args().model
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    folds = [pairs(model, fold) for fold in range(FOLDS) if of_fold(fold).is_dir()]
+    folds = [pairs(model, fold) for fold in range(FOLDS) if any(exported(name, fold).is_dir() for name in ARMS)]
     held = together(folds, RULE)
     margins = held.margins[RULE]
     print(f"{len(margins)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(margins > 0).sum()}, ", end="")

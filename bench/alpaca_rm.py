@@ -18,20 +18,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.alpaca_pairs import write
+from bench import alpaca_probe
+from bench.alpaca_pairs import of_fold, write_folds
 from bench.rm_dpo_twins import pairs_in
 from train import main as train
 
-RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
 GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
 FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
 TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model")
+PROBED = (*GROUPS, "--model.policy.path", "{runs}/rm_probe/version_0/reward_model")
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
 POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Probe:
+    """The head that is best over the untrained body."""
+
+    title: str
+    export: str = REWARD_EXPORT
+
+    def make(self, name: str, model: str, fold: int) -> None:
+        """Solve for it."""
+        alpaca_probe.make(of_fold(fold) / name / "version_0", model, fold)
+
+
+@dataclass(frozen=True)
+class Training:
     """One way to train."""
 
     title: str
@@ -45,6 +58,10 @@ class Arm:
     export: str
     options: tuple[str, ...] = ()
     """`{runs}` is filled in: a run may start from another's result."""
+
+    def make(self, name: str, model: str, fold: int) -> None:
+        """Train."""
+        train(self.command(name, model, of_fold(fold)))
 
     def command(self, name: str, model: str, runs: Path) -> list[str]:
         """Arguments of `train.py`; `runs` is the folder of a fold."""
@@ -63,15 +80,23 @@ class Arm:
         ]
 
 
-ARMS: Mapping[str, Arm] = {
-    "rm_head": Arm(
+ARMS: Mapping[str, Probe | Training] = {
+    "rm_head": Training(
         "reward model: head alone, all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
     ),
-    "rm_tuned": Arm("... and the body, 24 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED),
-    "rm_long": Arm("... and the body, 48 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, TUNED),
-    "rm_groups": Arm("reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS),
-    "rm_pairs": Arm("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
-    "dpo_pairs": Arm("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
+    "rm_tuned": Training(
+        "... and the body, 24 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED
+    ),
+    "rm_long": Training(
+        "... and the body, 48 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, TUNED
+    ),
+    "rm_probe": Probe("reward model: the best head alone"),
+    "rm_probe_body": Training("... and the body", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, PROBED),
+    "rm_groups": Training(
+        "reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
+    ),
+    "rm_pairs": Training("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
+    "dpo_pairs": Training("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
 """Name -> how it is run. None sees anything twice, but that `rm_tuned` and `rm_long` go on from `rm_head`."""
 
@@ -86,11 +111,6 @@ def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:
     return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": every_n_steps, "sets": sets}}
 
 
-def of_fold(fold: int) -> Path:
-    """Where its data and its runs are."""
-    return RUNS / f"fold{fold}"
-
-
 def folder(name: str, fold: int) -> Path:
     """Where the rows of a run are."""
     return of_fold(fold) / name / "version_0"
@@ -101,14 +121,11 @@ def exported(name: str, fold: int) -> Path:
     return folder(name, fold) / ("reward_model" if ARMS[name].export == REWARD_EXPORT else "policy")
 
 
-def make(name: str, fold: int, annotations: Path, model: str) -> None:
+def make(name: str, fold: int, model: str) -> None:
     """Make a run if it is missing; one that was cut short is made anew."""
-    runs = of_fold(fold)
-    if not (runs / "train_groups.jsonl").exists():
-        write(annotations, model, runs, fold)
     if not exported(name, fold).is_dir():
         shutil.rmtree(folder(name, fold), ignore_errors=True)
-        train(ARMS[name].command(name, model, runs))
+        ARMS[name].make(name, model, fold)
 
 
 def main() -> None:
@@ -121,8 +138,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
+    write_folds(arguments.annotations, arguments.model)
     for fold, name in itertools.product(arguments.folds, arguments.arms or ARMS):
-        make(name, fold, arguments.annotations, arguments.model)
+        make(name, fold, arguments.model)
 
 
 if __name__ == "__main__":
