@@ -56,7 +56,7 @@ class Answers:
 def batches(model: str, fold: int) -> Iterator[CompletionBatch]:
     """All answers to the held-out prompts."""
     source = DataSource(str(of_fold(fold) / "held_out_groups.jsonl"))
-    data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0)
+    data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0, on_bad_row="skip")
     data.setup("fit")
     dataset = data.dataset("train")
     yield from EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=MAX_TOKENS))

@@ -62,8 +62,7 @@ def reward_model(path: str) -> Rewards:
 
 def rewards(model: str, fold: int) -> dict[str, Floats]:
     """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
-    before = kept(of_fold(fold) / "untrained.npy", partial(log_probs, model), model, fold)
-    found = {RULE: scored(lengths, model, fold), UNTRAINED: before}
+    found = {RULE: scored(lengths, model, fold)}
     for name, arm in ARMS.items():
         path, file = exported(name, fold), folder(name, fold) / FILE
         if not path.is_dir():
@@ -72,8 +71,9 @@ def rewards(model: str, fold: int) -> dict[str, Floats]:
             found[arm.title] = kept(file, partial(reward_model, str(path)), model, fold)
         else:
             after = kept(file, partial(log_probs, str(path)), model, fold)
-            found[f"{arm.title}: implicit reward"] = after - before
+            found[UNTRAINED] = kept(of_fold(fold) / "untrained.npy", partial(log_probs, model), model, fold)
             found[f"{arm.title}: log-likelihood"] = after
+            found[f"{arm.title}: implicit reward"] = after - found[UNTRAINED]
     return found
 
 
