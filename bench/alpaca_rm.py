@@ -82,23 +82,46 @@ class Training:
 
 ARMS: Mapping[str, Probe | Training] = {
     "rm_head": Training(
-        "reward model: head alone, all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
+        "reward model: head, trained", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
     ),
     "rm_tuned": Training(
-        "... and the body, 24 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 24, "1e-5", REWARD_EXPORT, TUNED
+        "trained head, then the body (24 steps, 1e-5)",
+        "smollm2_alpaca_rm",
+        "train_groups.jsonl",
+        8,
+        24,
+        "1e-5",
+        REWARD_EXPORT,
+        TUNED,
     ),
     "rm_long": Training(
-        "... and the body, 48 steps", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, TUNED
+        "trained head, then the body (48 steps, 2e-5)",
+        "smollm2_alpaca_rm",
+        "train_groups.jsonl",
+        8,
+        48,
+        "2e-5",
+        REWARD_EXPORT,
+        TUNED,
     ),
-    "rm_probe": Probe("reward model: the best head alone"),
-    "rm_probe_body": Training("... and the body", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 48, "2e-5", REWARD_EXPORT, PROBED),
+    "rm_probe": Probe("reward model: head, solved"),
+    "rm_probe_body": Training(
+        "solved head, then the body (48 steps, 2e-5)",
+        "smollm2_alpaca_rm",
+        "train_groups.jsonl",
+        8,
+        48,
+        "2e-5",
+        REWARD_EXPORT,
+        PROBED,
+    ),
     "rm_groups": Training(
-        "reward model: all answers", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
+        "reward model: head and body at once", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
     ),
     "rm_pairs": Training("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
     "dpo_pairs": Training("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
-"""Name -> how it is run. None sees anything twice, but that `rm_tuned` and `rm_long` go on from `rm_head`."""
+"""Name -> how it is run. None sees anything twice, but that a body goes on from a head that was trained or solved for."""
 
 
 def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:
