@@ -67,8 +67,10 @@ class BaseModule(TrainedModule):
     def configure_model(self) -> None:
         if hasattr(self, "policy"):
             return
-        self.policy = self.policy_spec.build()
-        self.on_policy_built()
+        # Lightning makes the accelerator the default device here: seeds draw the same weights on the host, wherever they go then.
+        with torch.device("cpu"):
+            self.policy = self.policy_spec.build()
+            self.on_policy_built()
         # Set by ModelParallelStrategy alone.
         if self.device_mesh is not None:
             self.policy.shard(self.device_mesh["data_parallel"])

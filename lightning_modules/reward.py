@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryCalibrationError
@@ -52,7 +53,10 @@ class RewardModule(TrainedModule):
 
     @override
     def configure_model(self) -> None:
-        if not hasattr(self, "reward_model"):
+        if hasattr(self, "reward_model"):
+            return
+        # As of a policy (BaseModule): the same weights, whatever the device.
+        with torch.device("cpu"):
             self.reward_model: RewardModel = self.spec.build()
 
     @override

@@ -61,7 +61,8 @@ class CachedDecoder(Decoder[CachedCohort]):
 
     @override
     def advance(self, cohorts: Sequence[CachedCohort], token_ids: Tensor) -> Tensor:
-        parts = torch.split(token_ids, [cohort.num_rows for cohort in cohorts])
+        on_device = token_ids.to(self._model.get_input_embeddings().weight.device)
+        parts = torch.split(on_device, [cohort.num_rows for cohort in cohorts])
         return torch.cat([self._advance(cohort, part) for cohort, part in zip(cohorts, parts, strict=True)])
 
     def _advance(self, cohort: CachedCohort, token_ids: Tensor) -> Tensor:

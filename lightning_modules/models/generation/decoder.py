@@ -49,7 +49,7 @@ class Decoder(ABC, Generic[CohortT]):
 
     @abstractmethod
     def advance(self, cohorts: Sequence[CohortT], token_ids: Tensor) -> Tensor:
-        """Append `[B]` tokens, cohort by cohort; returns `[B, H]`, what predicts the tokens after them."""
+        """Append `[B]` tokens (from the host), cohort by cohort; returns `[B, H]`, what predicts the tokens after them."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

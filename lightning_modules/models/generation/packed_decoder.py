@@ -60,7 +60,7 @@ class PackedDecoder(Decoder[PackedCohort]):
     @override
     def advance(self, cohorts: Sequence[PackedCohort], token_ids: Tensor) -> Tensor:
         positions = torch.cat([cohort.positions() for cohort in cohorts])
-        hidden = self._hidden(token_ids, positions, StepCall(cohorts))
+        hidden = self._hidden(token_ids.to(positions.device), positions, StepCall(cohorts))
         for cohort in cohorts:
             cohort.num_own += 1
         return hidden

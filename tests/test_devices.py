@@ -1,0 +1,117 @@
+"""What forgets to move a tensor, or draws numbers on the wrong device, is found without an accelerator: see pretend_device."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import AdamW
+
+from callbacks.degradation import DegradationMonitor
+from callbacks.dispersion import DispersionMonitor
+from callbacks.likelihood import LikelihoodMonitor
+from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from lightning_modules.base import BaseModule
+from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.policy import SamplingParameters
+from lightning_modules.models.specs import RandomPolicy
+from lightning_modules.preference import PreferenceModule
+from tests.lightning_modules.models.architectures import config, make_batch
+from tests.lightning_modules.ppo import rig
+from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
+from tests.pretend_device import DEVICE, pretend_device
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`"),
+    pytest.mark.filterwarnings("ignore:Rollout"),
+]
+
+
+def test_the_device_refuses_what_cuda_refuses() -> None:
+    host = torch.arange(3)
+    with pretend_device():
+        there = torch.ones(3, 4).to(DEVICE)
+        assert there[host].sum().item() == 12
+        assert there.cpu().device.type == "cpu"
+        assert torch.tensor([1.0], device=DEVICE).device == (there + torch.tensor(1.0)).device == DEVICE
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            there + torch.ones(4)
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            torch.nn.functional.embedding(host, there)
+        with torch.device(DEVICE), pytest.raises(RuntimeError, match="generator of the device"):
+            torch.rand(2, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_policy_scores_learns_and_samples(layout: str) -> None:
+    prompts, parameters = [[1, 2, 3], [4, 5], [4, 5]], SamplingParameters(6)
+    policy, batch = RandomPolicy(config("llama"), seed=1, layout=layout).build().double(), make_batch()  # type: ignore[arg-type]
+    policy(batch).logps.sum().backward()
+    expected = policy(batch).logps.detach()
+    gradients = [parameter.grad for parameter in policy.parameters()]
+    drawn = policy.sample(prompts, parameters, eos_token_id=2, seed=0)
+    policy.zero_grad()
+    with pretend_device():
+        policy.to(DEVICE)
+        logps = policy(batch.to(DEVICE)).logps
+        assert logps.device == DEVICE
+        logps.sum().backward()
+        torch.testing.assert_close(logps.cpu(), expected)
+        for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
+            torch.testing.assert_close(_on_host(parameter.grad), _on_host(gradient))
+        assert policy.sample(prompts, parameters, eos_token_id=2, seed=0) == drawn
+
+
+def monitors() -> list[Callback]:
+    return [
+        SoftmaxGradientMonitor(every_n_steps=1),
+        LikelihoodMonitor(every_n_steps=1),
+        DegradationMonitor(every_n_steps=1),
+        DispersionMonitor(every_n_steps=1),
+    ]
+
+
+def trained(kind: str, folder: Path, **options: Any) -> list[Tensor]:
+    """Weights after a few steps, and every row of the diagnostics is written on the way."""
+    optimizer = partial(AdamW, lr=1e-2)
+    if kind == "ppo":
+        module: BaseModule = rig.module(optimizer=optimizer)
+        rig.fit(folder, module, callbacks=monitors(), **options)
+    else:
+        module = PreferenceModule(TINY, DPOLoss(beta=0.5), optimizer, cache_dir=str(folder))
+        data = InMemoryPairs(make_pairs(4), [[0, 1], [2, 3]] * 8, 1)
+        rig.fit(folder, module, data, monitors(), **options)
+    return [parameter.detach().cpu().clone() for parameter in module.policy.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_training_with_the_monitors_gives_the_numbers_of_the_host(kind: str, tmp_path: Path) -> None:
+    expected = trained(kind, tmp_path / "host")
+    # The strategy makes the device the default while the model is built, as on a GPU.
+    with pretend_device(), patch.object(CPUAccelerator, "setup_device"):
+        weights = trained(kind, tmp_path / "there", strategy=SingleDeviceStrategy(device=DEVICE))
+    torch.testing.assert_close(weights, expected)
+    host, there = rows_of(tmp_path / "host"), rows_of(tmp_path / "there")
+    assert len(host) > 20
+    assert there == [pytest.approx(row, rel=1e-3, abs=1e-5, nan_ok=True) for row in host]
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """What the monitors wrote, without text."""
+    lines = [line for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in json.loads(line).items() if isinstance(value, (int, float))} for line in lines]
+
+
+def _on_host(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "every parameter has a gradient"
+    return tensor.cpu()
