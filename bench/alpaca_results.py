@@ -108,7 +108,10 @@ def interval(values: Floats, prompts: NDArray[np.int64]) -> str:
 
 def lines(folds: Sequence[Pairs]) -> Iterator[list[str]]:
     """A line for each reward."""
-    for name in dict.fromkeys(name for fold in folds for name in fold.margins):
+    titles = [arm.title for arm in ARMS.values()]
+    names = dict.fromkeys(name for fold in folds for name in fold.margins)
+    # A fold has some of the arms; the rules come first, which are no arm's.
+    for name in sorted(names, key=lambda name: next((i for i, title in enumerate(titles) if name.startswith(title)), -1)):
         held = together(folds, name)
         ours, rule = right(held.margins[name]), right(held.margins[RULE])
         groups = (rule == 1, rule == 0, held.ratios <= CLOSE)
