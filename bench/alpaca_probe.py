@@ -1,94 +1,84 @@
 """The best head over a body that stays as it is: a convex problem, solved to its end from one forward pass over all answers.
 
-Features of an answer are the body's last hidden state at its last token, where a reward model's head reads it. For a fold the head
-minimises, over the prompts of the other folds,
+For a fold the head minimises, over the prompts of the other folds,
 
     mean over prompts, mean over pairs that differ in score, of -log sigma(w (h+ - h-))  +  ridge / 2 |w|^2
 
-with features of unit variance. The ridge is the one whose heads, each without one more fold, order that fold's pairs best; the
-held-out fold decides nothing.
+with features h of unit variance (`bench/alpaca_features.py`). Depth and ridge are those whose heads, each without one more fold,
+order that fold's pairs best; the held-out fold decides nothing.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bench.alpaca_held_out import FILE, Answers, Floats, Integers, Rewards, answers, kept, right
-from bench.alpaca_pairs import FOLDS, of_fold
+from bench.alpaca_features import Featured, featured
+from bench.alpaca_held_out import FILE, Answers, Floats, Integers, right
+from bench.alpaca_pairs import FOLDS
 from datamodules.sources.tokenization import load_tokenizer
-from lightning_modules.models.reward_model import LastTokenReward
-from lightning_modules.models.scalar import HEAD, load_scalar
+from lightning_modules.models.reward_model import LastTokenReward, Pooling, RewardModelSpec, TokenSumReward
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 ITERATIONS = 200
 """Of L-BFGS at the most."""
 
 
 @dataclass(frozen=True)
-class Featured:
-    """Answers with what the head sees of them."""
+class Choice:
+    """What is decided before a head is solved for."""
 
-    answers: Answers
-    features: Floats
-    """`[answers, d]`."""
+    num_layers: int
+    ridge: float
 
 
-def make(run: Path, model: str, fold: int) -> None:
-    """Write the reward model that has a fold's head, and its rewards of the fold's answers, to the folder of a run."""
-    every = [featured(model, each) for each in range(FOLDS)]
+def make(run: Path, model: str, fold: int, pooling: Pooling, cut: bool) -> None:
+    """Write a reward model with the fold's head, what was chosen for it, and its rewards of the fold's answers."""
+    every = [featured(model, pooling, cut, each) for each in range(FOLDS)]
     others = [each for number, each in enumerate(every) if number != fold]
-    head = solve(others, best_ridge(others))
-    scalar = load_scalar(model)
+    choice = best(others)
+    head = solve(others, choice)
+    reward = RewardModelSpec(model, pooling=pooling, num_layers=choice.num_layers).build()
+    assert isinstance(reward, LastTokenReward | TokenSumReward), "a pooling is of a scalar head"
     with torch.no_grad():
-        scalar.head.weight.copy_(torch.from_numpy(head))
-    scalar.save(run / "reward_model")
+        reward.head.weight.copy_(torch.from_numpy(head))
+    reward.save(run / "reward_model")
     load_tokenizer(model).save_pretrained(run / "reward_model")
-    np.save(run / FILE, every[fold].features @ head)
+    (run / "choice.json").write_text(json.dumps(asdict(choice)) + "\n", encoding="utf-8")
+    np.save(run / FILE, every[fold].features[choice.num_layers] @ head)
 
 
-def featured(model: str, fold: int) -> Featured:
-    """The answers to a fold's held-out prompts."""
-    return Featured(answers(model, fold), kept(of_fold(fold) / "features.npy", partial(last_hidden, model), model, fold))
+def best(folds: Sequence[Featured]) -> Choice:
+    """The choice whose heads order pairs best, each on the fold that it was solved without."""
 
-
-def last_hidden(model: str) -> Rewards:
-    """The body's last hidden state at the last token of each answer."""
-    scalar = load_scalar(model)
-    body = LastTokenReward(scalar.model, scalar.attention).eval()
-    setattr(body.model, HEAD, nn.Identity())
-    return body
-
-
-def best_ridge(folds: Sequence[Featured]) -> float:
-    """The ridge whose heads order pairs best, each on the fold that it was solved without."""
-
-    def accuracy(ridge: float) -> float:
+    def accuracy(choice: Choice) -> float:
         shares = []
         for number, left_out in enumerate(folds):
-            head = solve([*folds[:number], *folds[number + 1 :]], ridge)
-            shares.append(right(left_out.answers.margins(left_out.features @ head)))
+            head = solve([*folds[:number], *folds[number + 1 :]], choice)
+            shares.append(right(left_out.answers.margins(left_out.features[choice.num_layers] @ head)))
         return float(np.concatenate(shares).mean())
 
-    return max(RIDGES, key=accuracy)
+    return max(itertools.starmap(Choice, itertools.product(folds[0].features, RIDGES)), key=accuracy)
 
 
-def solve(folds: Sequence[Featured], ridge: float) -> Floats:
+def solve(folds: Sequence[Featured], choice: Choice) -> Floats:
     """`[d]` weights of the head."""
-    scale = np.concatenate([fold.features for fold in folds]).std(0)
+    features = [fold.features[choice.num_layers] for fold in folds]
+    scale = np.concatenate(features).std(0)
     differences, weights = [], []
-    for fold in folds:
+    for fold, seen in zip(folds, features, strict=True):
         better, worse, weight = compared(fold.answers)
-        differences.append((fold.features[better] - fold.features[worse]) / scale)
+        differences.append((seen[better] - seen[worse]) / scale)
         weights.append(weight)
-    head = minimum(torch.from_numpy(np.concatenate(differences)), torch.from_numpy(np.concatenate(weights)), ridge)
+    head = minimum(torch.from_numpy(np.concatenate(differences)), torch.from_numpy(np.concatenate(weights)), choice.ridge)
     solution: Floats = head.numpy() / scale
     return solution
 

@@ -21,12 +21,16 @@ from typing import Any
 from bench import alpaca_probe
 from bench.alpaca_pairs import of_fold, write_folds
 from bench.rm_dpo_twins import pairs_in
+from lightning_modules.models.reward_model import Pooling
 from train import main as train
 
 GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
 FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
 TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model")
-PROBED = (*GROUPS, "--model.policy.path", "{runs}/rm_probe/version_0/reward_model")
+NUM_LAYERS = "18"
+"""Of 30: what most folds choose, to three layers (`rm_sum_cut`)."""
+SUM_HEAD = (*FROZEN, "--model.policy.pooling", "sum", "--model.policy.num_layers", NUM_LAYERS)
+SUMMED = (*GROUPS, "--model.policy.path", "{runs}/rm_sum_cut/version_0/reward_model")
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
 POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
 
@@ -36,11 +40,14 @@ class Probe:
     """The head that is best over the untrained body."""
 
     title: str
+    pooling: Pooling = "last"
+    cut: bool = False
+    """Whether the body may end after an earlier layer."""
     export: str = REWARD_EXPORT
 
     def make(self, name: str, model: str, fold: int) -> None:
         """Solve for it."""
-        alpaca_probe.make(of_fold(fold) / name / "version_0", model, fold)
+        alpaca_probe.make(of_fold(fold) / name / "version_0", model, fold, self.pooling, self.cut)
 
 
 @dataclass(frozen=True)
@@ -80,48 +87,26 @@ class Training:
         ]
 
 
+def groups(title: str, steps: int, rate: str, options: tuple[str, ...]) -> Training:
+    """Training of a reward model on groups of answers."""
+    return Training(title, "smollm2_alpaca_rm", "train_groups.jsonl", 8, steps, rate, REWARD_EXPORT, options)
+
+
 ARMS: Mapping[str, Probe | Training] = {
-    "rm_head": Training(
-        "reward model: head, trained", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "1e-3", REWARD_EXPORT, FROZEN
-    ),
-    "rm_tuned": Training(
-        "trained head, then the body (24 steps, 1e-5)",
-        "smollm2_alpaca_rm",
-        "train_groups.jsonl",
-        8,
-        24,
-        "1e-5",
-        REWARD_EXPORT,
-        TUNED,
-    ),
-    "rm_long": Training(
-        "trained head, then the body (48 steps, 2e-5)",
-        "smollm2_alpaca_rm",
-        "train_groups.jsonl",
-        8,
-        48,
-        "2e-5",
-        REWARD_EXPORT,
-        TUNED,
-    ),
-    "rm_probe": Probe("reward model: head, solved"),
-    "rm_probe_body": Training(
-        "solved head, then the body (48 steps, 2e-5)",
-        "smollm2_alpaca_rm",
-        "train_groups.jsonl",
-        8,
-        48,
-        "2e-5",
-        REWARD_EXPORT,
-        PROBED,
-    ),
-    "rm_groups": Training(
-        "reward model: head and body at once", "smollm2_alpaca_rm", "train_groups.jsonl", 8, 64, "5e-5", REWARD_EXPORT, GROUPS
-    ),
+    "rm_head": groups("head trained: last token", 64, "1e-3", FROZEN),
+    "rm_tuned": groups("trained head, then the body (24 steps, 1e-5)", 24, "1e-5", TUNED),
+    "rm_long": groups("trained head, then the body (48 steps, 2e-5)", 48, "2e-5", TUNED),
+    "rm_probe": Probe("head solved: last token"),
+    "rm_probe_cut": Probe("head solved, body cut: last token", cut=True),
+    "rm_sum": Probe("head solved: sum over tokens", "sum"),
+    "rm_sum_cut": Probe("head solved, body cut: sum over tokens", "sum", cut=True),
+    "rm_sum_head": groups("head trained: sum over tokens, 18 layers (192 steps, 1e-5)", 192, "1e-5", SUM_HEAD),
+    "rm_sum_body": groups("solved head of the sum, then the cut body (48 steps, 2e-5)", 48, "2e-5", SUMMED),
+    "rm_groups": groups("head and body at once: last token", 64, "5e-5", GROUPS),
     "rm_pairs": Training("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
     "dpo_pairs": Training("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),
 }
-"""Name -> how it is run. None sees anything twice, but that a body goes on from a head that was trained or solved for."""
+"""Name -> how it is run. 64 steps of groups are one pass; a body goes on from a head that has seen all of them."""
 
 
 def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:

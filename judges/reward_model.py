@@ -59,7 +59,7 @@ class RewardModelJudge(Judge):
         """Score many responses in batches of similar length.
 
         Raises:
-            ValueError: if the model has more than one output.
+            ValueError: if the model has more than one output, or adds up what it gives for each token.
         """
         texts = [self._render(prompt, response) for prompt, response, _ in zip_items(prompts, responses, answers)]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -87,6 +87,11 @@ class RewardModelJudge(Judge):
         if model.config.num_labels != 1:
             raise ValueError(
                 f"expected a reward model with one output, got {model.config.num_labels} in {self._source}. Name another."
+            )
+        if getattr(model.config, "reward_pooling", "last") != "last":
+            raise ValueError(
+                f"expected a reward model that is read at the last token, got one that is read at every token in {self._source}. "
+                "Use it as a reward (ModelReward), or name another."
             )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self._tokenizer.pad_token_id  # it finds the last token by it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bench import alpaca_pairs, alpaca_results, alpaca_rm
-from bench.alpaca_held_out import Answers
 from bench.alpaca_pairs import BASELINE, write
-from bench.alpaca_probe import compared, minimum
 from bench.alpaca_results import Pairs, interval, lines, together
 from tests.tiny import write_model
 
@@ -110,32 +106,17 @@ def test_the_range_is_wide_where_prompts_differ_and_pairs_of_a_prompt_do_not() -
     assert interval(values, np.tile(np.arange(50), 2)).startswith("0.500 (0.5")
 
 
-def test_the_best_head_by_hand() -> None:
-    # Three prompts of one pair and one of two: -1 once in four prompts, so the odds are 3 and the weight log 3.
-    differences = torch.tensor([[1.0], [1.0], [1.0], [1.0], [-1.0]], dtype=torch.float64)
-    weights = torch.tensor([1.0, 1.0, 0.5, 0.5, 1.0], dtype=torch.float64)
-    assert minimum(differences, weights, ridge=0.0).item() == pytest.approx(math.log(3), abs=1e-4)
-    # With a ridge its pull equals that of the pairs, 3/4 sigma(-w) - 1/4 sigma(w).
-    head = minimum(differences, weights, ridge=0.1).item()
-    assert 0.1 * head == pytest.approx(0.75 / (1 + math.exp(head)) - 0.25 / (1 + math.exp(-head)), abs=1e-6)
-
-
-def test_what_a_head_compares() -> None:
-    of = Answers(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 1, 1, -1, -1, 0]))
-    better, worse, weight = compared(of)
-    assert list(zip(better, worse, strict=True)) == [(0, 3), (1, 0), (1, 3), (2, 0), (2, 3), (5, 4)]
-    assert weight.tolist() == [0.2] * 5 + [1.0]
-    assert of.margins(np.array([1.0, 2, 4, 8, 16, 32])).tolist() == [1.0, 3.0, -7.0, 16.0]
+def small(arm: alpaca_rm.Training) -> alpaca_rm.Training:
+    """Of eight steps, for a body of two layers."""
+    options = tuple("1" if option == alpaca_rm.NUM_LAYERS else option for option in arm.options)
+    return replace(arm, steps=8, batch_size=2, options=options)
 
 
 def test_every_run_and_the_table(
     annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, runs = str(write_model(tmp_path / "model")), tmp_path / "runs"
-    arms = {
-        name: replace(arm, steps=8, batch_size=2) if isinstance(arm, alpaca_rm.Training) else arm
-        for name, arm in alpaca_rm.ARMS.items()
-    }
+    arms = {name: small(arm) if isinstance(arm, alpaca_rm.Training) else arm for name, arm in alpaca_rm.ARMS.items()}
     monkeypatch.setattr(alpaca_pairs, "RUNS", runs)
     for module in (alpaca_rm, alpaca_results):
         monkeypatch.setattr(module, "ARMS", arms)
@@ -152,4 +133,5 @@ def test_every_run_and_the_table(
     assert {arms["rm_groups"].title, arms["rm_pairs"].title, "longer wins"} <= set(table)
     # Of the three pairs of a prompt the longer is better in two (w9 w9 w9, and w2 w3 over w3), and one has equal lengths.
     assert table["longer wins"][3].strip() == "0.833 (0.833 to 0.833)"
+    assert (runs / "fold0" / "rm_sum_cut" / "version_0" / "choice.json").exists()
     assert (table[arms["rm_pairs"].title][2].strip(), table[arms["rm_groups"].title][2].strip()) == ("12 of 4", "6 of 2")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
+from datamodules.batches import CompletionBatch, sum_by_sequence
+from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.scalar import ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
@@ -18,6 +22,11 @@ from lightning_modules.token_stats import TokenStats
 
 SCALE_ENTRY, PER_TOKEN_ENTRY = "likelihood_scale", "likelihood_per_token"
 """Configuration entries of a saved causal LM that is a reward model."""
+POOLING_ENTRY = "reward_pooling"
+"""Configuration entry of a saved sequence classifier that is not read at the last token alone."""
+
+Pooling = Literal["last", "sum"]
+"""Where a scalar head is read: at a completion's last token, or at each of its tokens, the numbers added up."""
 
 
 class RewardModel(nn.Module, ABC):
@@ -47,6 +56,36 @@ class LastTokenReward(ScalarModel, RewardModel):
     def forward(self, batch: CompletionBatch, rows: Tensor | None = None) -> Tensor:
         """`[Q]` rewards of the completions; at other packed rows if `rows` are given."""
         return super().forward(batch, batch.last_row if rows is None else rows)
+
+
+class TokenSumReward(ScalarModel, RewardModel):
+    """r(x, y) = sum_t w h_t: the scalars of all tokens of a completion, end of sequence included, added up.
+
+    What holds for the whole answer (its length, its tone, that it goes wrong somewhere) is a sum over its tokens, which the head of
+    a last token can use only where the body has put it there; a frozen or hardly trained one has not.
+
+    Args:
+        model: with one linear layer `score` over its body.
+        attention: chooses the backend; segment by segment by default.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: BackendSelector | None = None) -> None:
+        super().__init__(model, attention)
+        setattr(model.config, POOLING_ENTRY, "sum")
+
+    @override
+    def forward(self, batch: CompletionBatch, rows: Tensor | None = None) -> Tensor:
+        """`[Q]` rewards of the completions; `[n]` scalars of packed rows if `rows` are given."""
+        if rows is not None:
+            return super().forward(batch, rows)
+        return sum_by_sequence(super().forward(batch, completion_rows(batch)), batch.target_sequence, batch.num_sequences)
+
+
+def completion_rows(batch: CompletionBatch) -> Tensor:
+    """`[K]` int64: the row that each completion token is fed in at, in the order of the targets."""
+    ends = batch.lengths.cumsum(0)
+    shift = batch.last_row - (ends - 1)
+    return torch.arange(batch.num_targets, device=batch.last_row.device) + shift[batch.target_sequence]
 
 
 class LikelihoodReward(RewardModel):
@@ -86,13 +125,16 @@ class LikelihoodReward(RewardModel):
         self.policy.save(folder)
 
 
+HEADS: Mapping[Pooling, type[LastTokenReward | TokenSumReward]] = {"last": LastTokenReward, "sum": TokenSumReward}
+
+
 @dataclass(frozen=True)
 class RewardModelSpec:
     """A recipe for a reward model.
 
     Raises:
         ValueError: if the scale is not positive; at `build`, if the body of a likelihood is to be frozen, which has no other part,
-            or a scalar head is to be read per token.
+            a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to be pooled or cut.
     """
 
     path: str
@@ -105,6 +147,10 @@ class RewardModelSpec:
     per_token: bool | None = None
     """Of a likelihood: its mean over the tokens, so that length does not count, or the sum; the scale is then of the mean.
     null takes what a saved one was trained with, or else the sum."""
+    pooling: Pooling | None = None
+    """Where a scalar head is read. null takes what a saved one was trained with, or else its last token."""
+    num_layers: int | None = None
+    """Keep the body's first layers under a scalar head, and drop the rest; null keeps all."""
 
     def __post_init__(self) -> None:
         if self.likelihood_scale is not None and self.likelihood_scale <= 0:
@@ -119,11 +165,14 @@ class RewardModelSpec:
             return self._likelihood(scale, per_token)
         if self.per_token:
             raise ValueError(f"expected a likelihood to take per token, got a scalar head in {self.path}. Set per_token: null.")
-        return self._last_token()
+        return self._head(getattr(saved, POOLING_ENTRY, None))
 
-    def _last_token(self) -> LastTokenReward:
-        scalar = load_scalar(self.path)
-        model = LastTokenReward(scalar.model, scalar.attention)
+    def _head(self, trained: Pooling | None) -> LastTokenReward | TokenSumReward:
+        if trained is not None and self.pooling not in (None, trained):
+            raise ValueError(f"expected pooling: {trained}, as {self.path} was trained, got {self.pooling}. Use null.")
+        pooling: Pooling = trained or self.pooling or "last"
+        scalar = load_scalar(self.path, self.num_layers)
+        model = HEADS[pooling](scalar.model, scalar.attention)
         if self.freeze_body:
             model.requires_grad_(False)
             head: nn.Linear = model.head
@@ -133,4 +182,9 @@ class RewardModelSpec:
     def _likelihood(self, scale: float, per_token: bool) -> LikelihoodReward:
         if self.freeze_body:
             raise ValueError("expected freeze_body: false with a likelihood as reward, got true: it has no head to train alone.")
+        if self.pooling is not None or self.num_layers is not None:
+            raise ValueError(
+                f"expected pooling: null and num_layers: null with a likelihood as reward, got {self.pooling} and "
+                f"{self.num_layers}: it is read by the output layer, over all layers. Leave them out, or take a scalar head."
+            )
         return LikelihoodReward(PretrainedPolicy(path=self.path).build(), scale, per_token)

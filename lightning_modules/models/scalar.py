@@ -75,14 +75,20 @@ class ScalarModel(nn.Module):
         save_model(self.model, folder)
 
 
-def load_scalar(path: str) -> ScalarModel:
+def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
     """Body, and head where the folder has one, from a hub name or a folder; a new head is zero: it says 0 of everything.
 
     Args:
         path: of a causal LM (an SFT run's policy) or of a sequence classifier with one output (a reward model).
+        num_layers: of the body, the first ones, which the last norm then follows; all by default.
+
+    Raises:
+        ValueError: if the body has fewer layers, or weights are missing.
     """
     config = AutoConfig.from_pretrained(path)
     _without_dropout(config)
+    if num_layers is not None:
+        _keep_layers(config, num_layers)
     config.num_labels = 1
     model, found = AutoModelForSequenceClassification.from_pretrained(
         path, config=config, dtype=torch.float32, output_loading_info=True
@@ -106,6 +112,17 @@ def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
     scalar = ScalarModel(model)
     nn.init.zeros_(scalar.head.weight)
     return scalar
+
+
+def _keep_layers(config: Any, number: int) -> None:  # noqa: ANN401 - every architecture has a class of its own
+    if not 1 <= number <= config.num_hidden_layers:
+        raise ValueError(
+            f"expected num_layers from 1 to the body's {config.num_hidden_layers}, got {number}. Choose fewer, or null."
+        )
+    config.num_hidden_layers = number
+    # Architectures that mix kinds of attention say for each layer which it has.
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:number]
 
 
 def _without_dropout(config: Any) -> None:  # noqa: ANN401 - every architecture has a class of its own
