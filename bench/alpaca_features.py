@@ -1,31 +1,30 @@
-"""What a scalar head sees of the answers of a fold while the body stays as it is, at every depth that is asked about.
+"""What a scalar head sees of the answers of a fold while the body stays as it is: of the whole body, or cut at several depths.
 
-After each third layer, counted from the last, and the body's norm: the hidden state of an answer's last token, as `LastTokenReward`
-reads it, and those of all its tokens added up, as `TokenSumReward` reads them.
+Behind the layers that are kept and the body's norm: the hidden state of an answer's last token, as `LastTokenReward` reads it, and
+those of all its tokens added up, as `TokenSumReward` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 from typing_extensions import override
 
 from bench.alpaca_held_out import Answers, Floats, answers, kept
-from bench.alpaca_pairs import of_fold
+from bench.alpaca_pairs import Fold
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.reward_model import Pooling, TokenSumReward, completion_rows
 from lightning_modules.models.scalar import load_scalar
 
-FILE = "features.npy"
-"""`[answers, 2, depths, d]`, beside the fold's data."""
 POOLINGS: tuple[Pooling, ...] = ("last", "sum")
-"""In the order of the second dimension."""
-EVERY = 3
-"""Layers from one depth to the next."""
+"""In the order of the features' second dimension."""
+CUTS = (0.4, 0.5, 0.6, 0.7, 0.8)
+"""Shares of the layers that a cut body keeps."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,20 @@ class Featured:
     """Layers of the body -> `[answers, d]`."""
 
 
-def featured(model: str, pooling: Pooling, cut: bool, fold: int) -> Featured:
-    """The answers to a fold's held-out prompts, at every depth or with the whole body alone."""
-    values = kept(of_fold(fold) / FILE, partial(HiddenStates, model), model, fold)[:, POOLINGS.index(pooling)]
-    depths = list(enumerate(depths_of(len(load_scalar(model).model.base_model.layers))))
-    return Featured(answers(model, fold), {depth: values[:, place] for place, depth in (depths if cut else depths[-1:])})
+def featured(model: str, pooling: Pooling, cut: bool, fold: Fold) -> Featured:
+    """The answers to a fold's held-out prompts, of a body that is cut at each depth or of the whole one.
+
+    `[answers, 2, depths, d]` stay beside the fold's data: getting them takes minutes.
+    """
+    depths = depths_of(AutoConfig.from_pretrained(model).num_hidden_layers, cut)
+    file = fold.folder / ("cut.npy" if cut else "whole.npy")
+    values = kept(file, partial(HiddenStates, model, depths), model, fold)[:, POOLINGS.index(pooling)]
+    return Featured(answers(model, fold), {depth: values[:, place] for place, depth in enumerate(depths)})
 
 
-def depths_of(num_layers: int) -> list[int]:
-    """Numbers of layers that are looked at; the last is all."""
-    return list(range(num_layers, 0, -EVERY))[::-1]
+def depths_of(num_layers: int, cut: bool) -> list[int]:
+    """Numbers of layers that are kept."""
+    return sorted({max(1, round(share * num_layers)) for share in CUTS}) if cut else [num_layers]
 
 
 class HiddenStates(nn.Module):
@@ -54,15 +57,16 @@ class HiddenStates(nn.Module):
 
     Args:
         model: the folder; its architecture keeps `layers` and `norm` in its body, as Llama does.
+        depths: numbers of layers, ascending.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, depths: Sequence[int]) -> None:
         super().__init__()
-        self.reward = TokenSumReward(load_scalar(model).model).eval()
+        self.reward = TokenSumReward(load_scalar(model, depths[-1]).model).eval()
         self._body = self.reward.model.base_model
         self._after: dict[int, Tensor] = {}
-        self._depths = depths_of(len(self._body.layers))
-        for depth in self._depths:
+        self._depths = depths
+        for depth in depths:
             self._body.layers[depth - 1].register_forward_hook(partial(self._keep, depth))
 
     @override

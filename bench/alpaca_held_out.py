@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.alpaca_pairs import of_fold
+from bench.alpaca_pairs import Fold
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader
 from datamodules.loading.sampler import evaluation_plan
@@ -22,7 +22,7 @@ from datamodules.sources.scored import ScoredResponses
 FILE = "held_out.npy"
 """Rewards of the answers to the held-out prompts, beside a run's rows."""
 MAX_TOKENS = 4096
-"""Of a forward pass."""
+"""Of a forward pass, or what the largest prompt needs with all its answers."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -53,16 +53,17 @@ class Answers:
         return self.scores[others] * (rewards[others] - rewards[baseline])
 
 
-def batches(model: str, fold: int) -> Iterator[CompletionBatch]:
+def batches(model: str, fold: Fold) -> Iterator[CompletionBatch]:
     """All answers to the held-out prompts."""
-    source = DataSource(str(of_fold(fold) / "held_out_groups.jsonl"))
+    source = DataSource(str(fold.folder / "held_out_groups.jsonl"))
     data = PreferenceDataModule(model, source, ScoredResponses(as_chat=True), val_fraction=0.0, on_bad_row="skip")
     data.setup("fit")
     dataset = data.dataset("train")
-    yield from EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=MAX_TOKENS))
+    rows = dataset.lengths.rows
+    yield from EvaluationLoader(dataset, evaluation_plan(rows, max_tokens=max(MAX_TOKENS, int(rows.max()))))
 
 
-def answers(model: str, fold: int) -> Answers:
+def answers(model: str, fold: Fold) -> Answers:
     """Whose they are and how they were judged."""
     scores, prompts, offset = [], [], 0
     for batch in batches(model, fold):
@@ -73,14 +74,14 @@ def answers(model: str, fold: int) -> Answers:
     return Answers(np.concatenate(prompts), np.concatenate(scores))
 
 
-def scored(reward: Rewards, model: str, fold: int) -> Floats:
+def scored(reward: Rewards, model: str, fold: Fold) -> Floats:
     """`[answers]` or `[answers, d]`."""
     with torch.no_grad():
         values = torch.cat([reward(batch) for batch in batches(model, fold)])
     return values.double().numpy()
 
 
-def kept(file: Path, build: Callable[[], Rewards], model: str, fold: int) -> Floats:
+def kept(file: Path, build: Callable[[], Rewards], model: str, fold: Fold) -> Floats:
     """The same, which takes minutes: from the file, or else into it."""
     if not file.exists():
         np.save(file, scored(build(), model, fold))

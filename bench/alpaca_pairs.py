@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from datamodules.sources.tokenization import load_tokenizer
 
 RUNS = Path(__file__).parent.parent / "runs" / "alpaca"
 BASELINE = "text_davinci_003"
-MAX_TOKENS = 96
-"""Of a prompt, and of an answer; longer ones are left out."""
 FOLDS = 5
 """Parts of the prompts; one is held out."""
 GROUP = 16
@@ -32,38 +31,52 @@ Group = dict[str, int]
 """Answer -> its score; the baseline's is among them."""
 
 
-def of_fold(fold: int) -> Path:
-    """Where its data and its runs are."""
-    return RUNS / f"fold{fold}"
+@dataclass(frozen=True)
+class Fold:
+    """A part of the prompts, which is held out."""
+
+    number: int
+    """In [0, FOLDS)."""
+    max_tokens: int = 96
+    """Of a prompt, and of an answer; longer ones are left out of all folds."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its data and its runs are."""
+        return RUNS / str(self.max_tokens) / f"fold{self.number}"
 
 
-def write_folds(source: Path, model: str) -> None:
+def all_folds(max_tokens: int) -> list[Fold]:
+    """All of them."""
+    return [Fold(number, max_tokens) for number in range(FOLDS)]
+
+
+def write_folds(source: Path, model: str, max_tokens: int) -> None:
     """Write the data of the folds that have none."""
-    for fold in range(FOLDS):
-        if not (of_fold(fold) / "train_groups.jsonl").exists():
-            write(source, model, of_fold(fold), fold)
+    for fold in all_folds(max_tokens):
+        if not (fold.folder / "train_groups.jsonl").exists():
+            write(source, model, fold)
 
 
-def write(source: Path, model: str, folder: Path, fold: int, seed: int = 0) -> None:
-    """Write `train_groups`, `held_out_groups`, `train_pairs` and `held_out_pairs` as JSONL.
+def write(source: Path, model: str, fold: Fold, seed: int = 0) -> None:
+    """Write `train_groups`, `held_out_groups`, `train_pairs` and `held_out_pairs` as JSONL into the fold's folder.
 
     Args:
         source: the file of annotations.
         model: whose tokenizer counts.
-        folder: where to.
-        fold: which part of the prompts is held out.
+        fold: what is held out.
         seed: of the parts and of the pairs that are drawn.
     """
-    groups = sorted(_short(_groups(source), model).items())
+    groups = sorted(_short(_groups(source), model, fold.max_tokens).items())
     drawing = random.Random(seed)
     drawing.shuffle(groups)
-    first, last = (round(part * len(groups) / FOLDS) for part in (fold, fold + 1))
+    first, last = (round(part * len(groups) / FOLDS) for part in (fold.number, fold.number + 1))
     sides = {"held_out": groups[first:last], "train": groups[:first] + groups[last:]}
-    _write(folder / "held_out_groups.jsonl", (_row(prompt, group) for prompt, group in sides["held_out"]))
-    _write(folder / "train_groups.jsonl", (_row(prompt, part) for prompt, group in sides["train"] for part in _parts(group)))
+    _write(fold.folder / "held_out_groups.jsonl", (_row(prompt, group) for prompt, group in sides["held_out"]))
+    _write(fold.folder / "train_groups.jsonl", (_row(prompt, part) for prompt, group in sides["train"] for part in _parts(group)))
     for side, number in (("train", TRAIN_PAIRS), ("held_out", HELD_OUT_PAIRS)):
         pairs = [pair for prompt, group in sides[side] for pair in _pairs(prompt, group)]
-        _write(folder / f"{side}_pairs.jsonl", drawing.sample(pairs, min(number, len(pairs))))
+        _write(fold.folder / f"{side}_pairs.jsonl", drawing.sample(pairs, min(number, len(pairs))))
 
 
 def _groups(source: Path) -> dict[str, Group]:
@@ -78,15 +91,15 @@ def _groups(source: Path) -> dict[str, Group]:
     return groups
 
 
-def _short(groups: Mapping[str, Group], model: str) -> dict[str, Group]:
+def _short(groups: Mapping[str, Group], model: str, max_tokens: int) -> dict[str, Group]:
     """What is short enough, where the baseline's answer and another are left."""
     tokenizer = load_tokenizer(model)
     texts = list({text for prompt, group in groups.items() for text in (prompt, *group)})
     tokens = dict(zip(texts, map(len, tokenizer(texts)["input_ids"]), strict=True))
     short = {
-        prompt: {text: score for text, score in group.items() if text.strip() and tokens[text] <= MAX_TOKENS}
+        prompt: {text: score for text, score in group.items() if text.strip() and tokens[text] <= max_tokens}
         for prompt, group in groups.items()
-        if tokens[prompt] <= MAX_TOKENS
+        if tokens[prompt] <= max_tokens
     }
     return {prompt: group for prompt, group in short.items() if 0 in group.values() and len(group) > 1}
 

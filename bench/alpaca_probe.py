@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 
 from bench.alpaca_features import Featured, featured
 from bench.alpaca_held_out import FILE, Answers, Floats, Integers, right
-from bench.alpaca_pairs import FOLDS
+from bench.alpaca_pairs import Fold, all_folds
 from datamodules.sources.tokenization import load_tokenizer
 from lightning_modules.models.reward_model import LastTokenReward, Pooling, RewardModelSpec, TokenSumReward
 
@@ -40,10 +40,10 @@ class Choice:
     ridge: float
 
 
-def make(run: Path, model: str, fold: int, pooling: Pooling, cut: bool) -> None:
+def make(run: Path, model: str, fold: Fold, pooling: Pooling, cut: bool) -> None:
     """Write a reward model with the fold's head, what was chosen for it, and its rewards of the fold's answers."""
-    every = [featured(model, pooling, cut, each) for each in range(FOLDS)]
-    others = [each for number, each in enumerate(every) if number != fold]
+    every = {each: featured(model, pooling, cut, each) for each in all_folds(fold.max_tokens)}
+    others = [each for number, each in every.items() if number != fold]
     choice = best(others)
     head = solve(others, choice)
     reward = RewardModelSpec(model, pooling=pooling, num_layers=choice.num_layers).build()

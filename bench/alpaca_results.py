@@ -1,8 +1,8 @@
-"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL` after `python -m bench.alpaca_rm ...`.
+"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL [--max_tokens 96]`.
 
-Prints the table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's, to a prompt that was not trained on;
-a tie counts 1/2. An arm is read on all folds that have it, each by the model that was trained on the other prompts. Ranges are 95%
-intervals of a bootstrap over prompts, since pairs of a prompt share an answer.
+After `python -m bench.alpaca_rm ...`; prints a table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's,
+to a prompt that was not trained on; a tie counts 1/2. An arm is read on all folds that have it, each by the model that was trained
+on the other prompts. Ranges are 95% intervals of a bootstrap over prompts, since pairs of a prompt share an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.alpaca_held_out import FILE, Floats, Rewards, answers, kept, right, scored
-from bench.alpaca_pairs import FOLDS, of_fold
+from bench.alpaca_pairs import Fold, all_folds
 from bench.alpaca_rm import ARMS, exported, folder
 from bench.toy_tables import table
 from datamodules.batches import CompletionBatch
@@ -60,7 +60,7 @@ def reward_model(path: str) -> Rewards:
     return RewardModelSpec(path).build().eval()
 
 
-def rewards(model: str, fold: int) -> dict[str, Floats]:
+def rewards(model: str, fold: Fold) -> dict[str, Floats]:
     """Reward -> `[answers]`, of every run that is complete and of the rules beside them; one model in memory at a time."""
     found = {RULE: scored(lengths, model, fold)}
     for name, arm in ARMS.items():
@@ -71,13 +71,13 @@ def rewards(model: str, fold: int) -> dict[str, Floats]:
             found[arm.title] = kept(file, partial(reward_model, str(path)), model, fold)
         else:
             after = kept(file, partial(log_probs, str(path)), model, fold)
-            found[UNTRAINED] = kept(of_fold(fold) / "untrained.npy", partial(log_probs, model), model, fold)
+            found[UNTRAINED] = kept(fold.folder / "untrained.npy", partial(log_probs, model), model, fold)
             found[f"{arm.title}: log-likelihood"] = after
             found[f"{arm.title}: implicit reward"] = after - found[UNTRAINED]
     return found
 
 
-def pairs(model: str, fold: int) -> Pairs:
+def pairs(model: str, fold: Fold) -> Pairs:
     """Every answer with its prompt's baseline."""
     of, of_answers = answers(model, fold), rewards(model, fold)
     others, baseline = of.against_baseline
@@ -125,9 +125,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    model = parser.parse_args().model
+    parser.add_argument("--max_tokens", type=int, default=Fold(0).max_tokens, help="as bench.alpaca_rm had it")
+    arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    folds = [pairs(model, fold) for fold in range(FOLDS) if any(exported(name, fold).is_dir() for name in ARMS)]
+    made = [fold for fold in all_folds(arguments.max_tokens) if any(exported(name, fold).is_dir() for name in ARMS)]
+    folds = [pairs(arguments.model, fold) for fold in made]
     held = together(folds, RULE)
     margins = held.margins[RULE]
     print(f"{len(margins)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(margins > 0).sum()}, ", end="")

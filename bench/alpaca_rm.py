@@ -1,8 +1,8 @@
-"""A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...] [--folds 0,1]`.
+"""A reward model over SmolLM2-135M and DPO beside it: `python -m bench.alpaca_rm ANNOTATIONS MODEL [arm ...]`.
 
 ANNOTATIONS is the file of AlpacaEval annotations, MODEL a folder of SmolLM2-135M-Instruct. One run after another into
-runs/alpaca/fold<fold>/<arm>; a run that is complete is not made again: remove runs/alpaca for another file or model. Then
-`python -m bench.alpaca_results MODEL`.
+runs/alpaca/<max_tokens>/fold<fold>/<arm>; a run that is complete is not made again: remove runs/alpaca for another file or model.
+Then `python -m bench.alpaca_results MODEL`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import alpaca_probe
-from bench.alpaca_pairs import of_fold, write_folds
+from bench.alpaca_pairs import Fold, write_folds
 from bench.rm_dpo_twins import pairs_in
 from lightning_modules.models.reward_model import Pooling
 from train import main as train
@@ -28,7 +28,7 @@ GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data
 FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
 TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model")
 NUM_LAYERS = "18"
-"""Of 30: what most folds choose, to three layers (`rm_sum_cut`)."""
+"""Of 30: the middle of what the folds choose (`rm_sum_cut`)."""
 SUM_HEAD = (*FROZEN, "--model.policy.pooling", "sum", "--model.policy.num_layers", NUM_LAYERS)
 SUMMED = (*GROUPS, "--model.policy.path", "{runs}/rm_sum_cut/version_0/reward_model")
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
@@ -45,9 +45,9 @@ class Probe:
     """Whether the body may end after an earlier layer."""
     export: str = REWARD_EXPORT
 
-    def make(self, name: str, model: str, fold: int) -> None:
+    def make(self, name: str, model: str, fold: Fold) -> None:
         """Solve for it."""
-        alpaca_probe.make(of_fold(fold) / name / "version_0", model, fold, self.pooling, self.cut)
+        alpaca_probe.make(fold.folder / name / "version_0", model, fold, self.pooling, self.cut)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Training:
     options: tuple[str, ...] = ()
     """`{runs}` is filled in: a run may start from another's result."""
 
-    def make(self, name: str, model: str, fold: int) -> None:
+    def make(self, name: str, model: str, fold: Fold) -> None:
         """Train."""
-        train(self.command(name, model, of_fold(fold)))
+        train(self.command(name, model, fold.folder))
 
     def command(self, name: str, model: str, runs: Path) -> list[str]:
         """Arguments of `train.py`; `runs` is the folder of a fold."""
@@ -119,17 +119,17 @@ def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:
     return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": every_n_steps, "sets": sets}}
 
 
-def folder(name: str, fold: int) -> Path:
+def folder(name: str, fold: Fold) -> Path:
     """Where the rows of a run are."""
-    return of_fold(fold) / name / "version_0"
+    return fold.folder / name / "version_0"
 
 
-def exported(name: str, fold: int) -> Path:
+def exported(name: str, fold: Fold) -> Path:
     """Where its model is; saving it is the last thing a run does."""
     return folder(name, fold) / ("reward_model" if ARMS[name].export == REWARD_EXPORT else "policy")
 
 
-def make(name: str, fold: int, model: str) -> None:
+def make(name: str, fold: Fold, model: str) -> None:
     """Make a run if it is missing; one that was cut short is made anew."""
     if not exported(name, fold).is_dir():
         shutil.rmtree(folder(name, fold), ignore_errors=True)
@@ -143,12 +143,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("arms", nargs="*", choices=[*ARMS, []], help="all by default")
     parser.add_argument("--folds", type=lambda text: [int(fold) for fold in text.split(",")], default=[0])
+    parser.add_argument("--max_tokens", type=int, default=Fold(0).max_tokens, help="of a prompt, and of an answer")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
-    write_folds(arguments.annotations, arguments.model)
-    for fold, name in itertools.product(arguments.folds, arguments.arms or ARMS):
-        make(name, fold, arguments.model)
+    write_folds(arguments.annotations, arguments.model, arguments.max_tokens)
+    for number, name in itertools.product(arguments.folds, arguments.arms or ARMS):
+        make(name, Fold(number, arguments.max_tokens), arguments.model)
 
 
 if __name__ == "__main__":

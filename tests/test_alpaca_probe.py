@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import alpaca_features
-from bench.alpaca_features import Featured, HiddenStates
+from bench.alpaca_features import Featured, HiddenStates, depths_of
 from bench.alpaca_held_out import Answers
 from bench.alpaca_probe import Choice, best, compared, minimum, solve
 from datamodules.packing import pack
@@ -22,22 +21,20 @@ from tests.tiny import write_model
 @torch.no_grad()
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize(("place", "pooling"), [(0, "last"), (1, "sum")])
-def test_features_are_what_the_heads_of_reward_models_read(
-    place: int, pooling: Pooling, num_layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alpaca_features, "EVERY", 1)
+def test_features_are_what_the_heads_of_reward_models_read(place: int, pooling: Pooling, num_layers: int, tmp_path: Path) -> None:
     model, batch = str(write_model(tmp_path / "model")), pack(make_pairs(3))
     reward = RewardModelSpec(model, pooling=pooling, num_layers=num_layers).build()
     assert isinstance(reward, LastTokenReward | TokenSumReward)
     reward.head.weight.copy_(torch.linspace(-1, 1, 16))
-    seen = HiddenStates(model)(batch)
+    seen = HiddenStates(model, [1, 2])(batch)
     assert seen.shape == (6, 2, 2, 16)
     torch.testing.assert_close(seen[:, place, num_layers - 1] @ reward.head.weight[0], reward(batch), atol=1e-5, rtol=1e-5)
 
 
-def test_depths_are_counted_from_the_last() -> None:
-    assert alpaca_features.depths_of(30) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
-    assert alpaca_features.depths_of(4) == [1, 4]
+def test_depths() -> None:
+    assert depths_of(30, cut=True) == [12, 15, 18, 21, 24]
+    assert depths_of(2, cut=True) == [1, 2]
+    assert depths_of(30, cut=False) == [30]
 
 
 def fold(seed: int) -> Featured:

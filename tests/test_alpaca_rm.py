@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench import alpaca_pairs, alpaca_results, alpaca_rm
-from bench.alpaca_pairs import BASELINE, write
+from bench.alpaca_pairs import BASELINE, Fold, all_folds, write, write_folds
 from bench.alpaca_results import Pairs, interval, lines, together
 from tests.tiny import write_model
 
@@ -48,27 +48,38 @@ def test_prompts_are_held_out_whole_and_answers_have_the_score_they_won(
     annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alpaca_pairs, "GROUP", 3)
-    write(annotation_file, str(write_model(tmp_path / "model")), tmp_path, fold=0)
-    train, held_out = (rows_of(tmp_path / f"{side}_groups.jsonl") for side in ("train", "held_out"))
+    monkeypatch.setattr(alpaca_pairs, "RUNS", tmp_path / "runs")
+    write(annotation_file, str(write_model(tmp_path / "model")), Fold(0))
+    train, held_out = (rows_of(Fold(0).folder / f"{side}_groups.jsonl") for side in ("train", "held_out"))
     assert (len({row["prompt"] for row in train}), len(held_out)) == (8, 2)
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
     assert all(row["scores"] == [0, 1, 1, -1] for row in held_out)
     # A long group is cut, and every part has the baseline's answer.
     assert [row["scores"] for row in train] == [[0, 1, 1], [0, -1]] * 8
-    pairs = rows_of(tmp_path / "train_pairs.jsonl")
+    pairs = rows_of(Fold(0).folder / "train_pairs.jsonl")
     assert len(pairs) == 24
     assert {(pair["chosen"], pair["rejected"]) for pair in pairs} >= {("w9 w9 w9", "w2 w3"), ("w2 w3", "w3")}
 
 
-def test_every_prompt_is_held_out_in_one_fold(annotation_file: Path, tmp_path: Path) -> None:
-    model = str(write_model(tmp_path / "model"))
+def test_every_prompt_is_held_out_in_one_fold(annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alpaca_pairs, "RUNS", tmp_path / "runs")
+    write_folds(annotation_file, str(write_model(tmp_path / "model")), max_tokens=96)
     held_out = []
-    for fold in range(alpaca_pairs.FOLDS):
-        write(annotation_file, model, tmp_path / str(fold), fold)
-        train, held = (rows_of(tmp_path / str(fold) / f"{side}_groups.jsonl") for side in ("train", "held_out"))
+    for fold in all_folds(96):
+        train, held = (rows_of(fold.folder / f"{side}_groups.jsonl") for side in ("train", "held_out"))
         assert len({row["prompt"] for row in [*train, *held]}) == 10
         held_out += [row["prompt"] for row in held]
     assert len(held_out) == len(set(held_out)) == 10
+
+
+def test_longer_answers_are_kept_where_that_is_asked_for(
+    annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alpaca_pairs, "RUNS", tmp_path / "runs")
+    write_folds(annotation_file, str(write_model(tmp_path / "model")), max_tokens=200)
+    held_out = [row["prompt"] for fold in all_folds(200) for row in rows_of(fold.folder / "held_out_groups.jsonl")]
+    assert len(held_out) == 11
+    assert "w20" in held_out
 
 
 FOLD = Pairs(
@@ -133,5 +144,5 @@ def test_every_run_and_the_table(
     assert {arms["rm_groups"].title, arms["rm_pairs"].title, "longer wins"} <= set(table)
     # Of the three pairs of a prompt the longer is better in two (w9 w9 w9, and w2 w3 over w3), and one has equal lengths.
     assert table["longer wins"][3].strip() == "0.833 (0.833 to 0.833)"
-    assert (runs / "fold0" / "rm_sum_cut" / "version_0" / "choice.json").exists()
+    assert (runs / "96" / "fold0" / "rm_sum_cut" / "version_0" / "choice.json").exists()
     assert (table[arms["rm_pairs"].title][2].strip(), table[arms["rm_groups"].title][2].strip()) == ("12 of 4", "6 of 2")
