@@ -5,7 +5,7 @@ For a fold the head minimises, over the prompts of the other folds,
     mean over prompts, mean over pairs that differ in score, of -log sigma(w (h+ - h-))  +  ridge / 2 |w|^2
 
 with features h of unit variance (`bench/alpaca_features.py`). Depth and ridge are those whose heads, each without one more fold,
-order that fold's pairs best; the held-out fold decides nothing.
+order that fold's pairs best, the held-out fold deciding nothing; or they are given.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Choice:
     ridge: float
 
 
-def make(run: Path, model: str, fold: Fold, pooling: Pooling, cut: bool) -> None:
+def make(run: Path, model: str, fold: Fold, pooling: Pooling, cut: bool, given: Choice | None) -> None:
     """Write a reward model with the fold's head, what was chosen for it, and its rewards of the fold's answers."""
     every = {each: featured(model, pooling, cut, each) for each in all_folds(fold.max_tokens)}
     others = [each for number, each in every.items() if number != fold]
-    choice = best(others)
+    choice = given or best(others)
     head = solve(others, choice)
     reward = RewardModelSpec(model, pooling=pooling, num_layers=choice.num_layers).build()
     assert isinstance(reward, LastTokenReward | TokenSumReward), "a pooling is of a scalar head"

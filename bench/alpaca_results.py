@@ -1,4 +1,4 @@
-"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL [--max_tokens 96]`.
+"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL`.
 
 After `python -m bench.alpaca_rm ...`; prints a table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's,
 to a prompt that was not trained on; a tie counts 1/2. An arm is read on all folds that have it, each by the model that was trained
@@ -77,13 +77,14 @@ def rewards(model: str, fold: Fold) -> dict[str, Floats]:
     return found
 
 
-def pairs(model: str, fold: Fold) -> Pairs:
-    """Every answer with its prompt's baseline."""
+def pairs(model: str, fold: Fold, longer_than: int = 0) -> Pairs:
+    """Every answer with its prompt's baseline, where one of the two has more tokens than that."""
     of, of_answers = answers(model, fold), rewards(model, fold)
     others, baseline = of.against_baseline
-    length = of_answers[RULE]
-    ratios = np.maximum(length[others], length[baseline]) / np.minimum(length[others], length[baseline])
-    return Pairs(of.prompts[others], {name: of.margins(values) for name, values in of_answers.items()}, ratios)
+    shorter, longer = np.sort([of_answers[RULE][others], of_answers[RULE][baseline]], axis=0)
+    where = longer > longer_than
+    margins = {name: of.margins(values)[where] for name, values in of_answers.items()}
+    return Pairs(of.prompts[others][where], margins, (longer / shorter)[where])
 
 
 def together(folds: Sequence[Pairs], name: str) -> Pairs:
@@ -99,6 +100,7 @@ def together(folds: Sequence[Pairs], name: str) -> Pairs:
 
 def interval(values: Floats, prompts: NDArray[np.int64]) -> str:
     """Mean and its 95% range, prompts drawn anew."""
+    prompts = np.unique(prompts, return_inverse=True)[1]
     sums = np.bincount(prompts, values, minlength=prompts.max() + 1)
     counts = np.bincount(prompts, minlength=prompts.max() + 1)
     drawn = np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))
@@ -126,10 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--max_tokens", type=int, default=Fold(0).max_tokens, help="as bench.alpaca_rm had it")
+    parser.add_argument("--longer_than", type=int, default=0, help="leave pairs of two answers of up to so many tokens out")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     made = [fold for fold in all_folds(arguments.max_tokens) if any(exported(name, fold).is_dir() for name in ARMS)]
-    folds = [pairs(arguments.model, fold) for fold in made]
+    folds = [pairs(arguments.model, fold, arguments.longer_than) for fold in made]
     held = together(folds, RULE)
     margins = held.margins[RULE]
     print(f"{len(margins)} pairs, {len(np.unique(held.prompts))} prompts. Longer is better in {(margins > 0).sum()}, ", end="")

@@ -20,6 +20,7 @@ from typing import Any
 
 from bench import alpaca_probe
 from bench.alpaca_pairs import Fold, write_folds
+from bench.alpaca_probe import Choice
 from bench.rm_dpo_twins import pairs_in
 from lightning_modules.models.reward_model import Pooling
 from train import main as train
@@ -27,10 +28,9 @@ from train import main as train
 GROUPS = ("--data.format", "datamodules.sources.scored.ScoredResponses", "--data.format.as_chat", "true")
 FROZEN = (*GROUPS, "--model.policy.freeze_body", "true")
 TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model")
-NUM_LAYERS = "18"
-"""Of 30: the middle of what the folds choose (`rm_sum_cut`)."""
-SUM_HEAD = (*FROZEN, "--model.policy.pooling", "sum", "--model.policy.num_layers", NUM_LAYERS)
-SUMMED = (*GROUPS, "--model.policy.path", "{runs}/rm_sum_cut/version_0/reward_model")
+NUM_LAYERS = 18
+"""Of 30: the middle of what the folds of short answers choose (`rm_sum_cut`)."""
+SUM_HEAD = (*FROZEN, "--model.policy.pooling", "sum", "--model.policy.num_layers", str(NUM_LAYERS))
 REWARD_EXPORT = "callbacks.reward_export.RewardExport"
 POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
 
@@ -43,11 +43,13 @@ class Probe:
     pooling: Pooling = "last"
     cut: bool = False
     """Whether the body may end after an earlier layer."""
+    choice: Choice | None = None
+    """Depth and ridge, or what the other folds find best."""
     export: str = REWARD_EXPORT
 
     def make(self, name: str, model: str, fold: Fold) -> None:
         """Solve for it."""
-        alpaca_probe.make(fold.folder / name / "version_0", model, fold, self.pooling, self.cut)
+        alpaca_probe.make(fold.folder / name / "version_0", model, fold, self.pooling, self.cut, self.choice)
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ ARMS: Mapping[str, Probe | Training] = {
     "rm_probe_cut": Probe("head solved, body cut: last token", cut=True),
     "rm_sum": Probe("head solved: sum over tokens", "sum"),
     "rm_sum_cut": Probe("head solved, body cut: sum over tokens", "sum", cut=True),
+    "rm_sum_fixed": Probe("head solved: sum over tokens, 18 layers, ridge 1", "sum", cut=True, choice=Choice(NUM_LAYERS, 1.0)),
     "rm_sum_head": groups("head trained: sum over tokens, 18 layers (192 steps, 1e-5)", 192, "1e-5", SUM_HEAD),
-    "rm_sum_body": groups("solved head of the sum, then the cut body (48 steps, 2e-5)", 48, "2e-5", SUMMED),
     "rm_groups": groups("head and body at once: last token", 64, "5e-5", GROUPS),
     "rm_pairs": Training("reward model: 384 pairs", "smollm2_alpaca_rm", "train_pairs.jsonl", 16, 24, "5e-5", REWARD_EXPORT),
     "dpo_pairs": Training("DPO: the same 384 pairs", "smollm2_alpaca_dpo", "train_pairs.jsonl", 16, 24, "2e-5", POLICY_EXPORT),

@@ -117,9 +117,11 @@ def test_the_range_is_wide_where_prompts_differ_and_pairs_of_a_prompt_do_not() -
     assert interval(values, np.tile(np.arange(50), 2)).startswith("0.500 (0.5")
 
 
-def small(arm: alpaca_rm.Training) -> alpaca_rm.Training:
+def small(arm: alpaca_rm.Probe | alpaca_rm.Training) -> alpaca_rm.Probe | alpaca_rm.Training:
     """Of eight steps, for a body of two layers."""
-    options = tuple("1" if option == alpaca_rm.NUM_LAYERS else option for option in arm.options)
+    if isinstance(arm, alpaca_rm.Probe):
+        return replace(arm, choice=arm.choice and replace(arm.choice, num_layers=1))
+    options = tuple("1" if option == str(alpaca_rm.NUM_LAYERS) else option for option in arm.options)
     return replace(arm, steps=8, batch_size=2, options=options)
 
 
@@ -127,7 +129,7 @@ def test_every_run_and_the_table(
     annotation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, runs = str(write_model(tmp_path / "model")), tmp_path / "runs"
-    arms = {name: small(arm) if isinstance(arm, alpaca_rm.Training) else arm for name, arm in alpaca_rm.ARMS.items()}
+    arms = {name: small(arm) for name, arm in alpaca_rm.ARMS.items()}
     monkeypatch.setattr(alpaca_pairs, "RUNS", runs)
     for module in (alpaca_rm, alpaca_results):
         monkeypatch.setattr(module, "ARMS", arms)
@@ -145,4 +147,8 @@ def test_every_run_and_the_table(
     # Of the three pairs of a prompt the longer is better in two (w9 w9 w9, and w2 w3 over w3), and one has equal lengths.
     assert table["longer wins"][3].strip() == "0.833 (0.833 to 0.833)"
     assert (runs / "96" / "fold0" / "rm_sum_cut" / "version_0" / "choice.json").exists()
+    # Where an answer has three tokens with its end, w9 w9 w9 and no other is longer.
+    monkeypatch.setattr(sys, "argv", ["alpaca_results", model, "--longer_than", "3"])
+    alpaca_results.main()
+    assert capsys.readouterr().out.startswith("4 pairs, 4 prompts. Longer is better in 4,")
     assert (table[arms["rm_pairs"].title][2].strip(), table[arms["rm_groups"].title][2].strip()) == ("12 of 4", "6 of 2")
