@@ -43,7 +43,7 @@ class Choice:
 def make(run: Path, model: str, fold: Fold, pooling: Pooling, cut: bool, given: Choice | None) -> None:
     """Write a reward model with the fold's head, what was chosen for it, and its rewards of the fold's answers."""
     every = {each: featured(model, pooling, cut, each) for each in all_folds(fold.max_tokens)}
-    others = [each for number, each in every.items() if number != fold]
+    others = [of_other for other, of_other in every.items() if other != fold]
     choice = given or best(others)
     head = solve(others, choice)
     reward = RewardModelSpec(model, pooling=pooling, num_layers=choice.num_layers).build()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, sum_by_sequence
@@ -125,6 +125,13 @@ class LikelihoodReward(RewardModel):
         self.policy.save(folder)
 
 
+def _trained_pooling(config: PreTrainedConfig) -> Pooling | None:
+    """Where the head of a saved model is read; None of a causal LM, which has none."""
+    classifier = any("SequenceClassification" in name for name in config.architectures or [])
+    pooling: Pooling | None = getattr(config, POOLING_ENTRY, "last" if classifier else None)
+    return pooling
+
+
 HEADS: Mapping[Pooling, type[LastTokenReward | TokenSumReward]] = {"last": LastTokenReward, "sum": TokenSumReward}
 
 
@@ -165,7 +172,7 @@ class RewardModelSpec:
             return self._likelihood(scale, per_token)
         if self.per_token:
             raise ValueError(f"expected a likelihood to take per token, got a scalar head in {self.path}. Set per_token: null.")
-        return self._head(getattr(saved, POOLING_ENTRY, None))
+        return self._head(_trained_pooling(saved))
 
     def _head(self, trained: Pooling | None) -> LastTokenReward | TokenSumReward:
         if trained is not None and self.pooling not in (None, trained):

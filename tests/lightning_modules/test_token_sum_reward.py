@@ -93,9 +93,12 @@ def test_the_head_alone_is_trained_over_a_frozen_body(model: Path) -> None:
 
 
 def test_a_trained_head_is_not_read_otherwise(model: Path, tmp_path: Path) -> None:
-    summed(model).save(tmp_path / "reward_model")
-    with pytest.raises(ValueError, match=r"expected pooling: sum, as .*reward_model was trained, got last"):
-        RewardModelSpec(str(tmp_path / "reward_model"), pooling="last").build()
+    summed(model).save(tmp_path / "sum")
+    RewardModelSpec(str(model)).build().save(tmp_path / "last")
+    with pytest.raises(ValueError, match=r"expected pooling: sum, as .*sum was trained, got last"):
+        RewardModelSpec(str(tmp_path / "sum"), pooling="last").build()
+    with pytest.raises(ValueError, match=r"expected pooling: last, as .*last was trained, got sum"):
+        RewardModelSpec(str(tmp_path / "last"), pooling="sum").build()
 
 
 def test_the_judge_reads_last_tokens_and_refuses_it(model: Path, tmp_path: Path) -> None:
