@@ -19,16 +19,20 @@ from torch.optim import AdamW
 from callbacks.degradation import DegradationMonitor
 from callbacks.dispersion import DispersionMonitor
 from callbacks.likelihood import LikelihoodMonitor
+from callbacks.reward_monitor import RewardMonitor
 from callbacks.softmax_gradient import SoftmaxGradientMonitor
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
+from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.reward import RewardModule
 from tests.lightning_modules.models.architectures import config, make_batch
 from tests.lightning_modules.ppo import rig
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
 from tests.pretend_device import DEVICE, pretend_device
+from tests.tiny import write_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -104,6 +108,24 @@ def test_training_with_the_monitors_gives_the_numbers_of_the_host(kind: str, tmp
     host, there = rows_of(tmp_path / "host"), rows_of(tmp_path / "there")
     assert len(host) > 20
     assert there == [pytest.approx(row, rel=1e-3, abs=1e-5, nan_ok=True) for row in host]
+
+
+def reward_weights(folder: Path, spec: RewardModelSpec, **options: Any) -> list[Tensor]:
+    """Weights of a reward model after a few steps, with its monitor."""
+    module = RewardModule(spec, partial(AdamW, lr=1e-2))
+    data = InMemoryPairs(make_pairs(4), [[0, 1], [2, 3]] * 4, 1)
+    rig.fit(folder, module, data, [RewardMonitor(every_n_steps=1)], **options)
+    return [parameter.detach().cpu().clone() for parameter in module.reward_model.parameters()]
+
+
+@pytest.mark.parametrize("options", [{"pooling": "last"}, {"pooling": "sum", "num_layers": 1}, {"likelihood_scale": 1.0}])
+def test_a_reward_model_learns_what_it_learns_on_the_host(options: dict[str, Any], tmp_path: Path) -> None:
+    spec = RewardModelSpec(str(write_model(tmp_path / "model")), **options)
+    expected = reward_weights(tmp_path / "host", spec)
+    with pretend_device(), patch.object(CPUAccelerator, "setup_device"):
+        weights = reward_weights(tmp_path / "there", spec, strategy=SingleDeviceStrategy(device=DEVICE))
+    torch.testing.assert_close(weights, expected)
+    assert any((weight != start).any() for weight, start in zip(weights, spec.build().parameters(), strict=True))
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
