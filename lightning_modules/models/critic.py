@@ -12,6 +12,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.policy import Policy
+from lightning_modules.models.reward_model import POOLING_ENTRY
 from lightning_modules.models.scalar import ScalarModel, load_scalar, scalar_over
 from lightning_modules.token_stats import TokenStats
 
@@ -81,7 +82,8 @@ class OwnBody(CriticSpec):
     """A critic with a body of its own."""
 
     path: str | None = None
-    """Where its weights start: a reward model (with its head) or a causal LM; a copy of the policy by default."""
+    """Where its weights start: a reward model (with its head, unless that is read at every token) or a causal LM; a copy of the
+    policy by default."""
 
     @override
     def build(self, policy: Policy) -> OwnBodyCritic:
@@ -92,6 +94,9 @@ class OwnBody(CriticSpec):
         """
         if self.path is not None:
             model = load_scalar(self.path)
+            if getattr(model.model.config, POOLING_ENTRY, "last") != "last":
+                # What is added up over the tokens to a reward says nothing of what is still to come.
+                nn.init.zeros_(model.head.weight)
         elif isinstance(policy, CausalLMPolicy):
             model = scalar_over(policy.model.get_decoder())
         else:

@@ -10,12 +10,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.scalar import ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
@@ -62,7 +63,8 @@ class TokenSumReward(ScalarModel, RewardModel):
     """r(x, y) = sum_t w h_t: the scalars of all tokens of a completion, end of sequence included, added up.
 
     What holds for the whole answer (its length, its tone, that it goes wrong somewhere) is a sum over its tokens, which the head of
-    a last token can use only where the body has put it there; a frozen or hardly trained one has not.
+    a last token can use only where the body has put it there; a frozen or hardly trained one has not. Unbounded, and large where
+    answers are long; of our own, measured in docs/results/rlhf/alpaca.md.
 
     Args:
         model: with one linear layer `score` over its body.
@@ -140,12 +142,14 @@ class RewardModelSpec:
     """A recipe for a reward model.
 
     Raises:
-        ValueError: if the scale is not positive; at `build`, if the body of a likelihood is to be frozen, which has no other part,
-            a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to be pooled or cut.
+        ValueError: if the scale is not positive; at `build`, if there is no such model, the body of a likelihood is to be frozen,
+            which has no other part, a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to
+            be pooled or cut.
     """
 
     path: str
-    """Folder or hub name: a causal LM (an SFT run's policy), whose body goes on under a new head of zeros, or a reward model."""
+    """Folder, hub name or `.gguf` file: a causal LM (an SFT run's policy), whose body goes on under a new head of zeros, or a
+    reward model."""
     freeze_body: bool = False
     """Train the head alone."""
     likelihood_scale: float | None = None
@@ -165,7 +169,7 @@ class RewardModelSpec:
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""
-        saved = None if self.likelihood_scale else AutoConfig.from_pretrained(self.path)
+        saved = config_at(weights_at(self.path))
         scale = self.likelihood_scale or getattr(saved, SCALE_ENTRY, None)
         if scale is not None:
             per_token = getattr(saved, PER_TOKEN_ENTRY, False) if self.per_token is None else self.per_token

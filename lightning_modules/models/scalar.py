@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.weights import fingerprint, save_model
 
@@ -76,17 +76,17 @@ class ScalarModel(nn.Module):
 
 
 def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
-    """Body, and head where the folder has one, from a hub name or a folder; a new head is zero: it says 0 of everything.
+    """Body, and head where there is one, from a hub name, a folder or a `.gguf` file; a new head is zero: it says 0 of everything.
 
     Args:
         path: of a causal LM (an SFT run's policy) or of a sequence classifier with one output (a reward model).
         num_layers: of the body, the first ones, which the last norm then follows; all by default.
 
     Raises:
-        ValueError: if the body has fewer layers, or weights are missing.
+        ValueError: if there is no such model, the body has fewer layers, or weights are missing.
     """
-    config = AutoConfig.from_pretrained(path)
-    _without_dropout(config)
+    path = weights_at(path)
+    config = config_at(path)
     if num_layers is not None:
         _keep_layers(config, num_layers)
     config.num_labels = 1
@@ -114,7 +114,7 @@ def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
     return scalar
 
 
-def _keep_layers(config: Any, number: int) -> None:  # noqa: ANN401 - every architecture has a class of its own
+def _keep_layers(config: PreTrainedConfig, number: int) -> None:
     if not 1 <= number <= config.num_hidden_layers:
         raise ValueError(
             f"expected num_layers from 1 to the body's {config.num_hidden_layers}, got {number}. Choose fewer, or null."
@@ -123,9 +123,3 @@ def _keep_layers(config: Any, number: int) -> None:  # noqa: ANN401 - every arch
     # Architectures that mix kinds of attention say for each layer which it has.
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:number]
-
-
-def _without_dropout(config: Any) -> None:  # noqa: ANN401 - every architecture has a class of its own
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
-            setattr(config, name, 0.0)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
-from lightning_modules.models.gguf import converted_folder
 from lightning_modules.models.layout_check import check_log_probs
 from lightning_modules.models.lora import LoraSpec, add_adapters
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.models.pretrained import CACHE, config_at, weights_at, without_dropout
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -79,7 +79,7 @@ class PretrainedPolicy(CausalLMSpec):
     """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    cache_dir: str = ".cache/prefscope"
+    cache_dir: str = CACHE
     """Where converted GGUF files are kept."""
 
     def load(self) -> PreTrainedModel:
@@ -89,8 +89,8 @@ class PretrainedPolicy(CausalLMSpec):
             ValueError: if there is no such model, or some weights are missing, which transformers would replace by random
                 ones with a warning.
         """
-        path = converted_folder(self.path, self.cache_dir) if self.path.endswith(".gguf") else self.path
-        config = _without_dropout(self._config(path))
+        path = weights_at(self.path, self.cache_dir)
+        config = config_at(path, self.revision)
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -107,16 +107,6 @@ class PretrainedPolicy(CausalLMSpec):
             )
         return model
 
-    def _config(self, path: str) -> PreTrainedConfig:
-        try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=self.revision)
-        except OSError as error:
-            raise ValueError(
-                f"expected a model's folder, a .gguf file or a hub name, got {self.path!r}: no such folder is here, and the hub "
-                f"did not give it. Check `path`. ({str(error).splitlines()[0]})"
-            ) from error
-        return config
-
 
 @dataclass(frozen=True)
 class RandomPolicy(CausalLMSpec):
@@ -129,15 +119,7 @@ class RandomPolicy(CausalLMSpec):
 
     def load(self) -> PreTrainedModel:
         """Initialise the weights."""
-        config = _without_dropout(AutoConfig.for_model(**self.config))
+        config = without_dropout(AutoConfig.for_model(**self.config))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
-
-
-def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Every probability of dropping something at 0, whatever the architecture calls it."""
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or "pdrop" in name or "layerdrop" in name) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config

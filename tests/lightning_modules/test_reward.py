@@ -131,6 +131,11 @@ def test_a_new_head_says_nothing_and_an_old_one_is_kept(model: Path, trained: Pa
     assert [name for name, parameter in frozen.named_parameters() if parameter.requires_grad] == ["model.score.weight"]
 
 
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a model's folder, a .gguf file or a hub name, got .*nothing"):
+        RewardModelSpec(str(tmp_path / "nothing")).build()
+
+
 def config(folder: Path, model: Path, **options: Any) -> Path:
     module = {
         "class_path": "lightning_modules.reward.RewardModule",

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from judges.reward_model import RewardModelJudge
+from lightning_modules.models.critic import OwnBody
 from lightning_modules.models.reward_model import LastTokenReward, RewardModelSpec, TokenSumReward, completion_rows
 from lightning_modules.models.specs import RandomPolicy
 from tests import tiny
@@ -106,6 +107,15 @@ def test_the_judge_reads_last_tokens_and_refuses_it(model: Path, tmp_path: Path)
     AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "reward_model")
     with pytest.raises(ValueError, match="expected a reward model that is read at the last token"):
         RewardModelJudge(str(tmp_path / "reward_model")).judge("w1", "w2")
+
+
+@torch.no_grad()
+def test_a_critic_takes_its_body_under_a_new_head(model: Path, tmp_path: Path) -> None:
+    """What adds up to a reward is no value."""
+    summed(model, num_layers=1).save(tmp_path / "reward_model")
+    critic = OwnBody(str(tmp_path / "reward_model")).build(RandomPolicy(**tiny.POLICY["init_args"]).build())
+    assert len(critic.model.model.base_model.layers) == 1
+    assert critic(pack(make_pairs(3)), None).abs().max() == 0
 
 
 @pytest.mark.parametrize("num_layers", [0, 3])

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from lightning_modules.models import gguf as conversion
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.reward_model import LastTokenReward, RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch
 
@@ -146,3 +147,18 @@ def test_a_failed_conversion_leaves_nothing(file: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache" / "gguf").iterdir())
     with pytest.raises(FileNotFoundError, match="Check `path`"):
         conversion.converted_folder(str(tmp_path / "nowhere.gguf"), str(tmp_path))
+
+
+@torch.no_grad()
+def test_a_reward_model_starts_from_the_same_body(
+    file: Path, original: CausalLMPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward = RewardModelSpec(str(file)).build()
+    assert isinstance(reward, LastTokenReward)
+    reward.head.weight.fill_(1.0)
+    original.model.save_pretrained(tmp_path / "folder")
+    same = RewardModelSpec(str(tmp_path / "folder")).build()
+    assert isinstance(same, LastTokenReward)
+    same.head.weight.fill_(1.0)
+    torch.testing.assert_close(reward(make_batch()), same(make_batch()))
