@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, Role
+from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import PromptStore
@@ -30,9 +31,10 @@ MAX_ROLLOUTS = 8
 class OnPolicyPreferenceModule(PreferenceModule):
     """Any preference loss on pairs that the policy makes itself, step by step (online DPO, arXiv 2402.04792, with a judge).
 
-    A batch of the loader is a tick and holds nothing: when one comes, the policy answers the next prompts. Of each prompt the best
-    answer is the chosen one and the worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are
-    those of `PreferenceModule`.
+    A batch of the loader is a tick and holds nothing: when the first one of a step comes, the policy answers the prompts of all
+    its microbatches, so that each pair weighs what it would in one batch. Of each prompt the best answer is the chosen one and the
+    worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are those of `PreferenceModule`. A
+    reference is built and asked if the loss or a source of reward reads it.
 
     Args:
         policy: recipe of the model to train.
@@ -64,12 +66,14 @@ class OnPolicyPreferenceModule(PreferenceModule):
         self._sources = rewards
         self._frozen = FrozenPolicy(reference or policy)
         self._number = 0
+        self._due: deque[tuple[list[Example], StepShare]] = deque()
 
     @override
     def on_fit_start(self) -> None:
         self.policy.train()
         require_one_process(self.trainer.world_size)
-        self._frozen.use(self.trainer.precision_plugin)
+        if self.loss.needs_reference or self._sources_need_reference:
+            self._frozen.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)
 
@@ -78,15 +82,12 @@ class OnPolicyPreferenceModule(PreferenceModule):
         """A tick of the training loader becomes a batch of fresh pairs; other batches stay what they are."""
         if not self.trainer.training:
             return batch
-        for _ in range(MAX_ROLLOUTS):
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                examples = self._pairs()
-                if examples:
-                    return self._with_reference(pack(examples).to(self.device))
-        raise ValueError(
-            f"expected answers that a judge tells apart, got none to {MAX_ROLLOUTS} rollouts of prompts. Lower min_gap, draw more "
-            "samples of each prompt, or look at the rewards."
-        )
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            if not self._due:
+                self._due.extend(self._next_step())
+            examples, share = self._due.popleft()
+            pairs = pack(examples, share=share).to(self.device)
+            return self._with_reference(pairs) if self.loss.needs_reference else pairs
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -102,11 +103,33 @@ class OnPolicyPreferenceModule(PreferenceModule):
     def _store(self) -> PromptStore:
         return cast(PromptStore, self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @property
+    def _sources_need_reference(self) -> bool:
+        return any(source.needs_reference for source in self._sources)
+
+    def _next_step(self) -> list[tuple[list[Example], StepShare]]:
+        """The pairs of each microbatch. The share needs them all before the first one is trained on."""
+        microbatches = [self._pairs() for _ in range(self.trainer.accumulate_grad_batches)]
+        examples = [example for pairs in microbatches for example in pairs]
+        share = StepShare(len(examples), sum(example.num_targets for example in examples), len(microbatches))
+        return [(pairs, share) for pairs in microbatches]
+
     def _pairs(self) -> list[Example]:
+        for _ in range(MAX_ROLLOUTS):
+            if examples := self._rollout():
+                return examples
+        raise ValueError(
+            f"expected answers that a judge tells apart, got none to {MAX_ROLLOUTS} rollouts of prompts. Lower min_gap, draw more "
+            "samples of each prompt, or look at the rewards."
+        )
+
+    def _rollout(self) -> list[Example]:
         samples = draw(self.policy, self._store.rollout_prompts(self._number))
         self._number += 1
         batches = [batch.to(self.device) for batch in samples.batches(self.max_tokens_per_batch)]
-        total = total_rewards(self._sources, samples, [self._with_reference(batch) for batch in batches])
+        if self._sources_need_reference:
+            batches = [self._with_reference(batch) for batch in batches]
+        total = total_rewards(self._sources, samples, batches)
         self._train_means.update({"objective/scores": total.scores[total.scores.isfinite()].to(self.device)})
         examples = list(best_and_worst(samples, total.scores, self.min_gap))
         share = torch.tensor([len(examples) / len(samples.prompts)], device=self.device)

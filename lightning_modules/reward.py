@@ -95,11 +95,12 @@ class RewardModule(TrainedModule):
         better, worse = compared.pairs.unbind(1)
         gaps = None if batch.scores is None else batch.scores[better] - batch.scores[worse]
         chosen, rejected = rewards[better], rewards[worse]
-        losses = self.loss(chosen, rejected, gaps)
+        weighted = compared.weights * self.loss(chosen, rejected, gaps)
+        losses = weighted.new_zeros(batch.num_prompts).index_add(0, batch.prompt_number[better], weighted)
         scale, accumulation = batch.share.prompt_scale(), self.trainer.accumulate_grad_batches
         margins = (rewards[batch.pairs[:, 0]] - rewards[batch.pairs[:, 1]]).detach()
         output = RewardOutput(chosen, rejected, losses.detach(), compared.weights, margins, scale, accumulation)
-        return output, (compared.weights * losses).sum()
+        return output, losses.sum()
 
     def _evaluate(self, stage: str, batch: CompletionBatch) -> None:
         output, _ = self._output(batch)
@@ -118,7 +119,7 @@ class RewardModule(TrainedModule):
 
 
 def reward_metrics(output: RewardOutput) -> dict[str, Tensor]:
-    """`{name: [pairs] values}`, detached, under the names of the preference modules."""
+    """`{name: [n] values}`, detached, under the names of the preference modules: the loss of prompts, the rest of comparisons."""
     margins = output.margins()
     return {
         "loss": output.losses,

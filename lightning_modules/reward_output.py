@@ -16,7 +16,7 @@ class RewardOutput:
     rejected: Tensor
     """`[comparisons]` r-; after backward its gradient is there."""
     losses: Tensor
-    """`[comparisons]` detached, nats."""
+    """`[prompts]` detached, nats: what the step adds up, the weighted sum over each prompt's comparisons."""
     weights: Tensor
     """`[comparisons]` of each in its prompt's loss, > 0; 1 where there are pairs alone."""
     pair_margins: Tensor

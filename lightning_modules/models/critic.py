@@ -28,9 +28,6 @@ class Critic(nn.Module, ABC):
 class CriticSpec(ABC):
     """A recipe for a critic. Subclasses are frozen dataclasses, so that a config names them by `class_path`."""
 
-    reads_policy: bool = False
-    """Whether it needs the policy's hidden states."""
-
     @abstractmethod
     def build(self, policy: Policy) -> Critic:
         """A critic of the policy; every value is 0 where nothing was trained before."""
@@ -71,7 +68,7 @@ class SharedBodyCritic(Critic):
 
     @override
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
-        assert stats is not None, "the module hands over what reads_policy asks for"
+        assert stats is not None, "the module hands over what the policy computed"
         assert stats.hidden is not None, "checked when it was built"
         values: Tensor = self.head(self.body(stats.hidden.float()).tanh())
         return values.squeeze(1)
@@ -113,8 +110,6 @@ class OwnBody(CriticSpec):
 @dataclass(frozen=True)
 class SharedBody(CriticSpec):
     """A critic on the policy's body."""
-
-    reads_policy = True
 
     @override
     def build(self, policy: Policy) -> SharedBodyCritic:

@@ -48,6 +48,19 @@ def require_fitting_models(policy: Policy, reference: Policy, prompts: PromptBat
         )
 
 
+def require_whole_distribution(prompts: PromptBatch) -> None:
+    """Refuse prompts that are answered from another distribution than the policy's own: the ratios of PPO would be of two.
+
+    Raises:
+        ValueError: if temperature or top_p is not 1.
+    """
+    if (prompts.temperature, prompts.top_p) != (1, 1):
+        raise ValueError(
+            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.temperature} and {prompts.top_p}: what "
+            "is drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
+        )
+
+
 def require_one_process(world_size: int) -> None:
     """Refuse to sample on several ranks: each would draw the same, for nothing.
 

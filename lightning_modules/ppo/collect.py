@@ -22,6 +22,7 @@ from lightning_modules.ppo.rewards import RewardSource, TotalRewards, total_rewa
 from lightning_modules.ppo.rollout import Rollout, TokenTable
 from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.token_stats import TokenStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,6 @@ class Models:
     policy: Policy
     reference: FrozenPolicy
     critic: Critic | None
-    critic_reads_policy: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,9 @@ class _Scored:
     """Samples with a reward, and the per-token columns that belong to them."""
 
     samples: Samples
-    batches: tuple[CompletionBatch, ...]
+    logps: Tensor
     reference_logps: Tensor
+    values: Tensor | None
     scores: Tensor
     token_rewards: Tensor
     total: TotalRewards
@@ -87,11 +88,11 @@ class Collector:
         """
         scored = self._score(draw(self.models.policy, prompts), device)
         samples, lengths = scored.samples, scored.samples.lengths()
-        kl = self.penalty.per_token(samples.logps(), scored.reference_logps)
+        kl = self.penalty.per_token(scored.logps, scored.reference_logps)
         rewards = scored.token_rewards - coefficient * kl
         rewards[lengths.cumsum(0) - 1] += scored.scores
-        values = self._values(scored.batches)
-        greedy = self._greedy_scores(prompts, samples, device) if self.estimator.needs_greedy else None
+        values = scored.values
+        greedy = self._greedy_scores(prompts, scored, device) if self.estimator.needs_greedy else None
         advantages, returns = self.estimator(Evidence(rewards, lengths, samples.group_numbers(), values, greedy))
         metrics = self._metrics(scored, coefficient, kl, rewards)
         metrics["objective/advantage_std"] = advantages.std(correction=0).reshape(1)
@@ -99,7 +100,7 @@ class Collector:
             metrics["val/explained_var"] = explained_variance(values, returns).reshape(1)
         if self.settings.whiten_advantages:
             advantages = whiten(advantages)
-        table = TokenTable(samples.logps(), scored.reference_logps, advantages, values, returns)
+        table = TokenTable(scored.logps, scored.reference_logps, advantages, values, returns)
         rollout = Rollout(
             prompts=tuple(prompt.prompt_ids for prompt in samples.prompts),
             completions=tuple(tuple(c.token_ids for c in group) for group in samples.groups),
@@ -113,42 +114,49 @@ class Collector:
     def _score(self, samples: Samples, device: device) -> _Scored:
         batches = self._with_reference(samples, device)
         total = total_rewards(self.sources, samples, batches)
-        scores = total.scores - self.settings.missing_eos_penalty * ~samples.finished()
-        reference = _reference_of(batches)
+        scores, tokens = total.scores - self._penalties(samples), total.tokens
         is_scored = scores.isfinite()
-        if is_scored.all():
-            return _Scored(samples, batches, reference, scores, total.tokens, total)
-        of_token = is_scored.repeat_interleave(samples.lengths())
-        kept = samples.keep(is_scored)
-        # Packed anew: rows of completions that nothing is known of must not be trained on.
-        return _Scored(
-            kept, self._with_reference(kept, device), reference[of_token], scores[is_scored], total.tokens[of_token], total
-        )
+        if not is_scored.all():
+            tokens = tokens[is_scored.repeat_interleave(samples.lengths())]
+            samples, scores = samples.keep(is_scored), scores[is_scored]
+            # Packed anew: rows of completions that nothing is known of must not be trained on.
+            batches = self._with_reference(samples, device)
+        logps, values = self._own(batches)
+        return _Scored(samples, logps, _reference_of(batches), values, scores, tokens, total)
+
+    def _penalties(self, samples: Samples) -> Tensor:
+        return self.settings.missing_eos_penalty * ~samples.finished()
 
     def _with_reference(self, samples: Samples, device: device) -> tuple[CompletionBatch, ...]:
         packed = (batch.to(device) for batch in samples.batches(self.settings.max_tokens_per_batch))
         return tuple(replace(batch, reference_token_logps=self.models.reference.logps(batch)) for batch in packed)
 
-    def _values(self, batches: Sequence[CompletionBatch]) -> Tensor | None:
-        critic = self.models.critic
-        if critic is None:
-            return None
-        reads = self.models.critic_reads_policy
-        return torch.cat([critic(batch, self.models.policy(batch) if reads else None).cpu() for batch in batches])
+    def _own(self, batches: Sequence[CompletionBatch]) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and values of every token, `[K]` each, as the updates compute them.
 
-    def _greedy_scores(self, prompts: PromptBatch, samples: Samples, device: device) -> Tensor:
+        The decoder's log-probs are no old ones: in half precision they differ from the forward pass's, and the ratio of a policy
+        that has not moved would not be 1.
+        """
+        critic = self.models.critic
+        logps, values = [], []
+        for batch in batches:
+            stats: TokenStats = self.models.policy(batch)
+            logps.append(stats.logps.float().cpu())
+            if critic is not None:
+                values.append(critic(batch, stats).cpu())
+        return torch.cat(logps), torch.cat(values) if values else None
+
+    def _greedy_scores(self, prompts: PromptBatch, scored: _Scored, device: device) -> Tensor:
         """`[P]` of the prompts that are left; a greedy completion without a score counts as the mean of its prompt's."""
-        left = {prompt.prompt_ids for prompt in samples.prompts}
-        of_left = replace(prompts, prompts=tuple(prompt for prompt in prompts.prompts if prompt.prompt_ids in left))
-        greedy = draw(self.models.policy, of_left, is_greedy=True)
-        batches = self._with_reference(greedy, device)
-        total = total_rewards(self.sources, greedy, batches)
-        sequence = torch.arange(len(greedy.completions)).repeat_interleave(greedy.lengths())
-        scores = total.scores + sum_by_sequence(total.tokens, sequence, len(greedy.completions))
-        return scores.nan_to_num(float(scores.nanmean()))
+        greedy = draw(self.models.policy, replace(prompts, prompts=scored.samples.prompts), is_greedy=True)
+        total = total_rewards(self.sources, greedy, self._with_reference(greedy, device))
+        scores = _with_tokens(total.scores - self._penalties(greedy), total.tokens, greedy)
+        groups = scored.samples.group_numbers()
+        sums = torch.zeros_like(scores).index_add(0, groups, _with_tokens(scored.scores, scored.token_rewards, scored.samples))
+        return torch.where(scores.isfinite(), scores, sums / groups.bincount())
 
     def _metrics(self, scored: _Scored, coefficient: float, kl: Tensor, rewards: Tensor) -> dict[str, Tensor]:
-        samples, logps = scored.samples, scored.samples.logps()
+        samples, logps = scored.samples, scored.logps
         count = len(scored.scores)
         sequence = torch.arange(count).repeat_interleave(samples.lengths())
         per_completion = {
@@ -173,3 +181,9 @@ class Collector:
 def _reference_of(batches: Sequence[CompletionBatch]) -> Tensor:
     parts = [batch.reference_token_logps for batch in batches]
     return torch.cat([part.cpu() for part in parts if part is not None])
+
+
+def _with_tokens(scores: Tensor, tokens: Tensor, samples: Samples) -> Tensor:
+    """`[Q]` scores with the rewards of each completion's tokens."""
+    sequence = torch.arange(len(scores)).repeat_interleave(samples.lengths())
+    return scores + sum_by_sequence(tokens, sequence, len(scores))

@@ -13,12 +13,12 @@ from torch.nn import Parameter
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, StepShare
-from datamodules.prompts import PromptStore
+from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.base import BaseModule, TrainingStepOutput
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
-from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_one_process
+from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_one_process, require_whole_distribution
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
@@ -110,7 +110,7 @@ class PPOModule(BaseModule):
         self._reference.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)
-        require_fitting_models(self.policy, self._reference.policy, self._store.rollout_prompts(0))
+        require_fitting_models(self.policy, self._reference.policy, self._prompts(0))
 
     @override
     def on_train_start(self) -> None:
@@ -174,13 +174,17 @@ class PPOModule(BaseModule):
             )
         return cast(PromptStore, store)
 
+    def _prompts(self, number: int) -> PromptBatch:
+        prompts = self._store.rollout_prompts(number)
+        require_whole_distribution(prompts)
+        return prompts
+
     def _collect(self) -> None:
-        reads = self._critic_spec is not None and self._critic_spec.reads_policy
-        models = Models(self.policy, self._reference, self.critic, reads)
+        models = Models(self.policy, self._reference, self.critic)
         collector = Collector(models, self._sources, self._estimator, self.kl, self.settings)
         number = self.progress.number
         with self.trainer.precision_plugin.forward_context():
-            collected = collector.collect(self._store.rollout_prompts(number), self.progress.coefficient, self.device)
+            collected = collector.collect(self._prompts(number), self.progress.coefficient, self.device)
         self._report(collected)
         settings = self.settings
         plan = minibatch_plan(

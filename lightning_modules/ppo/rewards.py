@@ -41,6 +41,8 @@ class RewardSource(ABC):
 
     name: str
     """In the names of its metrics."""
+    needs_reference: bool = False
+    """Whether it reads the reference log-probs of the batches."""
 
     def __init__(self, weight: float = 1.0) -> None:
         if not abs(weight) < float("inf"):
@@ -57,7 +59,7 @@ class RewardSource(ABC):
 
         Args:
             samples: what was drawn.
-            batches: the same, packed, with reference log-probs.
+            batches: the same, packed, with reference log-probs if the source needs them.
         """
 
     def pair_scores(self, batch: CompletionBatch) -> Tensor | None:

@@ -48,10 +48,6 @@ class Samples:
         """`[Q]` bool: ends with the end of sequence."""
         return torch.tensor([completion.finished for completion in self.completions])
 
-    def logps(self) -> Tensor:
-        """`[K]` log-probs under the policy that drew them, nats."""
-        return torch.cat([completion.logps for completion in self.completions])
-
     def token_ids(self) -> list[list[int]]:
         """Q lists of token ids without the end of sequence; one may be empty."""
         return [list(c.token_ids[:-1] if c.finished else c.token_ids) for c in self.completions]

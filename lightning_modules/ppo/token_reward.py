@@ -28,6 +28,7 @@ class TokenReward(RewardSource):
     """
 
     name = "dpo"
+    needs_reference = True
 
     def __init__(self, policy: PolicySpec, weight: float = 0.05) -> None:
         super().__init__(weight)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from torch import tensor
+from torch.optim import SGD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from callbacks.reward_export import LAYOUT
@@ -23,6 +26,7 @@ from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
+from lightning_modules.reward import RewardModule
 from lightning_modules.reward_output import RewardOutput
 from tests import tiny
 from tests.lightning_modules.stubs import make_pairs
@@ -89,6 +93,26 @@ def test_scored_samples_are_compared_with_all_that_score_otherwise() -> None:
     # Of the first prompt: 5 > 1, 5 > 3, 5 > 1, 3 > 1, 3 > 1; of the second its pair.
     assert sorted(map(tuple, compared.pairs.tolist())) == [(0, 1), (0, 2), (0, 3), (2, 1), (2, 3), (4, 5)]
     assert compared.weights.tolist() == pytest.approx([0.2] * 5 + [1.0])
+
+
+def test_the_loss_that_is_logged_is_the_one_that_is_trained(tmp_path: Path) -> None:
+    """A prompt with six comparisons beside one with a single pair: both count as one, in training and in validation."""
+    model = tiny.write_model(tmp_path / "policy")
+    module = RewardModule(RewardModelSpec(str(model)), partial(SGD, lr=0.0))
+    module.configure_model()
+    assert isinstance(module.reward_model.head, torch.nn.Linear)
+    torch.nn.init.normal_(module.reward_model.head.weight, generator=torch.Generator().manual_seed(1))
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    batch = pack([replace(scored(3.0, 2.0), prompt_ids=(3, 9)), scored()])
+    rewards, scores = module.reward_model(batch).detach(), batch.scores
+    assert scores is not None
+    compared = [[(i, j) for i in group for j in group if scores[i] > scores[j]] for group in (range(4), range(4, 6))]
+    expected = [sum(math.log1p(math.exp(rewards[j] - rewards[i])) for i, j in pairs) / len(pairs) for pairs in compared]
+    step = module.training_step(batch, 0)
+    assert step["loss"].item() == pytest.approx(sum(expected) / 2, abs=1e-6)
+    assert module._train_means.compute()["train/loss"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+    module.validation_step(batch, 0)
+    assert module._eval_means.compute()["val/loss"] == pytest.approx(sum(expected) / 2, abs=1e-6)
 
 
 def test_probes_and_unscored_samples_are_compared_with_nothing() -> None:

@@ -132,7 +132,7 @@ def collector(sources: list[RewardSource]) -> tuple[Collector, Prompts]:
     store = Prompts()
     for source in sources:
         source.prepare(store, torch.device("cpu"))
-    models = Models(TINY.build(), FrozenPolicy(TINY), None, False)
+    models = Models(TINY.build(), FrozenPolicy(TINY), None)
     return Collector(models, sources, RLOO(), KLPenalty(0.0), PPOSettings(whiten_advantages=False)), store
 
 
