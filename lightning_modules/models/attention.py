@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -75,10 +76,23 @@ def packed_attention(
             f"expected a sliding window of at least {segments.max_key_length} tokens (prompt plus completion), got "
             f"{sliding_window}. Use `layout: padded` for this model, or shorten the sequences."
         )
+    query, key, value = in_compute_type(query, key, value)
     backend = packed.selector.choose(_case(query, softcap))
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = backend.attend(_rows(query), _rows(key), _rows(value), segments, scaling=factor, softcap=softcap)
     return output.unsqueeze(0), None
+
+
+def in_compute_type(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All three in autocast's type where it is on, and else in that of the values.
+
+    Rotary embeddings and norms of heads make float32 queries and keys of half-precision ones, and kernels want three of a kind.
+    float64 stays, as autocast leaves it.
+    """
+    device, dtype = value.device.type, value.dtype
+    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class TokenSumReward(ScalarModel, RewardModel):
 
     Args:
         model: with one linear layer `score` over its body.
-        attention: chooses the backend; segment by segment by default.
+        attention: chooses the backend; the fastest that works by default.
     """
 
     def __init__(self, model: PreTrainedModel, attention: BackendSelector | None = None) -> None:

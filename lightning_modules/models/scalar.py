@@ -25,7 +25,7 @@ class ScalarModel(nn.Module):
 
     Args:
         model: with a body that attends through transformers' attention interface and one linear layer `score` over it.
-        attention: chooses the backend; segment by segment by default.
+        attention: chooses the backend; the fastest that works by default.
 
     Raises:
         ValueError: if the model has another number of outputs, another head, or cannot be packed.
@@ -42,7 +42,7 @@ class ScalarModel(nn.Module):
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
         self.model = model
-        self.attention = attention or BackendSelector("sdpa", announce=False)
+        self.attention = attention or BackendSelector()
 
     @property
     def head(self) -> nn.Linear:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +45,15 @@ class AttentionCase:
     dtype: torch.dtype
     head_dim: int
     softcap: bool
+
+
+class Refusal(NamedTuple):
+    """Why a backend does not serve a case."""
+
+    reason: str
+    """In a few words."""
+    lasting: bool = True
+    """Whether it will hold: an error may have come from a full device."""
 
 
 @dataclass(frozen=True)

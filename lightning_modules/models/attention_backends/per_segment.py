@@ -37,6 +37,9 @@ def _attend_group(
     q: Tensor, k: Tensor, v: Tensor, group: SegmentGroup, grouping: SegmentGrouping, scaling: float, softcap: float | None
 ) -> Tensor:
     """`[G * Lq, Hq, D]` from `[G, heads, L, D]`."""
+    if softcap is not None or k.device.type != "cpu":
+        # On an accelerator a mask beside fewer key heads leaves only kernels that form all scores.
+        k, v = (rows.repeat_interleave(q.shape[1] // rows.shape[1], dim=1) for rows in (k, v))
     gqa = q.shape[1] != k.shape[1]
     if softcap is not None:
         output = _capped_attention(q, k, v, grouping.mask(group), scaling, softcap)
@@ -50,9 +53,7 @@ def _attend_group(
 
 
 def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float) -> Tensor:
-    """Attention with soft-capped scores (Gemma 2, arXiv 2408.00118 section 2), which SDPA has no option for."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (rows.repeat_interleave(groups, dim=1) for rows in (key, value))
+    """Attention of equally many heads with soft-capped scores (Gemma 2, arXiv 2408.00118 section 2), which SDPA cannot cap."""
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scaling / softcap))
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weights.to(value.dtype) @ value

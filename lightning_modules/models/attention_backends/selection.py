@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
+from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase, Refusal
 from lightning_modules.models.attention_backends.flash_attention_2 import FLASH_ATTENTION_2
 from lightning_modules.models.attention_backends.flash_attention_4 import FLASH_ATTENTION_4
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
@@ -18,7 +20,17 @@ BACKENDS = (FLASH_ATTENTION_4, TORCH_VARLEN, FLASH_ATTENTION_2, PER_SEGMENT)
 ON_REQUEST_ONLY = frozenset({FLASH_ATTENTION_4.name})
 """Backends that "auto" passes over: betas, which may compile for minutes."""
 
+RETRY_AFTER = 1000
+"""Uses of a choice (one a layer) after which backends are asked again whose self-test ended in an error."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Choice:
+    backend: AttentionBackend
+    uses_left: float
+    """Infinite where nothing can change."""
 
 
 class BackendSelector:
@@ -43,7 +55,7 @@ class BackendSelector:
                 f"Install it with: {by_name[requested].install}"
             )
         self._requested, self._backends, self._announce = requested, tuple(backends), announce
-        self._chosen: dict[AttentionCase, AttentionBackend] = {}
+        self._choices: dict[AttentionCase, _Choice] = {}
 
     def choose(self, case: AttentionCase) -> AttentionBackend:
         """The backend for `case`.
@@ -51,32 +63,40 @@ class BackendSelector:
         Raises:
             ValueError: if a backend was asked for by name and cannot serve the case.
         """
-        if case not in self._chosen:
-            self._chosen[case] = self._choose_by_name(case) if self._requested != "auto" else self._choose_fastest(case)
-        return self._chosen[case]
+        choice = self._choices.get(case)
+        if choice is None or not choice.uses_left:
+            choice = self._choices[case] = self._choose_by_name(case) if self._requested != "auto" else self._choose_fastest(case)
+        choice.uses_left -= 1
+        return choice.backend
 
-    def _choose_by_name(self, case: AttentionCase) -> AttentionBackend:
+    def _choose_by_name(self, case: AttentionCase) -> _Choice:
         backend = next(backend for backend in self._backends if backend.name == self._requested)
-        if reason := _obstacle(backend, case):
+        if refusal := _refusal(backend, case):
             raise ValueError(
-                f"expected attention backend {backend.name} to work for {_describe(case)}, but it {reason}. Use `attention: auto`."
+                f"expected attention backend {backend.name} to work for {_describe(case)}, but it {refusal.reason}. "
+                "Use `attention: auto`."
             )
         self._say(backend, case, "asked for by name")
-        return backend
+        return _Choice(backend, math.inf)
 
-    def _choose_fastest(self, case: AttentionCase) -> AttentionBackend:
+    def _choose_fastest(self, case: AttentionCase) -> _Choice:
         passed_over: list[str] = []
+        uses = math.inf
         for backend in self._backends:
             if backend.name in ON_REQUEST_ONLY:
                 continue
-            if reason := _obstacle(backend, case):
-                passed_over.append(f"{backend.name} {reason}")
+            if refusal := _refusal(backend, case):
+                passed_over.append(f"{backend.name} {refusal.reason}")
+                uses = uses if refusal.lasting else RETRY_AFTER
                 continue
             self._say(backend, case, "; ".join(passed_over) or "the fastest there is")
-            return backend
+            return _Choice(backend, uses)
         raise AssertionError("the last backend serves every case")
 
     def _say(self, backend: AttentionBackend, case: AttentionCase, reason: str) -> None:
+        before = self._choices.get(case)
+        if before is not None and before.backend is backend:
+            return
         faster = self._backends[: self._backends.index(backend)]
         hints = [f"{b.name}: {b.install}" for b in faster if not b.installed and b.obstacle(case) is None]
         hint = f" Faster, once installed: {'; '.join(hints)}" if hints else ""
@@ -84,13 +104,12 @@ class BackendSelector:
             _log.info("Packed attention for %s: %s (%s).%s", _describe(case), backend.name, reason, hint)
 
 
-def _obstacle(backend: AttentionBackend, case: AttentionCase) -> str | None:
-    reason = backend.obstacle(case)
-    if reason is None and not backend.installed:
-        reason = "is not installed"
-    if reason is None and backend is not PER_SEGMENT:
-        reason = failure(backend, case)
-    return reason
+def _refusal(backend: AttentionBackend, case: AttentionCase) -> Refusal | None:
+    if reason := backend.obstacle(case):
+        return Refusal(reason)
+    if not backend.installed:
+        return Refusal("is not installed")
+    return None if backend is PER_SEGMENT else failure(backend, case)
 
 
 def _describe(case: AttentionCase) -> str:

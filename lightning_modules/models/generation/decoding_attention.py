@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lightning_modules.models.attention import PackedCall, packed_attention
+from lightning_modules.models.attention import PackedCall, in_compute_type, packed_attention
 from lightning_modules.models.generation.kv_store import LayerStore, padded_prompts
 from lightning_modules.models.generation.packed_cohort import PackedCohort
 from lightning_modules.models.generation.shared_prefix import KeyValues, attend
@@ -108,7 +108,8 @@ def decoding_attention(
             f"expected {type(module).__name__} to hand on what it decodes and no mask, got decoding={decoding is not None}, "
             f"mask={attention_mask is not None}. Use `layout: padded` for this model."
         )
-    return decoding.attend(module, query, key, value, **options), None
+    # Before they are stored: float32 keys would be cast again at every token.
+    return decoding.attend(module, *in_compute_type(query, key, value), **options), None
 
 
 def register_decoding_attention() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,11 +17,14 @@ from torch import Tensor
 from lightning_modules.models.attention_backends import flash_attention_2, flash_attention_4, per_segment, torch_varlen
 from lightning_modules.models.attention_backends.base import Attend, AttentionBackend, AttentionCase, half_precision_on_cuda
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
-from lightning_modules.models.attention_backends.selection import BACKENDS, BackendSelector
+from lightning_modules.models.attention_backends.selection import BACKENDS, RETRY_AFTER, BackendSelector
 from lightning_modules.models.attention_backends.self_test import failure
+from lightning_modules.models.checkpointing import Checkpointing
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.specs import RandomPolicy
+from tests.half_kernel import HALF_KERNEL, half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch
+from tests.pretend_device import DEVICE, pretend_device
 
 CPU = AttentionCase("cpu", torch.float32, 8, softcap=False)
 
@@ -135,9 +140,72 @@ def test_self_test_passes_the_right_and_fails_the_wrong() -> None:
     half = AttentionCase("cpu", torch.bfloat16, 16, softcap=False)
     assert failure(fake("right"), half) is None
     assert failure(fake("right"), AttentionCase("cpu", torch.float32, 16, softcap=True)) is None
-    assert "relative error" in (failure(fake("leaky", leaky), half) or "")
+    leak = failure(fake("leaky", leaky), half)
+    assert leak is not None
+    assert "relative error" in leak.reason
+    assert leak.lasting
     assert failure(fake("no backward", without_gradient), half) is not None
-    assert failure(fake("exploding", exploding), half) == "failed its self-test (RuntimeError: no kernel image)"
+    assert failure(fake("exploding", exploding), half) == ("failed its self-test (RuntimeError: no kernel image)", False)
+
+
+@pytest.mark.parametrize("circumstance", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_self_test_does_not_depend_on_who_asks(circumstance: Callable[[], AbstractContextManager[None]]) -> None:
+    with circumstance():
+        assert failure(HALF_KERNEL, AttentionCase("cpu", torch.bfloat16, 16, softcap=False)) is None
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [True, "selective"])
+def test_a_checkpointed_layer_may_be_the_first_to_ask(gradient_checkpointing: Checkpointing) -> None:
+    batch = make_batch()
+    with half_kernel_is_there() as used:
+        plain, checkpointed = (
+            RandomPolicy(config("llama"), gradient_checkpointing=how, dtype="bfloat16").build()
+            for how in (False, gradient_checkpointing)
+        )
+        for policy in (plain, checkpointed):
+            policy(batch).logps.sum().backward()
+    assert set(used) == {(torch.bfloat16, "half kernel")}
+    for parameter, expected in zip(checkpointed.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+
+
+def test_a_backend_that_met_a_full_device_is_asked_again() -> None:
+    full = [True]
+
+    def attend(*args: Any, **options: Any) -> Tensor:
+        if full[0]:
+            raise torch.OutOfMemoryError("out of memory")
+        return per_segment.attend(*args, **options)
+
+    selector = BackendSelector("auto", [fake("good", attend), fake("leaky", leaky), PER_SEGMENT])
+    assert {selector.choose(CPU).name for _ in range(10)} == {"sdpa"}
+    full[0] = False
+    assert {selector.choose(CPU).name for _ in range(RETRY_AFTER - 10)} == {"sdpa"}
+    assert {selector.choose(CPU).name for _ in range(2 * RETRY_AFTER)} == {"good"}
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_fewer_key_heads_and_a_mask_never_meet_on_an_accelerator(softcap: float | None) -> None:
+    batch = make_batch()
+    query, key, value = rows = [
+        torch.randn(batch.num_rows, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)
+    ]
+    want = per_segment.attend(query, key, value, PackedSegments.of(batch), scaling=0.9, softcap=softcap)
+    gradients = torch.autograd.grad(want.square().sum(), rows)
+    real, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        seen.append(options.get("enable_gqa", False) or key.shape != value.shape or query.shape[1] != key.shape[1])
+        return real(query, key, value, **options)
+
+    with pretend_device(), patch.object(torch.nn.functional, "scaled_dot_product_attention", sdpa):
+        query, key, value = there = [row.detach().to(DEVICE).requires_grad_() for row in rows]
+        got = per_segment.attend(query, key, value, PackedSegments.of(batch.to(DEVICE)), scaling=0.9, softcap=softcap)
+        torch.testing.assert_close(got.cpu(), want)
+        for ours, right in zip(torch.autograd.grad(got.square().sum(), there), gradients, strict=True):
+            torch.testing.assert_close(ours.cpu(), right)
+    assert not any(seen)
+    assert len(seen) > 0 if softcap is None else not seen
 
 
 def test_the_first_that_works_is_chosen_once_and_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
