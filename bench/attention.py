@@ -122,11 +122,20 @@ def dense_mask(problem: Problem) -> Way:
     mask = (examples[:, None] == examples[None, :]).tril()
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (rows.transpose(0, 1).unsqueeze(0) for rows in (query, key, value))
-        output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        q, k, v = (rows.transpose(0, 1).unsqueeze(0) for rows in _expanded(query, key, value))
+        output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return output[0].transpose(0, 1)
 
     return Way(_unshared_rows(problem), _completion_rows(batch), attend)
+
+
+def _expanded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values once for every query head.
+
+    With a mask and `enable_gqa`, CUDA's fused kernels decline, and the baseline would be slower than what others run.
+    """
+    copies = query.shape[1] // key.shape[1]
+    return query, key.repeat_interleave(copies, dim=1), value.repeat_interleave(copies, dim=1)
 
 
 def padded(problem: Problem) -> Way:
@@ -141,8 +150,9 @@ def padded(problem: Problem) -> Way:
     mask = causal & layout.attention_mask.bool()[:, None, None, :]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (tensor.view(*layout.input_ids.shape, *tensor.shape[1:]).transpose(1, 2) for tensor in (query, key, value))
-        output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        rows = (tensor.view(*layout.input_ids.shape, *tensor.shape[1:]) for tensor in _expanded(query, key, value))
+        q, k, v = (tensor.transpose(1, 2) for tensor in rows)
+        output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return output.transpose(1, 2).flatten(0, 1)
 
     return Way(rows, kept.nonzero().squeeze(1)[_completion_rows(batch)], attend)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All GPU measurements in one call, on a machine with PyTorch for CUDA and no network.
-#   bash bench/gpu.sh [--out FOLDER]     about 8 minutes; one JSON table in FOLDER (default docs/results/gpu)
+#   bash bench/gpu.sh [--out FOLDER]     nine minutes at the most; FOLDER/table.json (default docs/results/gpu)
+#   bash bench/gpu.sh --parts step trl   some parts only; --deadline SECONDS for all together
 #   bash bench/gpu.sh --dry-run          on any CPU: that every part runs
 # Python packages that the machine lacks may lie as wheels in .whl/ (docs/performance.md says how they get there).
 set -euo pipefail

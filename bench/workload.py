@@ -66,13 +66,19 @@ def build_workload(folder: Path, shape: str, mix: str, pairs: int, seed: int = 0
     stamp = folder / "workload.json"
     if stamp.is_file() and stamp.read_text() == description:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    build_pairs(folder, shape, mix, pairs, seed)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(SHAPES[shape].config(), dtype=torch.float32)
     model.save_pretrained(folder / "model")
+    stamp.write_text(description)
+    return folder
+
+
+def build_pairs(folder: Path, shape: str, mix: str, pairs: int, seed: int = 0) -> Path:
+    """Write a tokenizer to `model/` and `pairs.jsonl` under `folder`, without weights; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
     _tokenizer(SHAPES[shape].vocab).save_pretrained(folder / "model")
     _write_pairs(folder / "pairs.jsonl", read_lengths(mix)[:pairs], SHAPES[shape].vocab, seed)
-    stamp.write_text(description)
     return folder
 
 
