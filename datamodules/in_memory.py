@@ -11,9 +11,10 @@ from typing_extensions import override
 
 from datamodules.prompts import TaskPrompt
 from datamodules.sources.encoding import PromptEncoder
+from datamodules.sources.file_rows import RawRow
 from datamodules.sources.formats import Row, RowFormat
 from datamodules.sources.preparation import LengthLimits, Preparation
-from datamodules.sources.readers import DataSource, RawRow
+from datamodules.sources.readers import DataSource
 from datamodules.sources.records import Record
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import TaskItem
@@ -63,8 +64,12 @@ class _Records(DataSource):
     records: tuple[Record, ...] = ()
 
     @override
-    def rows(self) -> Iterator[RawRow]:
-        return ({"record": record} for record in self.records)
+    def parts(self) -> Iterator[tuple[str, Iterable[RawRow]]]:
+        yield "", ({"record": record} for record in self.records)
+
+    @override
+    def passed_over(self) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Verdict:
     """What a judge says of one response.
 
     Raises:
-        ValueError: if the score is not a number, or the cost is negative.
+        ValueError: if the score is NaN or infinite, or the cost is negative.
     """
 
     score: float
@@ -31,9 +31,9 @@ class Verdict:
     """Graded dimensions by name (e.g. `rhyme: 0.75`), in [0, 1] unless the judge's docstring says otherwise."""
 
     def __post_init__(self) -> None:
-        if math.isnan(self.score) or math.isnan(self.cost) or self.cost < 0:
+        if not math.isfinite(self.score) or not 0 <= self.cost < math.inf:
             raise ValueError(
-                f"expected a numeric score and a cost >= 0, got score {self.score}, cost {self.cost}. "
+                f"expected a numeric score and a cost >= 0, both finite, got score {self.score}, cost {self.cost}. "
                 "A judge that cannot judge raises JudgeError instead."
             )
 

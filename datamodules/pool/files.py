@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.pool.schema import PoolRow, parse_row, row_to_json
+from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError
 from datamodules.sources.row_report import RowReport
 
 _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
@@ -24,16 +24,9 @@ _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
 
 def read_pool(path: str | Path) -> tuple[dict[int, PoolRow], RowReport]:
     """`{row number: row}` of a pool (JSONL or Parquet, plain or compressed), and a report that counts the bad rows left out."""
-    report = RowReport(str(path))
-    rows: dict[int, PoolRow] = {}
-    for row_number, raw in enumerate(DataSource(str(path)).rows()):
-        report.rows_read += 1
-        try:
-            if isinstance(raw, BadRowError):
-                raise raw
-            rows[row_number] = parse_row(raw)
-        except BadRowError as error:
-            report.add(row_number, error)
+    source = DataSource(str(path))
+    report = RowReport(str(path), passed_over=source.passed_over())
+    rows = dict(parsed_rows(source, report, lambda row, _: parse_row(row)))
     report.rows_kept = len(rows)
     return rows, report
 

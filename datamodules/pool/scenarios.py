@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,11 @@ class PairRules:
     """Names of the models that count as "other"; by default every source that is neither policy nor dataset."""
 
     def __post_init__(self) -> None:
-        if self.min_gap <= 0:
-            raise ValueError(f"expected min_gap > 0, got {self.min_gap}. A response can be preferred only to one that scores less.")
+        if not 0 < self.min_gap < math.inf or (self.min_chosen_score is not None and not math.isfinite(self.min_chosen_score)):
+            raise ValueError(
+                f"expected a finite min_gap > 0 and a finite min_chosen_score, got {self.min_gap} and {self.min_chosen_score}. "
+                "A response can be preferred only to one that scores less."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,7 +33,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response and its provenance; what does not apply to it is None."""
+    """One response and its provenance; what does not apply to it is None.
+
+    Raises:
+        BadRowError: if the score is NaN or infinite: such a response would be the best and the worst of its prompt.
+    """
 
     text: str
     source: str
@@ -50,6 +55,10 @@ class Response:
     """Of the draw."""
     is_cut: bool = False
     """Whether it was stopped by `max_new_tokens`: its text has no end."""
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not math.isfinite(self.score):
+            raise BadRowError(Fault.WRONG_TYPE, f"a response of {self.source!r} scores {self.score}; expected a finite number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from reprlib import Repr
 
 from datamodules.sources.records import BadRowError, Fault, Message, Text
 
@@ -22,17 +24,17 @@ def text_cell(row: Mapping[str, object], column: str) -> Text:
 
 
 def number_cell(row: Mapping[str, object], column: str | None) -> float | None:
-    """A number; None where no column is asked for.
+    """A finite number; None where no column is asked for.
 
     Raises:
-        BadRowError: if the column is missing (or null), or holds something else.
+        BadRowError: if the column is missing (or null), or holds something else: NaN, an infinity, or a whole number beyond floats.
     """
     if column is None:
         return None
     cell = _cell(row, column)
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
+    if isinstance(cell, int | float) and not isinstance(cell, bool) and abs(cell) <= sys.float_info.max:
         return float(cell)
-    raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {_shorten(cell)}; expected a number")
+    raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {_shorten(cell)}; expected a finite number")
 
 
 def conversation(cell: Text, column: str) -> tuple[Text, Text]:
@@ -72,5 +74,15 @@ def _whole(text: str, column: str) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = f"{type(value).__name__} {value!r}"
+    text = f"{type(value).__name__} {_brief(value)}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _brief(value: object) -> str:
+    # `repr` of ten thousand brackets, or of as many digits, raises an error of its own.
+    brief = Repr()
+    brief.maxstring = brief.maxother = 80
+    try:
+        return brief.repr(value)
+    except ValueError:
+        return "of too many digits to show"

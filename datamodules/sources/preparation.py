@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.sources.encoding import EncodedRecord, Ids, PromptEncoder
-from datamodules.sources.formats import RowFormat
+from datamodules.sources.formats import Row, RowFormat
+from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault, Record, is_blank
 from datamodules.sources.row_report import RowReport
@@ -60,7 +62,7 @@ class Preparation:
         self._format = format
         self._encoder = encoder
         self._limits = limits
-        self._report = RowReport(source.path)
+        self._report = RowReport(source.path, passed_over=source.passed_over())
         self._writer = StoreWriter()
         self._seen: set[bytes] = set()
 
@@ -83,19 +85,13 @@ class Preparation:
         return self._writer.store(), self._report
 
     def _records(self) -> Iterator[Record]:
-        for row_number, row in enumerate(self._source.rows()):
-            if self._rows is not None and row_number not in self._rows:
-                continue
-            self._report.rows_read += 1
-            try:
-                if isinstance(row, BadRowError):
-                    raise row
-                record = self._format.parse(row, row_number)
-                self._check(record)
-            except BadRowError as error:
-                self._report.add(row_number, error)
-            else:
-                yield record
+        for _, record in parsed_rows(self._source, self._report, self._parsed, self._rows):
+            yield record
+
+    def _parsed(self, row: Row, row_number: int) -> Record:
+        record = self._format.parse(row, row_number)
+        self._check(record)
+        return record
 
     def _check(self, record: Record) -> None:
         texts = [completion.text for completion in record.completions]
@@ -104,6 +100,10 @@ class Preparation:
         for completion in record.completions:
             if is_blank(completion.text):
                 raise BadRowError(Fault.EMPTY_COMPLETION, f"the {completion.kind} completion is {completion.text!r}")
+            if completion.score is not None and not math.isfinite(completion.score):
+                raise BadRowError(
+                    Fault.WRONG_TYPE, f"the {completion.kind} completion scores {completion.score}; expected a finite number"
+                )
         if len(set(texts)) < len(texts):
             raise BadRowError(Fault.SAME_COMPLETIONS, f"both are {str(texts[0])[:80]!r}")
         digest = hashlib.sha256(repr((record.prompt, texts)).encode("utf-8", "surrogatepass")).digest()[:16]

@@ -2,72 +2,69 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from datamodules.sources.records import BadRowError, Fault
+from datamodules.sources.file_rows import READERS, RawRow, file_rows
+from datamodules.sources.saved_dataset import saved_dataset_files
+from datamodules.sources.streams import OPENERS, format_suffix
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-RawRow = Mapping[str, object] | BadRowError
-"""Column name -> cell, or why the row could not be read."""
-
-_OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: cast(IO[bytes], gzip.GzipFile(path)),
-    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),  # noqa: SIM115 (the caller closes it)
-}
 
 
 @dataclass(frozen=True)
 class DataSource:
     """Where rows come from: a file, a folder, a glob pattern, or the name of a hub data set.
 
-    Files are JSONL (`.jsonl`), JSON (`.json`: an object, a list of objects, or JSONL), CSV with a header (`.csv`) or Parquet
-    (`.parquet`), each plain or with `.gz` or `.xz` after it. A folder stands for all such files in it, in the order of their
-    names. What is not on the disk and has no such ending is a hub name.
+    Files are JSONL (`.jsonl`), JSON (`.json`: an object, a list of objects, or JSONL), CSV or TSV with a header (`.csv`,
+    `.tsv`), Parquet (`.parquet`) or Arrow (`.arrow`), each plain or with `.gz`, `.xz`, `.bz2` or `.zst` after it. A folder stands
+    for all such files in it, in the order of their names, or for the data set that `Dataset.save_to_disk` wrote there. What is
+    not on the disk and has no such ending is a hub name.
     """
 
     path: str
     """File, folder, pattern such as `data/part-*.jsonl.gz`, or hub name such as `Anthropic/hh-rlhf`."""
     split: str = "train"
-    """Split of a hub data set; a slice such as `train[:1000]` works."""
+    """Split of a hub data set, where a slice such as `train[:1000]` works, or of a saved dictionary of data sets."""
     data_dir: str | None = None
     """Folder within a hub data set."""
     config: str | None = None
     """Configuration of a hub data set."""
 
+    revision: str | None = None
+    """Commit of a hub data set; its newest by default, which may change under a run."""
+
     def rows(self) -> Iterator[RawRow]:
-        """Every row, in order; a line that is not a JSON object comes as the error it is.
+        """Every row, in order; what cannot be read comes as the error it is.
 
         Raises:
-            ValueError: if there are no files, or a compressed one is broken.
+            ValueError: if there are no files, or no such hub data set.
         """
+        for _, rows in self.parts():
+            yield from rows
+
+    def parts(self) -> Iterator[tuple[str, Iterable[RawRow]]]:
+        """(name, rows) of each file; a single source has no name of its own."""
         files = self.files()
         if not files:
-            yield from self._hub_rows()
+            yield "", self._hub_rows()
         for file in files:
-            try:
-                yield from _READERS[_format_suffix(file)](file)
-            except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-                raise ValueError(f"expected a whole compressed file, got {file}: {error}. Fetch it again.") from error
+            yield file.name if len(files) > 1 else "", file_rows(file)
 
     def fingerprint(self) -> str:
         """Hex digest of the bytes behind the rows."""
         files = self.files() or self._hub_files()
         digest = hashlib.sha256(repr([file.name for file in files]).encode())
         for file in files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            try:
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise ValueError(f"expected a file that can be read, got {file}: {error}.") from error
         return digest.hexdigest()
 
     def files(self) -> list[Path]:
@@ -76,13 +73,33 @@ class DataSource:
         Raises:
             ValueError: if the path looks like files but there are none, or a file is of no known format.
         """
+        try:
+            return self._found()
+        except (OSError, RuntimeError, NotImplementedError) as error:  # too long a name, no such user's home, no such pattern
+            raise ValueError(f"expected a path that can be looked up, got {self.path[:200]!r}: {error}.") from error
+
+    def passed_over(self) -> list[str]:
+        """Names of what a folder holds beside its data files, which is not read."""
+        files = self.files()
+        folder = Path(self.path).expanduser()
+        if not files or not folder.is_dir() or saved_dataset_files(folder, self.split) is not None:
+            return []
+        known = {file.name for file in files}
+        return sorted(entry.name for entry in folder.iterdir() if entry.name not in known and not entry.name.startswith("."))
+
+    def _found(self) -> list[Path]:
+        if not self.path.strip() or "\0" in self.path:
+            raise ValueError(f"expected a file, a folder, a pattern or a hub name, got {self.path!r}. Set `path`.")
         path = Path(self.path).expanduser()
         if path.is_file():
             _require_known(path)
             return [path]
         if path.is_dir():
-            return self._some(sorted(file for file in path.iterdir() if _format_suffix(file) in _READERS))
-        if any(character in self.path for character in "*?[") or _format_suffix(path) in _READERS:
+            saved = saved_dataset_files(path, self.split)
+            return self._some(
+                saved if saved is not None else sorted(file for file in path.iterdir() if format_suffix(file) in READERS)
+            )
+        if any(character in self.path for character in "*?[") or format_suffix(path) in READERS:
             folder = Path(path.anchor) if path.is_absolute() else Path()
             found = sorted(folder.glob(str(path.relative_to(path.anchor))))
             for file in found:
@@ -104,79 +121,20 @@ class DataSource:
     def _hub_dataset(self) -> Dataset:
         from datasets import load_dataset
 
-        return load_dataset(self.path, name=self.config, data_dir=self.data_dir, split=self.split)
-
-
-def _json_rows(file: Path) -> Iterator[RawRow]:
-    with _open(file) as stream:
-        for line in stream:
-            if line.strip():
-                yield _json_row(line)
-
-
-def _json_row(line: bytes) -> RawRow:
-    try:
-        row = json.loads(line)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
-        return BadRowError(Fault.MALFORMED, f"{error}: {line[:60]!r}")
-    if not isinstance(row, dict):
-        return BadRowError(Fault.MALFORMED, f"expected an object, got {type(row).__name__}: {line[:60]!r}")
-    return row
-
-
-def _json_document_rows(file: Path) -> Iterator[RawRow]:
-    """One object or a list of objects; else an object a line, which many call `.json` too."""
-    with _open(file) as stream:
-        content = stream.read()
-    try:
-        document = json.loads(content)
-    except ValueError:
-        yield from (_json_row(line) for line in content.splitlines() if line.strip())
-        return
-    for row in document if isinstance(document, list) else [document]:
-        yield row if isinstance(row, dict) else BadRowError(Fault.MALFORMED, f"expected an object, got {type(row).__name__}")
-
-
-def _csv_rows(file: Path) -> Iterator[RawRow]:
-    with _open(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-        for row in csv.DictReader(lines):
-            if None in row or None in row.values():
-                yield BadRowError(Fault.MALFORMED, f"expected as many cells as the header has, got {list(row.values())}"[:160])
-            else:
-                yield row
-
-
-def _parquet_rows(file: Path) -> Iterator[RawRow]:
-    import pyarrow.parquet
-
-    with _open(file) as stream:
-        # Parquet is read from its end: seeking in a compressed stream would decompress it again and again.
-        seekable = io.BytesIO(stream.read()) if file.suffix in _OPENERS else stream
-        for batch in pyarrow.parquet.ParquetFile(seekable).iter_batches():
-            yield from batch.to_pylist()
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
-    ".jsonl": _json_rows,
-    ".json": _json_document_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-}
-
-
-def _open(file: Path) -> IO[bytes]:
-    return _OPENERS[file.suffix](file) if file.suffix in _OPENERS else file.open("rb")
-
-
-def _format_suffix(file: Path) -> str:
-    """Ending that names the format, below any compression: `.jsonl` for `a.jsonl.xz`."""
-    return Path(file.stem).suffix if file.suffix in _OPENERS else file.suffix
+        options = {} if self.revision is None else {"revision": self.revision}
+        try:
+            return load_dataset(self.path, name=self.config, data_dir=self.data_dir, split=self.split, **options)
+        except Exception as error:  # the hub's client, the network and the disk each raise their own
+            raise ValueError(
+                f"expected a file, a folder, a pattern or a hub data set, got {self.path!r} (split {self.split!r}): "
+                f"{type(error).__name__}: {str(error)[:300]}. Check the name, or the network."
+            ) from error
 
 
 def _require_known(file: Path) -> None:
-    if _format_suffix(file) not in _READERS:
+    if format_suffix(file) not in READERS:
         raise ValueError(f"expected a data file ending in {_known()}, got {file}. Convert it, or name another file.")
 
 
 def _known() -> str:
-    return ", ".join(_READERS) + f" (each also with {' or '.join(_OPENERS)})"
+    return ", ".join(READERS) + f" (each also with {', '.join(OPENERS)})"

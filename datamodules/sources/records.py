@@ -47,6 +47,10 @@ class Fault(StrEnum):
     """Kinds of bad rows."""
 
     MALFORMED = "malformed JSON"
+    MALFORMED_CELLS = "malformed row of a table"
+    TOO_LONG = "row too long to read"
+    BROKEN_FILE = "file that cannot be read to its end"
+    FORMAT_FAILS = "row that the format fails on"
     MISSING_FIELD = "missing field"
     WRONG_TYPE = "wrong-typed field"
     NOT_UNICODE = "text with half a surrogate pair"

@@ -37,13 +37,15 @@ class RowReport:
     tokenized_apart: int = 0
     """Completions whose first token would have merged with the prompt's last, so that they were tokenised on their own."""
     faults: dict[str, FaultCount] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+    """What the folder of the source holds beside its data files."""
 
-    def add(self, row_number: int, error: BadRowError) -> None:
-        """Count a bad row."""
+    def add(self, row_number: int, error: BadRowError, place: str = "") -> None:
+        """Count a bad row; `place` is its file and its row there, where the source has several files."""
         count = self.faults.setdefault(error.fault.value, FaultCount())
         count.rows.append(row_number)
         if len(count.examples) < _EXAMPLES:
-            count.examples.append(f"row {row_number}: {error.detail}")
+            count.examples.append(f"row {row_number}{place and f' ({place})'}: {error.detail}")
 
     @property
     def num_bad(self) -> int:
@@ -72,7 +74,8 @@ class RowReport:
             f"{self.source}: {self.rows_kept} of {self.rows_read} rows kept, {self.num_bad} bad; {self.truncated_prompts} prompts "
             f"and {self.truncated_completions} completions cut; {self.tokenized_apart} tokenised apart from their prompt"
         )
-        return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items())])
+        beside = [f"  not read: {', '.join(self.passed_over[:_ROWS_SHOWN])}"] if self.passed_over else []
+        return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items()), *beside])
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -61,10 +60,7 @@ def _response(prompt: Text, cells: Row) -> CompletionRecord:
     text = text_cell(cells, "response")
     if not isinstance(text, str):
         raise BadRowError(Fault.WRONG_TYPE, f"a response is {type(text).__name__}; expected text")
-    score = number_cell(cells, "score")
-    if score is None or not math.isfinite(score):
-        raise BadRowError(Fault.WRONG_TYPE, f"a score is {score}; expected a finite number")
-    return CompletionRecord(reply_to(prompt, text), Role.SAMPLE, RANKED, score)
+    return CompletionRecord(reply_to(prompt, text), Role.SAMPLE, RANKED, number_cell(cells, "score"))
 
 
 def _with_sides(responses: Sequence[CompletionRecord]) -> list[CompletionRecord]:

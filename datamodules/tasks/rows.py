@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.sources.cells import text_cell
+from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault
 from datamodules.sources.row_report import RowReport
@@ -89,16 +90,8 @@ class RowTask(Task):
         return list({prompt_key(item.prompt): item for item in reversed(chosen)}.values())[::-1]
 
     def _parsed(self, source: DataSource) -> Iterator[TaskItem]:
-        report = RowReport(source.path)
-        for row_number, row in enumerate(source.rows()):
-            report.rows_read += 1
-            try:
-                if isinstance(row, BadRowError):
-                    raise row
-                item = self.parse(row)
-            except BadRowError as error:
-                report.add(row_number, error)
-                continue
+        report = RowReport(source.path, passed_over=source.passed_over())
+        for _, item in parsed_rows(source, report, lambda row, _: self.parse(row)):
             if item is not None:
                 report.rows_kept += 1
                 yield item

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -87,13 +88,19 @@ def test_paths_that_lead_nowhere_are_named(tmp_path: Path, name: str, message: s
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
 @pytest.mark.parametrize("damage", [slice(None, -20), slice(20, None)])
-def test_a_broken_compressed_file_is_named(tmp_path: Path, compress: Callable[[bytes], bytes], damage: slice) -> None:
-    file = tmp_path / ("a.jsonl.gz" if compress is gzip.compress else "a.jsonl.xz")
+def test_a_broken_compressed_file_gives_what_it_holds_and_is_named(
+    tmp_path: Path, compress: Callable[[bytes], bytes], damage: slice
+) -> None:
+    ending = {gzip.compress: "gz", lzma.compress: "xz", bz2.compress: "bz2"}[compress]
+    file = tmp_path / f"a.jsonl.{ending}"
     file.write_bytes(compress(as_jsonl(TEXT_ROWS * 50))[damage])
-    with pytest.raises(ValueError, match="expected a whole compressed file"):
-        read(file)
+    *rows, last = read(file)
+    assert rows == (TEXT_ROWS * 50)[: len(rows)]
+    assert isinstance(last, BadRowError)
+    assert last.fault is Fault.BROKEN_FILE
+    assert f"got {file}, which breaks off after {len(rows)} rows" in last.detail
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_judge_without_provenance_cannot_be_defined() -> None:
                 return Verdict(0.0, "")
 
 
-@pytest.mark.parametrize(("score", "cost"), [(math.nan, 0.0), (1.0, -0.1), (1.0, math.nan)])
+@pytest.mark.parametrize(("score", "cost"), [(math.nan, 0.0), (math.inf, 0.0), (1.0, -0.1), (1.0, math.nan)])
 def test_a_verdict_is_a_number_at_a_price(score: float, cost: float) -> None:
     with pytest.raises(ValueError, match="expected a numeric score and a cost >= 0"):
         Verdict(score, "x", cost)

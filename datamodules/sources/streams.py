@@ -1,0 +1,83 @@
+"""Bytes of a file behind its compression, with bounds on what is held at once: 2 MB of gzip can be 2 GB of one line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, cast
+
+from datamodules.sources.records import BadRowError, Fault
+
+MAX_ROW_BYTES = 2**26
+"""Longest row that is read (64 MiB)."""
+MAX_DOCUMENT_BYTES = 2**30
+"""Longest file that is read whole, once decompressed (1 GiB): a JSON document, a compressed Parquet file."""
+
+
+def _zst(path: Path) -> IO[bytes]:
+    import pyarrow
+
+    raw = pyarrow.input_stream(str(path), compression="zstd")
+    return cast(IO[bytes], io.BufferedReader(raw))
+
+
+OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
+    ".gz": lambda path: cast(IO[bytes], gzip.GzipFile(path)),
+    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),  # noqa: SIM115 (the caller closes it)
+    ".bz2": lambda path: cast(IO[bytes], bz2.BZ2File(path)),
+    ".zst": _zst,
+}
+"""Ending -> how such a file is decompressed."""
+
+
+def open_bytes(file: Path) -> IO[bytes]:
+    """The content of a file, decompressed as its ending says."""
+    return OPENERS[file.suffix](file) if file.suffix in OPENERS else file.open("rb")
+
+
+def format_suffix(file: Path) -> str:
+    """Ending that names the format, below any compression: `.jsonl` for `a.jsonl.xz`."""
+    return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
+
+
+def bounded_lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Every line; None for one that is longer than `MAX_ROW_BYTES`, which is passed over piece by piece."""
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        if len(line) <= MAX_ROW_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(2**20)
+        yield None
+
+
+def bounded_text(text: io.TextIOBase) -> Iterator[str]:
+    """Every line of a text.
+
+    Raises:
+        BadRowError: if one has more than `MAX_ROW_BYTES` characters.
+    """
+    while line := text.readline(MAX_ROW_BYTES + 1):
+        if len(line) > MAX_ROW_BYTES:
+            raise BadRowError(Fault.TOO_LONG, f"a line has more than {MAX_ROW_BYTES} characters")
+        yield line
+
+
+def whole_content(stream: IO[bytes], advice: str) -> bytes:
+    """Everything that is left of a stream.
+
+    Args:
+        stream: to be read to its end.
+        advice: what to do instead, for the error.
+
+    Raises:
+        BadRowError: if it is more than `MAX_DOCUMENT_BYTES`.
+    """
+    content = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise BadRowError(Fault.TOO_LONG, f"the file has more than {MAX_DOCUMENT_BYTES} bytes once decompressed. {advice}")
+    return content
