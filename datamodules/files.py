@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
+from datamodules.loading.sampler import Ints
 from datamodules.sources.encoding import PromptEncoder
 from datamodules.sources.formats import RowFormat
 from datamodules.sources.preparation import LengthLimits, Preparation
@@ -119,12 +120,14 @@ class FileDataModule(BaseDataModule):
         return self._sources["val"] is None and self._val_fraction > 0
 
     def _side_of_train(self, split: str) -> ExampleStore:
+        return self._store("train").select(self._sides[split])
+
+    @cached_property
+    def _sides(self) -> dict[str, Ints]:
         examples = self._store("train")
         kept, held_out = split_by_prompt(examples, self._val_fraction, self.seed)
-        if split == "val":
-            return examples.select(held_out)
         rank_zero_info(f"Held out by prompt for validation: {len(held_out)} of {len(examples)} rows; {len(kept)} train.")
-        return examples.select(kept)
+        return {"train": kept, "val": held_out}
 
     def _store(self, split: str) -> ExampleStore:
         if split not in self._stores:

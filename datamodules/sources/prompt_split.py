@@ -19,23 +19,22 @@ def split_by_prompt(examples: ExampleStore, fraction: float, seed: int) -> tuple
     Raises:
         ValueError: if all examples have the same prompt.
     """
-    groups: dict[bytes, list[int]] = {}
-    for index in range(len(examples)):
-        groups.setdefault(examples.prompt_key(index), []).append(index)
-    if len(groups) < 2:
+    numbers: dict[bytes, int] = {}
+    groups = np.array([numbers.setdefault(key, len(numbers)) for key in examples.prompt_keys()], dtype=np.int64)
+    if len(numbers) < 2:
         raise ValueError(
-            f"expected at least two different prompts to hold some out, got {len(groups)}. Give a file for val, or val_fraction: 0."
+            f"expected at least two different prompts to hold some out, got {len(numbers)}. Give a file for val, or "
+            "val_fraction: 0."
         )
-    members = list(groups.values())
-    order = np.random.default_rng(seed).permutation(len(members))
-    sizes = np.cumsum([len(members[group]) for group in order])
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    sizes = np.cumsum(np.bincount(groups)[order])
     # The first group is always held out and the last never, so that neither side is empty.
-    taken = int(np.clip(np.searchsorted(sizes, fraction * len(examples)) + 1, 1, len(members) - 1))
-    held_out = np.sort(np.concatenate([members[group] for group in order[:taken]]))
-    return np.setdiff1d(np.arange(len(examples)), held_out), held_out
+    taken = int(np.clip(np.searchsorted(sizes, fraction * len(examples)) + 1, 1, len(numbers) - 1))
+    is_held_out = np.isin(groups, order[:taken])
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def count_shared_prompts(examples: ExampleStore, others: ExampleStore) -> int:
     """How many of `examples` have a prompt that is in `others` too."""
-    prompts = {others.prompt_key(index) for index in range(len(others))}
-    return sum(examples.prompt_key(index) in prompts for index in range(len(examples)))
+    prompts = set(others.prompt_keys())
+    return sum(key in prompts for key in examples.prompt_keys())

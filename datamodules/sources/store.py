@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, overload
@@ -87,17 +87,21 @@ class ExampleStore(Sequence[Example]):
         ends = offsets[last]
         return Lengths(rows=ends - offsets[first], targets=ends - offsets[first + 1])
 
-    def prompt_key(self, index: int) -> bytes:
-        """The prompt's tokens as bytes: equal keys, equal prompts."""
-        return self._slice(int(self._segments()[0][index])).tobytes()
+    def prompt_keys(self) -> Iterator[bytes]:
+        """The tokens of every prompt as bytes, in order: equal keys, equal prompts."""
+        offsets, (segments, _) = self._arrays.segment_offsets, self._segments()
+        for first, last in zip(offsets[segments].tolist(), offsets[segments + 1].tolist(), strict=True):
+            yield self._arrays.tokens[first:last].tobytes()
 
     def fingerprint(self) -> str:
         """Hex digest of the token ids, their cut into prompts and completions, and their order."""
         digest = hashlib.sha256()
-        offsets = self._arrays.segment_offsets
-        for first, last in zip(*(bound.tolist() for bound in self._segments()), strict=True):
-            digest.update(np.diff(offsets[first : last + 1]).tobytes())
-            digest.update(self._arrays.tokens[offsets[first] : offsets[last]].tobytes())
+        arrays, offsets, lengths = self._arrays, self._arrays.segment_offsets, np.diff(self._arrays.segment_offsets)
+        first, last = self._segments()
+        bounds = (bound.tolist() for bound in (first, last, offsets[first], offsets[last]))
+        for segment, end, token, end_token in zip(*bounds, strict=True):
+            digest.update(lengths[segment:end].tobytes())
+            digest.update(arrays.tokens[token:end_token].tobytes())
         return digest.hexdigest()
 
     @override

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
+from datamodules.sources.prompt_split import count_shared_prompts, split_by_prompt
 from datamodules.sources.store import ExampleStore
 
 
@@ -37,8 +38,8 @@ def test_lengths_and_prompt_keys_by_hand() -> None:
     store = ExampleStore.of(make_examples())
     assert store.lengths().rows.tolist() == [6, 4, 4]
     assert store.lengths().targets.tolist() == [3, 3, 1]
-    assert store.prompt_key(0) == store.prompt_key(2) == np.array([5, 6, 7], dtype=np.int32).tobytes()
-    assert store.prompt_key(1) != store.prompt_key(0)
+    first, second, third, *_ = store.prompt_keys()
+    assert first == third == np.array([5, 6, 7], dtype=np.int32).tobytes() != second
 
 
 def test_a_selection_is_a_store_of_its_own() -> None:
@@ -48,7 +49,8 @@ def test_a_selection_is_a_store_of_its_own() -> None:
     assert selected.lengths().rows.tolist() == [4, 6]
     assert list(selected.select([1])) == [examples[0]]
     assert list(selected[1:]) == [examples[0]]
-    assert selected.prompt_key(0) == selected.prompt_key(1)
+    first, second, *_ = selected.prompt_keys()
+    assert first == second
     assert selected.fingerprint() == ExampleStore.of([examples[2], examples[0]]).fingerprint()
 
 
@@ -68,3 +70,23 @@ def test_fingerprint_sees_tokens_cuts_and_order() -> None:
 def test_an_index_past_the_end_is_an_error() -> None:
     with pytest.raises(IndexError):
         ExampleStore.of(make_examples())[3]
+
+
+def test_splitting_and_comparing_gather_the_offsets_a_few_times_however_many_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an example made the set-up of 200,000 pairs take minutes."""
+    store = ExampleStore.of(
+        Example((1 + i % 150, 7), (TokenizedCompletion((i + 1,), Role.CHOSEN, "chosen"),), i) for i in range(400)
+    )
+    calls: list[ExampleStore] = []
+    segments = ExampleStore._segments
+    monkeypatch.setattr(ExampleStore, "_segments", lambda self: (calls.append(self), segments(self))[1])
+    kept, held_out = split_by_prompt(store, 0.25, seed=3)
+    shared = count_shared_prompts(store.select(held_out), store.select([*kept[:-50], 0, held_out[0]]))
+    store.fingerprint()
+    assert len(calls) <= 4
+    prompts = [example.prompt_ids for example in store]
+    assert sorted([*kept, *held_out]) == list(range(400))
+    assert {prompts[i] for i in kept}.isdisjoint(prompts[i] for i in held_out)
+    assert 100 <= len(held_out) < 103
+    others = {prompts[i] for i in [*kept[:-50], 0, held_out[0]]}
+    assert shared == sum(prompts[i] in others for i in held_out) > 0
