@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
+from datamodules.batches import CompletionBatch, Demand, demand_of
 from datamodules.examples import Example
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
 from datamodules.loading.partition import greedy_runs
@@ -128,6 +128,13 @@ class BaseDataModule(LightningDataModule, ABC):
             seed=self.seed,
             world_size=self._world_size,
         )
+
+    def demands(self) -> Iterator[Demand]:
+        """What the data that is set up asks of a model: every split, and the probe bank."""
+        for split, dataset in self._datasets.items():
+            yield dataset.examples.demand(f"{split} data")
+        if self._datasets:
+            yield from (demand_of(batch, "probe bank") for batch in self.probe_batches())
 
     def data_fingerprint(self, split: str) -> str:
         """Hex digest of the tokenised content of a split."""

@@ -161,6 +161,27 @@ def sum_by_sequence(values: Tensor, target_sequence: Tensor, num_sequences: int)
     return values.new_zeros(num_sequences).index_add(0, target_sequence, values)
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What some data asks of a model that is to read it, or to answer it."""
+
+    source: str
+    """Which data, in words."""
+    longest: int
+    """Tokens of the longest prompt with a completion."""
+    largest_token: int
+    """Largest token id."""
+    remedy: str = "Lower data.max_length."
+    """What to do if the sequences are too long."""
+    is_drawn: bool = False
+    """Whether the model is to write the completions."""
+
+
+def demand_of(batch: CompletionBatch, source: str) -> Demand:
+    """What a batch asks; call it before the batch is moved to a device."""
+    return Demand(source, max(batch.key_lengths), int(batch.input_ids.max()))
+
+
 class ReferenceStore(Protocol):
     """What a preference module needs of its data module to compute reference log-probs once and have them in every batch."""
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch.utils.data import DataLoader
 
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.batches import Demand
+from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Decoding:
     def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> DataLoader[PromptBatch]:
         """The prompts in order, a batch at a time."""
         return DataLoader(list(self._batches(prompts, eos_token_id)), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+
+    def demand(self, prompts: Sequence[TaskPrompt], source: str) -> Demand:
+        """What answering the prompts asks of a model."""
+        return demand_of_prompts(prompts, self.max_new_tokens, source)
 
     def _batches(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> Iterator[PromptBatch]:
         for start in range(0, len(prompts), self.prompts_per_batch):

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 import torch
 
+from datamodules.batches import Demand
 from datamodules.sources.tokenization import Tokenizer
 from datamodules.tasks.base import TaskItem
 
@@ -18,6 +19,17 @@ class TaskPrompt:
 
     item: TaskItem
     prompt_ids: tuple[int, ...]
+
+
+def demand_of_prompts(prompts: Sequence[TaskPrompt], max_new_tokens: int, source: str) -> Demand:
+    """What answering the prompts asks of a model."""
+    return Demand(
+        source,
+        longest=max((len(prompt.prompt_ids) for prompt in prompts), default=0) + max_new_tokens,
+        largest_token=max((max(prompt.prompt_ids) for prompt in prompts), default=-1),
+        remedy=f"Lower max_new_tokens ({max_new_tokens}), or drop long prompts.",
+        is_drawn=True,
+    )
 
 
 class TaskStore(Protocol):

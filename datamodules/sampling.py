@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from datamodules.batches import Demand
 from datamodules.decoding import Decoding
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
-from datamodules.prompts import PromptBatch
+from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.sources.records import Text
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
@@ -63,5 +65,15 @@ class SamplingDataModule(TaskDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
-        missing = [item for item in self.task.items("pool") if item.text not in self._answered]
-        return self._decoding.loader(encode_prompts(missing, self.tokenizer), self.tokenizer.eos_token_id)
+        missing = [prompt for prompt in self._prompts if prompt.item.text not in self._answered]
+        return self._decoding.loader(missing, self.tokenizer.eos_token_id)
+
+    @override
+    def demands(self) -> Iterator[Demand]:
+        yield from super().demands()
+        if self.trainer and self.trainer.predicting and self._prompts:
+            yield self._decoding.demand(self._prompts, "prompts with their answers")
+
+    @cached_property
+    def _prompts(self) -> list[TaskPrompt]:
+        return encode_prompts(list(self.task.items("pool")), self.tokenizer)

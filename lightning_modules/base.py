@@ -65,8 +65,12 @@ class BaseModule(TrainedModule):
 
     @override
     def configure_model(self) -> None:
-        if hasattr(self, "policy"):
-            return
+        if not hasattr(self, "policy"):
+            self._build()
+        # Not once: another stage, or another fit, brings other data.
+        self.require_readable(self.policy.limits)
+
+    def _build(self) -> None:
         # Lightning makes the accelerator the default device here: seeds draw the same weights on the host, wherever they go then.
         with torch.device("cpu"):
             self.policy = self.policy_spec.build()

@@ -46,6 +46,7 @@ class DiagnosisModule(PreferenceModule):
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own: in evaluation mode, frozen, on its device."""
         policy = cast(Policy, self.trainer.precision_plugin.convert_module(spec.build()))
+        self.require_readable(policy.limits)
         self.policy = policy.to(self.device).eval().requires_grad_(False)
 
 

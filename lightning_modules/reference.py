@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
-from datamodules.batches import ReferenceStore
+from datamodules.batches import ReferenceStore, demand_of
 from lightning_modules.models.policy import Policy, PolicySpec
 
 
@@ -66,6 +66,8 @@ def _score(policy: Policy, store: ReferenceStore, split: str, device: torch.devi
     with torch.no_grad(), precision.forward_context():
         for number, batch in enumerate(store.scoring_dataloader(split)):
             if number % world == rank:
+                if policy.limits is not None:
+                    policy.limits.require([demand_of(batch, f"{split} data, which the reference reads")])
                 own[number] = policy(batch.to(device)).logps.float().cpu()
     parts = {number: part for shard in _gathered(own) for number, part in shard.items()}
     return torch.cat([parts[number] for number in sorted(parts)])

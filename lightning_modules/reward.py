@@ -53,11 +53,11 @@ class RewardModule(TrainedModule):
 
     @override
     def configure_model(self) -> None:
-        if hasattr(self, "reward_model"):
-            return
-        # As of a policy (BaseModule): the same weights, whatever the device.
-        with torch.device("cpu"):
-            self.reward_model: RewardModel = self.spec.build()
+        if not hasattr(self, "reward_model"):
+            # As of a policy (BaseModule): the same weights, whatever the device.
+            with torch.device("cpu"):
+                self.reward_model: RewardModel = self.spec.build()
+        self.require_readable(self.reward_model.limits)
 
     @override
     def on_fit_start(self) -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from lightning_modules.means import CountedMeans
+from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import whole
 from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
@@ -49,6 +50,18 @@ class TrainedModule(LightningModule):
     def setup(self, stage: str) -> None:
         # The first hook of ours: before the policy is built, and before a batch is converted.
         self.trainer.strategy.precision_plugin = of_parameters(self.trainer.precision_plugin)
+
+    def require_readable(self, limits: ModelLimits | None) -> None:
+        """Hold the data against what a model can read, before the first step; loaders without a data module are not looked at.
+
+        Raises:
+            ValueError: if it cannot read them.
+        """
+        demands = getattr(getattr(self._trainer, "datamodule", None), "demands", None)
+        if limits is not None and demands is not None:
+            # While models are built, Lightning makes the accelerator the default device; data are made on the host.
+            with torch.device("cpu"):
+                limits.require(demands())
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import override
 
+from datamodules.batches import Demand
 from datamodules.in_memory import encode_prompts
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.records import Record, Text
 from datamodules.tasks.base import TaskItem
@@ -75,6 +76,12 @@ class RolloutDataModule(PoolDataModule):
             temperature=1.0,
             top_p=1.0,
         )
+
+    @override
+    def demands(self) -> Iterator[Demand]:
+        yield from super().demands()
+        if self.trainer and self.trainer.training:
+            yield demand_of_prompts(self._prompts, self.max_new_tokens, "prompts with their answers")
 
     @override
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]

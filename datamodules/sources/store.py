@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from datamodules.batches import Role
+from datamodules.batches import Demand, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.loading.sampler import Ints, Lengths
 
@@ -92,6 +92,19 @@ class ExampleStore(Sequence[Example]):
         offsets, (segments, _) = self._arrays.segment_offsets, self._segments()
         for first, last in zip(offsets[segments].tolist(), offsets[segments + 1].tolist(), strict=True):
             yield self._arrays.tokens[first:last].tobytes()
+
+    def demand(self, source: str) -> Demand:
+        """What the examples ask of a model."""
+        if not len(self):
+            return Demand(source, 0, -1)
+        arrays = self._arrays
+        segments = np.diff(arrays.segment_offsets)
+        starts = arrays.example_offsets[:-1]
+        prompts = segments[starts]
+        segments[starts] = 0
+        longest = prompts + np.maximum.reduceat(segments, starts)
+        tokens = np.maximum.reduceat(arrays.tokens, arrays.segment_offsets[starts])
+        return Demand(source, int(longest[self._indices].max()), int(tokens[self._indices].max()))
 
     def fingerprint(self) -> str:
         """Hex digest of the token ids, their cut into prompts and completions, and their order."""

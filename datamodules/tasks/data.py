@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
+from datamodules.batches import Demand
 from datamodules.decoding import Decoding
 from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
 from datamodules.prompts import PromptBatch, TaskPrompt
@@ -85,6 +86,12 @@ class TaskDataModule(BaseDataModule):
     def task_prompts(self) -> Sequence[TaskPrompt]:
         """The held-out problems; none without a task."""
         return self._task_prompts
+
+    @override
+    def demands(self) -> Iterator[Demand]:
+        yield from super().demands()
+        if self.trainer and self.trainer.testing and self._task_prompts:
+            yield self._test_decoding.demand(self._task_prompts, "test problems with their answers")
 
     def prepared(self, name: str, records: Iterable[Record]) -> ExampleStore:
         """Records, checked, tokenised and cut (see `prepare_records`)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from lightning_modules.models.attention_backends.base import AttentionCase
 from lightning_modules.models.attention_backends.selection import BackendSelector
@@ -93,6 +93,14 @@ def in_compute_type(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     if dtype != torch.float64 and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
+def packing_obstacle(model: PreTrainedModel) -> str | None:
+    """Why the layers of a model cannot be packed, in words; None if they can, as far as its class says."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        return f"layers of kind {', '.join(sorted(kinds))}"
+    return None if model._supports_attention_backend else "an attention of its own"
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from datamodules.batches import CompletionBatch
-from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
+from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.compiling import compile_layers, uncompiled
 from lightning_modules.models.generation.batched import BatchedEngine
@@ -20,6 +20,7 @@ from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.generation.packed_decoder import PackedDecoder
 from lightning_modules.models.head import HeadStats, ScoringHead
+from lightning_modules.models.limits import ModelLimits, limits_of
 from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
@@ -31,6 +32,8 @@ from lightning_modules.token_stats import TokenStats
 
 Layout = Literal["packed", "padded"]
 """`packed`: no padding, a prompt's rows once. `padded`: a row a completion, for models that cannot be packed."""
+
+_PADDED = " Or use `layout: padded`, which has windows."
 
 
 class CausalLMPolicy(Policy):
@@ -54,6 +57,7 @@ class CausalLMPolicy(Policy):
         self.compiled = False
         self.own_engine: SamplingEngine | None = None
         self.vocab_size = _adopt_head(model).out_features
+        self.limits: ModelLimits = limits_of(model, window_remedy=_PADDED if layout == "packed" else None)
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
         if layout == "packed":
@@ -90,6 +94,7 @@ class CausalLMPolicy(Policy):
 
     def _hidden(self, batch: CompletionBatch) -> Tensor:
         """`[K, H]` input of the head at the scored positions."""
+        self.limits.require_length(max(batch.key_lengths))
         return self._padded_hidden(batch) if self.layout == "padded" else self._packed_hidden(batch)
 
     def _packed_hidden(self, batch: CompletionBatch) -> Tensor:
@@ -129,6 +134,8 @@ class CausalLMPolicy(Policy):
         on_progress: OnProgress | None = None,
     ) -> list[list[SampledCompletion]]:
         """Completions with their log-probs (see `Policy`, and `BatchedEngine` for what the seed promises)."""
+        longest = max(map(len, prompts), default=0) + parameters.max_new_tokens
+        self.limits.require_length(longest, "a prompt with its answer", f"Lower max_new_tokens ({parameters.max_new_tokens}).")
         with uncompiled() if self.compiled else nullcontext():
             return self.engine().generate(
                 prompts, parameters, num_samples=num_samples, eos_token_id=eos_token_id, seed=seed, on_progress=on_progress
@@ -184,10 +191,9 @@ def _adopt_head(model: PreTrainedModel) -> ScoringHead:
 
 
 def _refuse_unpackable(model: PreTrainedModel) -> None:
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds or not model._supports_attention_backend:
-        reason = f"layers of kind {', '.join(sorted(kinds))}" if kinds else "an attention of its own"
+    obstacle = packing_obstacle(model)
+    if obstacle is not None:
         raise ValueError(
             f"expected a model whose every layer attends through transformers' attention interface, got {type(model).__name__} "
-            f"with {reason}. Use `layout: padded`."
+            f"with {obstacle}. Use `layout: padded`."
         )

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import POOLING_ENTRY
 from lightning_modules.models.scalar import ScalarModel, load_scalar, scalar_over
@@ -19,6 +20,9 @@ from lightning_modules.token_stats import TokenStats
 
 class Critic(nn.Module, ABC):
     """V_t: what is still to come before token t is chosen."""
+
+    limits: ModelLimits | None = None
+    """What its body can read, where it has one of its own."""
 
     @abstractmethod
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
@@ -43,6 +47,7 @@ class OwnBodyCritic(Critic):
     def __init__(self, model: ScalarModel) -> None:
         super().__init__()
         self.model = model
+        self.limits = model.limits
 
     @override
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
@@ -93,6 +94,8 @@ class Policy(nn.Module, ABC):
 
     vocab_size: int
     """V: token ids are in [0, V)."""
+    limits: ModelLimits | None = None
+    """What it can read, where that is known."""
 
     @abstractmethod
     def forward(self, batch: CompletionBatch) -> TokenStats:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.scalar import ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
@@ -32,6 +33,9 @@ Pooling = Literal["last", "sum"]
 
 class RewardModel(nn.Module, ABC):
     """One number for a prompt and a completion."""
+
+    limits: ModelLimits
+    """What it can read."""
 
     @abstractmethod
     def forward(self, batch: CompletionBatch) -> Tensor:
@@ -107,6 +111,7 @@ class LikelihoodReward(RewardModel):
     def __init__(self, policy: CausalLMPolicy, scale: float, per_token: bool = False) -> None:
         super().__init__()
         self.policy = policy
+        self.limits = policy.limits
         self.scale = scale
         self.per_token = per_token
         setattr(policy.model.config, SCALE_ENTRY, scale)

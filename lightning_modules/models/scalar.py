@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,8 +12,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from datamodules.batches import CompletionBatch
-from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, register_packed_attention
+from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.generation.mode import decoding_mode
+from lightning_modules.models.layout_check import check_rows
+from lightning_modules.models.limits import limits_of
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.weights import fingerprint, save_model
@@ -34,14 +39,19 @@ class ScalarModel(nn.Module):
     def __init__(self, model: PreTrainedModel, attention: BackendSelector | None = None) -> None:
         super().__init__()
         head = getattr(model, HEAD, None)
-        if not isinstance(head, nn.Linear) or head.out_features != 1 or not model._supports_attention_backend:
+        obstacle = packing_obstacle(model)
+        if not isinstance(head, nn.Linear) or head.out_features != 1 or obstacle is not None:
             raise ValueError(
                 f"expected a sequence classifier with one output in a layer `{HEAD}` and packable attention, got "
-                f"{type(model).__name__} with {getattr(head, 'out_features', 'no')} outputs. Choose a decoder, such as Llama."
+                f"{type(model).__name__} with {getattr(head, 'out_features', 'no')} outputs and "
+                f"{obstacle or 'such attention'}. Choose a decoder, such as Llama."
             )
+        own = model.config._attn_implementation
+        self._plain_attention = own if own != PACKED_ATTENTION else "sdpa" if model._supports_sdpa else "eager"
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
         self.model = model
+        self.limits = limits_of(model, window_remedy="")
         self.attention = attention or BackendSelector()
 
     @property
@@ -52,6 +62,12 @@ class ScalarModel(nn.Module):
 
     def forward(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """The number at each of the packed rows: `[n]` for `rows` `[n]` int64 in [0, N), float32."""
+        scalars: Tensor = self.head(self.hidden(batch, rows))
+        return scalars.squeeze(1).float()
+
+    def hidden(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
+        """`[n, H]` what the head reads at packed rows."""
+        self.limits.require_length(max(batch.key_lengths))
         output = self.model.base_model(
             batch.input_ids.unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
@@ -59,8 +75,13 @@ class ScalarModel(nn.Module):
             packed=PackedCall(PackedSegments.of(batch), self.attention),
         )
         hidden: Tensor = output.last_hidden_state
-        scalars: Tensor = self.head(hidden.squeeze(0).index_select(0, rows))
-        return scalars.squeeze(1).float()
+        return hidden.squeeze(0).index_select(0, rows)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """The model's own attention, in evaluation mode (see `decoding_mode`)."""
+        with decoding_mode(self.model, self._plain_attention):
+            yield
 
     def fingerprint(self) -> str:
         """Hex digest of weights and configuration."""
@@ -99,7 +120,7 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
     scalar = ScalarModel(model)
     if missing:
         nn.init.zeros_(scalar.head.weight)
-    return scalar
+    return _checked(scalar)
 
 
 def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
@@ -111,6 +132,16 @@ def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
     model.base_model.load_state_dict(decoder.state_dict())
     scalar = ScalarModel(model)
     nn.init.zeros_(scalar.head.weight)
+    return _checked(scalar)
+
+
+def _checked(scalar: ScalarModel) -> ScalarModel:
+    """Itself, if its rows are those of one sequence at a time."""
+    chosen = scalar.attention
+    # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
+    scalar.attention = BackendSelector("sdpa", announce=False)
+    check_rows(scalar)
+    scalar.attention = chosen
     return scalar
 
 

@@ -26,25 +26,16 @@ MIN_SPREAD = 0.01
 """Mean absolute difference of a pair's scores over the standard deviation of all scores: below it, nothing is told apart."""
 
 
-def require_fitting_models(policy: Policy, reference: Policy, prompts: PromptBatch) -> None:
-    """Refuse models that cannot answer, or do not mean the same by a token id.
+def require_fitting_models(policy: Policy, reference: Policy) -> None:
+    """Refuse models that do not mean the same by a token id.
 
     Raises:
-        ValueError: if the reference has another vocabulary than the policy, or a prompt leaves no room for the answer within the
-            policy's positions.
+        ValueError: if the reference has another vocabulary than the policy.
     """
     if reference.vocab_size != policy.vocab_size:
         raise ValueError(
             f"expected a reference over the policy's {policy.vocab_size} tokens, got one over {reference.vocab_size}. The KL "
             "compares them token by token: choose one with the policy's tokenizer."
-        )
-    config = getattr(getattr(policy, "model", None), "config", None)
-    positions = getattr(config, "max_position_embeddings", None)
-    longest = max(len(prompt.prompt_ids) for prompt in prompts.prompts) + prompts.max_new_tokens
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"expected prompts and answers within the policy's {positions} positions, got up to {longest} tokens "
-            f"({prompts.max_new_tokens} of them new). Lower max_new_tokens, or drop long prompts."
         )
 
 

@@ -46,6 +46,9 @@ class ModelReward(RewardSource):
     def prepare(self, store: PromptStore, device: torch.device) -> None:
         require_same_tokens("reward model", self._path, store)
         self._model = self._spec.build().to(device).eval().requires_grad_(False)
+        demands = getattr(store, "demands", None)
+        if demands is not None:
+            self._model.limits.require(demands())
         batches = islice(cast(ReferenceStore, store).scoring_dataloader("train"), NUM_BATCHES)
         scores = torch.cat([self._raw(batch.to(device)) for batch in batches])
         self._mean, self._std = float(scores.mean()), max(float(scores.std()), 1e-6)

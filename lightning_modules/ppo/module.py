@@ -89,6 +89,12 @@ class PPOModule(BaseModule):
             self.critic = self._critic_spec.build(self.policy)
 
     @override
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.critic is not None:
+            self.require_readable(self.critic.limits)
+
+    @override
     def reference_policy(self) -> Policy:
         return self._reference.policy
 
@@ -110,7 +116,8 @@ class PPOModule(BaseModule):
         self._reference.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)
-        require_fitting_models(self.policy, self._reference.policy, self._prompts(0))
+        require_fitting_models(self.policy, self._reference.policy)
+        self.require_readable(self._reference.policy.limits)
 
     @override
     def on_train_start(self) -> None:

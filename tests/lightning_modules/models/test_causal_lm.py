@@ -93,7 +93,7 @@ def test_a_sliding_window_shorter_than_a_sequence_is_refused_and_works_padded() 
     windowed = config("mistral") | {"sliding_window": 11}
     policy = RandomPolicy(windowed).build()
     batch = make_batch()
-    with pytest.raises(ValueError, match=r"sliding window of at least 13 tokens.*got 11.*layout: padded"):
+    with pytest.raises(ValueError, match=r"at most 11 tokens .*sliding window of Mistral.*got 13 .*layout: padded"):
         policy(batch)
     padded = RandomPolicy(windowed, layout="padded", dtype="float64").build()
     torch.testing.assert_close(padded(batch).logps, own_log_probs(padded, batch), rtol=1e-6, atol=1e-6)

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD
 
-from datamodules.batches import CompletionBatch
+from datamodules.batches import CompletionBatch, Demand
 from datamodules.examples import Example
 from datamodules.packing import pack
 from datamodules.pool.rollouts import StepTicks
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.models.policy import SampledCompletion
@@ -59,6 +59,9 @@ class Prompts(LightningDataModule):
 
     def val_dataloader(self) -> list[CompletionBatch]:
         return [pack(self.pairs)]
+
+    def demands(self) -> Iterator[Demand]:
+        yield demand_of_prompts(self.rollout_prompts(0).prompts, self.max_new_tokens, "prompts with their answers")
 
     def splits(self) -> list[str]:
         return ["train"]

@@ -204,7 +204,7 @@ def test_empty_completions_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_prompts_at_the_end_of_the_positions_are_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="within the policy's 64 positions, got up to 65 tokens"):
+    with pytest.raises(ValueError, match=r"within the 64 positions of LlamaForCausalLM .*, got up to 65 tokens"):
         fit(tmp_path, module(), Prompts(max_new_tokens=62))
 
 

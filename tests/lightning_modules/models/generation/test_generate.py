@@ -113,7 +113,7 @@ def test_one_new_token_after_a_prompt_of_one() -> None:
 
 def test_window_that_a_response_would_outgrow_is_refused_before_anything_is_drawn() -> None:
     policy = build("gemma2")
-    with pytest.raises(ValueError, match=r"window of at least 47 tokens .* got 32"):
+    with pytest.raises(ValueError, match=r"at most 32 tokens .*sliding window .*, got 47 in a prompt with its answer"):
         policy.generate(PROMPTS, SamplingParameters(40), num_samples=1, eos_token_id=NO_EOS, seed=0)
 
 
