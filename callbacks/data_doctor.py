@@ -83,7 +83,7 @@ class DataDoctor(Callback):
         facts = self._pair_facts(dataset)
         if facts:
             highest = bank.pop("highest_ches_rows", [])
-            self._tell(trainer, facts | bank, cast(list[int], highest))
+            self._tell(trainer, facts | bank, cast(list[str], highest))
 
     def _pair_facts(self, dataset: SplitDataset) -> dict[str, Any]:
         keys: list[tuple[int, int, int]] = []
@@ -104,22 +104,22 @@ class DataDoctor(Callback):
             yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]
 
     def _bank_facts(self, pl_module: LightningModule) -> dict[str, Any]:
-        reader, parts, rows = HeadReader(), [], []
+        reader, parts, rows = HeadReader(), [], list[str]()
         for batch, stats in cast(ProbedModule, pl_module).probe_evaluation():
             if len(batch.pairs):
                 parts.append(model_facts(batch, stats, reader.geometry_of(cast(Policy, pl_module.policy), batch, stats)))
-                rows.append(batch.row_numbers[batch.pairs[:, 0]])
+                rows += _row_names(batch)
         if not parts:
             return {}
         facts = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = facts["ches"].argsort(descending=True) if "ches" in facts else torch.empty(0, dtype=torch.long)
         means: dict[str, Any] = {name: values.mean().item() for name, values in facts.items()}
-        return means | {"highest_ches_rows": torch.cat(rows)[order[:_SHOWN].cpu()].tolist()}
+        return means | {"highest_ches_rows": [rows[number] for number in order[:_SHOWN].tolist()]}
 
-    def _tell(self, trainer: Trainer, facts: dict[str, Any], highest: list[int]) -> None:
+    def _tell(self, trainer: Trainer, facts: dict[str, Any], highest: list[str]) -> None:
         said = warnings(facts)
         if highest:
-            facts["highest_ches_rows"] = ", ".join(map(str, highest))
+            facts["highest_ches_rows"] = ", ".join(highest)
         folder = run_folder(trainer)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +143,12 @@ def doctor_table(facts: dict[str, Any]) -> Table:
     if "highest_ches_rows" in facts:
         table.add_row("rows of highest CHES (bank)", facts["highest_ches_rows"])
     return table
+
+
+def _row_names(batch: CompletionBatch) -> list[str]:
+    """The row of each pair, with its source where there are several."""
+    first = batch.pairs[:, 0].tolist()
+    return [f"{batch.sources[pair]} {batch.row_numbers[pair]}".strip() for pair in first]
 
 
 def _row_report(folder: Path) -> dict[str, Any]:

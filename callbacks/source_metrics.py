@@ -19,8 +19,9 @@ from lightning_modules.step_output import PairOutput, StepOutput
 class SourceStore(Protocol):
     """What the metrics need of the data module."""
 
-    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
-        """The source of each row of a batch."""
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources that its batches name."""
 
 
 def by_source(pairs: PairOutput, names: Sequence[str]) -> dict[str, Tensor]:
@@ -59,13 +60,13 @@ class SourceMetrics(Diagnostic):
                 f"expected a data module of several sources, got {type(datamodule).__name__}. Use MixtureDataModule, or leave "
                 "SourceMetrics out."
             )
-        self._store = cast(SourceStore, datamodule)
+        self._names = cast(SourceStore, datamodule).source_names
 
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
         if output.pairs is None:
             return {}
-        names = self._store.source_names(batch.row_numbers[batch.pairs[:, 0]].tolist())
+        names = [batch.sources[sequence] for sequence in batch.pairs[:, 0].tolist()]
         return {f"source/{name}": values for name, values in by_source(output.pairs, names).items()}
 
     @override

@@ -112,6 +112,8 @@ class CompletionBatch:
     """`[K]` float32, nats: log-prob of every target under the frozen reference, if cached."""
     scores: Tensor | None = None
     """`[Q]` float32: judge scores, if the data has them (NaN where one is missing)."""
+    sources: tuple[str, ...] = ()
+    """Q names: the source within a mixture that the row number counts in; "" where there is one source."""
 
     @property
     def num_sequences(self) -> int:

@@ -34,6 +34,8 @@ class Example:
     """At least one."""
     row_number: int = -1
     """Row of the source file (0-based); -1 where there is none."""
+    source: str = ""
+    """Name of the source within a mixture, whose sources number their rows each for themselves."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completions or not all(c.token_ids for c in self.completions):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from datamodules.sources.tokenization import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ROWS_A_SOURCE = 2**32
-
 
 @dataclass(frozen=True)
 class MixturePart:
@@ -40,7 +39,7 @@ class MixturePart:
 class MixtureDataModule(BaseDataModule):
     """Examples of several sources, drawn by the seed in the proportions of their weights, each at most once.
 
-    Every source holds out `val_fraction` of its own prompts. What a row number of a batch came from is `source_names`.
+    Every source holds out `val_fraction` of its own prompts. Every example has the name of its source.
 
     Args:
         tokenizer: folder, hub name, or `.gguf` file; null takes the policy's, which the command line fills in.
@@ -115,10 +114,10 @@ class MixtureDataModule(BaseDataModule):
         stores = {name: _present(source.examples(split), name) for name, source in self._sources.items()}
         return ExampleStore.of(self._marked(self._drawn(stores) if split == "train" else stores))
 
-    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
-        """The source of each row of a batch."""
-        names = list(self._sources)
-        return [names[row_number // _ROWS_A_SOURCE] for row_number in row_numbers]
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources that examples name."""
+        return tuple(self._sources)
 
     def _drawn(self, stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
         counts = mixture_counts({name: len(store) for name, store in stores.items()}, self._weights, self._num_examples)
@@ -130,9 +129,9 @@ class MixtureDataModule(BaseDataModule):
         return drawn
 
     def _marked(self, stores: Mapping[str, ExampleStore]) -> Iterator[Example]:
-        for number, store in enumerate(stores.values()):
+        for name, store in stores.items():
             for example in store:
-                yield replace(example, row_number=number * _ROWS_A_SOURCE + example.row_number)
+                yield replace(example, source=name)
 
     @cached_property
     def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -150,8 +149,8 @@ def mixture_counts(sizes: Mapping[str, int], weights: Mapping[str, float], total
     Raises:
         ValueError: if a weight is not positive, or a source has too few examples for its share.
     """
-    if not weights or min(weights.values()) <= 0:
-        raise ValueError(f"expected weights > 0, got {dict(weights)}. Leave out a source that is not wanted.")
+    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+        raise ValueError(f"expected finite weights > 0, got {dict(weights)}. Leave out a source that is not wanted.")
     shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
     if total is None:
         total = int(min(sizes[name] / share for name, share in shares.items()))

@@ -67,6 +67,7 @@ class _Layout:
         self.row_numbers: list[int] = []
         self.example_index: list[int] = []
         self.kinds: list[str] = []
+        self.sources: list[str] = []
         self.scores: list[float] = []
 
     def add(self, example: Example, number: int, index: int) -> None:
@@ -88,6 +89,7 @@ class _Layout:
             self.row_numbers.append(example.row_number)
             self.example_index.append(index)
             self.kinds.append(completion.kind)
+            self.sources.append(example.source)
             self.scores.append(math.nan if completion.score is None else completion.score)
 
     def _add_pair(self, example: Example) -> None:
@@ -128,6 +130,7 @@ class _Layout:
             num_prompts=num_prompts,
             share=share or StepShare(prompts=num_prompts, targets=len(self.target_ids), microbatches=1),
             reference_token_logps=reference_token_logps,
+            sources=tuple(self.sources),
             scores=None if all(map(math.isnan, self.scores)) else torch.tensor(self.scores, dtype=torch.float32),
         )
 

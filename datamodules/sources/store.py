@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from datamodules.batches import Demand, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.loading.sampler import Ints, Lengths
 
-_TOKENS, _TABLES, _KINDS = "tokens.bin", "tables.npz", "kinds.json"
+_TOKENS, _TABLES, _NAMES = "tokens.bin", "tables.npz", "names.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,10 @@ class _Arrays:
     """`[segments]`, NaN where there is none."""
     row_numbers: Ints
     """`[examples]`."""
+    sources: NDArray[np.int16]
+    """`[examples]` into `source_names`."""
     kind_names: tuple[str, ...]
+    source_names: tuple[str, ...]
 
 
 class ExampleStore(Sequence[Example]):
@@ -66,14 +69,14 @@ class ExampleStore(Sequence[Example]):
         """Map what `save` wrote; tokens are read from disk as they are needed."""
         tables = np.load(folder / _TABLES)
         tokens = np.memmap(folder / _TOKENS, dtype=np.int32, mode="r")
-        kind_names = tuple(json.loads((folder / _KINDS).read_text()))
-        return cls(_Arrays(tokens=tokens, kind_names=kind_names, **{name: tables[name] for name in tables.files}))
+        names: dict[str, Any] = {field: tuple(values) for field, values in json.loads((folder / _NAMES).read_text()).items()}
+        return cls(_Arrays(tokens=tokens, **names, **{name: tables[name] for name in tables.files}))
 
     def save(self, folder: Path) -> None:
         """Write the arrays of the whole store (not of a selection) into an existing folder."""
         fields = dict(vars(self._arrays))
         fields.pop("tokens").tofile(folder / _TOKENS)
-        (folder / _KINDS).write_text(json.dumps(fields.pop("kind_names")))
+        (folder / _NAMES).write_text(json.dumps({name: fields.pop(name) for name in ("kind_names", "source_names")}))
         np.savez(folder / _TABLES, **fields)
 
     def select(self, indices: Sequence[int] | Ints) -> ExampleStore:
@@ -137,6 +140,7 @@ class ExampleStore(Sequence[Example]):
             prompt_ids=tuple(self._slice(first).tolist()),
             completions=tuple(self._completion(segment) for segment in range(first + 1, last)),
             row_number=int(arrays.row_numbers[example]),
+            source=arrays.source_names[arrays.sources[example]],
         )
 
     def _completion(self, segment: int) -> TokenizedCompletion:
@@ -168,7 +172,9 @@ class StoreWriter:
         self._kinds = array("h")
         self._scores = array("d")
         self._row_numbers = array("q")
+        self._sources = array("h")
         self._kind_names: list[str] = []
+        self._source_names: list[str] = []
 
     def add(self, example: Example) -> None:
         """Append one example."""
@@ -180,6 +186,9 @@ class StoreWriter:
             self._add_segment(completion.token_ids, int(completion.role), self._kind_names.index(completion.kind), score)
         self._example_offsets.append(len(self._roles))
         self._row_numbers.append(example.row_number)
+        if example.source not in self._source_names:
+            self._source_names.append(example.source)
+        self._sources.append(self._source_names.index(example.source))
 
     def store(self) -> ExampleStore:
         """Everything added so far."""
@@ -192,7 +201,9 @@ class StoreWriter:
                 kinds=np.array(self._kinds, dtype=np.int16),
                 scores=np.array(self._scores, dtype=np.float64),
                 row_numbers=np.array(self._row_numbers, dtype=np.int64),
+                sources=np.array(self._sources, dtype=np.int16),
                 kind_names=tuple(self._kind_names),
+                source_names=tuple(self._source_names),
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from callbacks.data_doctor import DataDoctor
+from callbacks.data_doctor import DataDoctor, _row_names
 from callbacks.head_geometry import PairGeometry
 from callbacks.pair_risks import RISKS, model_facts, pair_facts, pair_keys, repeated, warnings
 from datamodules.packing import pack
 from lightning_modules.token_stats import TokenStats
 from tests import tiny
-from tests.callbacks.rig import pair
+from tests.callbacks.rig import PAIRS, pair
 from tests.conftest import Run
 
 # chosen longer, half of it in rejected after a common token; chosen shorter; the same twice.
@@ -87,6 +88,12 @@ def test_warnings_tell_the_number_and_come_only_beyond_their_threshold() -> None
     assert "1.50 nats per token likelier" in said
     worst = {risk.fact: math.inf if not risk.below else -math.inf for risk in RISKS}
     assert warnings({name: value for name, value in worst.items() if value > 0})
+
+
+def test_a_row_of_a_mixture_is_named_with_its_source() -> None:
+    batch = pack([replace(PAIRS[0], row_number=5, source="helpful"), replace(PAIRS[1], row_number=5, source="harmless")])
+    assert _row_names(batch) == ["helpful 5", "harmless 5"]
+    assert _row_names(pack([replace(PAIRS[0], row_number=7)])) == ["7"]
 
 
 def experiment(folder: Path, callbacks: list[dict[str, Any]], *, supervised: bool = False) -> dict[str, Any]:

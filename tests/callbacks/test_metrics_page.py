@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -61,8 +61,7 @@ class Mixed(Validated):
 
     view = ScenarioView((ScenarioPair(0, Response("a", "policy"), Response("b", "policy"), ()),), {}, 1)
 
-    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
-        return ["one"] * len(row_numbers)
+    source_names = ("one",)
 
 
 class FivePoints(Judge):
@@ -114,7 +113,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), optimizer, cache_dir=cache),
             [*monitors(), TokenHeatmap(), SampleLogger(), SourceMetrics(1), PoolFreshness()],
             folder,
-            data=Mixed(PAIRS, microbatches, 1),
+            data=Mixed([replace(pair, source="one") for pair in PAIRS], microbatches, 1),
         ),
         fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
         fit(

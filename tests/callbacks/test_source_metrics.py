@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, events, fit
 
 
 class Mixed(ProbedPairs):
-    """The first pair of a batch comes from `a`, the others from `b`."""
-
-    def source_names(self, row_numbers: Sequence[int]) -> list[str]:
-        return ["a", *"b" * (len(row_numbers) - 1)]
+    source_names = ("a", "b")
 
     def val_dataloader(self) -> DataLoader[CompletionBatch]:
         return self.train_dataloader()
+
+
+# The first pair of each of the two batches comes from `a`, the others from `b`.
+MIXED = [replace(example, source="a" if number in (0, 3) else "b") for number, example in enumerate(PAIRS)]
 
 
 def _module(folder: Path) -> PreferenceModule:
@@ -31,7 +32,7 @@ def _module(folder: Path) -> PreferenceModule:
 
 
 def test_sources_add_up_to_the_whole(tmp_path: Path) -> None:
-    run = fit(_module(tmp_path), [SourceMetrics(1)], tmp_path, data=Mixed(PAIRS, [[0, 1, 2], [3, 4]], 1))
+    run = fit(_module(tmp_path), [SourceMetrics(1)], tmp_path, data=Mixed(MIXED, [[0, 1, 2], [3, 4]], 1))
     scalars = events(run)
 
     def at(name: str, step: int) -> float:

@@ -54,7 +54,7 @@ def parts(tmp_path: Path) -> dict[str, MixturePart]:
 
 
 def _names(data: MixtureDataModule, split: str) -> Counter[str]:
-    return Counter(data.source_names([example.row_number for example in data.dataset(split).examples]))
+    return Counter(example.source for example in data.dataset(split).examples)
 
 
 def test_a_mixture_has_its_shares_and_knows_where_its_rows_come_from(
@@ -77,14 +77,16 @@ def test_a_mixture_has_its_shares_and_knows_where_its_rows_come_from(
     assert _names(data, "train") == {"hh": 6, "alpaca": 12, "ultra": 6}
     # A fifth of each source, whatever its weight.
     assert _names(data, "val") == {"hh": 8, "alpaca": 6, "ultra": 4}
-    rows = {split: {example.row_number for example in data.dataset(split).examples} for split in ("train", "val")}
+    rows = {split: {(example.source, example.row_number) for example in data.dataset(split).examples} for split in ("train", "val")}
     assert rows["train"].isdisjoint(rows["val"])
     texts = {data.tokenizer.decode(example.prompt_ids) for example in data.dataset("train").examples}
     assert len(texts) == 24
     batch = next(iter(data.train_dataloader()))
-    chosen = batch.row_numbers[batch.pairs[:, 0]].tolist()
-    assert set(data.source_names(chosen)) <= set(parts)
-    ultra = [example for example in data.dataset("train").examples if data.source_names([example.row_number]) == ["ultra"]]
+    assert len(batch.sources) == batch.num_sequences
+    assert set(batch.sources) <= set(parts) == set(data.source_names)
+    ultra = [example for example in data.dataset("train").examples if example.source == "ultra"]
+    # A row number is the row of the source's own file.
+    assert {example.row_number for example in ultra} <= set(range(20))
     assert [completion.score for completion in ultra[0].completions] == [8.5, 3.0]
     drawn = [[example.row_number for example in build(seed).dataset("train").examples] for seed in (0, 1)]
     assert drawn[0] == [example.row_number for example in data.dataset("train").examples] != drawn[1]

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
+from datamodules.loading.sampler import Ints
 from datamodules.sources.prompt_split import count_shared_prompts, split_by_prompt
 from datamodules.sources.store import ExampleStore
 
@@ -79,7 +80,12 @@ def test_splitting_and_comparing_gather_the_offsets_a_few_times_however_many_exa
     )
     calls: list[ExampleStore] = []
     segments = ExampleStore._segments
-    monkeypatch.setattr(ExampleStore, "_segments", lambda self: (calls.append(self), segments(self))[1])
+
+    def counted(self: ExampleStore) -> tuple[Ints, Ints]:
+        calls.append(self)
+        return segments(self)
+
+    monkeypatch.setattr(ExampleStore, "_segments", counted)
     kept, held_out = split_by_prompt(store, 0.25, seed=3)
     shared = count_shared_prompts(store.select(held_out), store.select([*kept[:-50], 0, held_out[0]]))
     store.fingerprint()
