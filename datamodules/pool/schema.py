@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from datamodules.sources.cells import number_cell, text_cell
+from datamodules.sources.messages import parse_tools
 from datamodules.sources.records import BadRowError, Fault, Text, is_blank
 
 POLICY = "policy"
@@ -94,6 +95,8 @@ def parse_row(row: Mapping[str, object]) -> PoolRow:
     responses = row.get("responses")
     if responses is None:
         raise BadRowError(Fault.MISSING_FIELD, f"no 'responses' among {sorted(row)}")
+    if parse_tools(row, "tools"):
+        raise BadRowError(Fault.TEMPLATE_DROPS, "'tools': a pool has no place for them; put their text into the prompt")
     if not isinstance(responses, list):
         raise BadRowError(Fault.WRONG_TYPE, f"'responses' is {type(responses).__name__}; expected a list of objects")
     return PoolRow(
@@ -107,7 +110,7 @@ def parse_row(row: Mapping[str, object]) -> PoolRow:
 def row_to_json(row: PoolRow) -> dict[str, Any]:
     """What `parse_row` reads; fields that are None or False are left out."""
     return {
-        "prompt": row.prompt if isinstance(row.prompt, str) else [asdict(message) for message in row.prompt],
+        "prompt": row.prompt if isinstance(row.prompt, str) else [message.fields() for message in row.prompt],
         **_present({"answer": row.answer, "task": row.task}),
         "responses": [_present(asdict(response)) for response in row.responses],
     }

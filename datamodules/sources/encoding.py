@@ -1,17 +1,17 @@
-"""Records to token ids, and the cut between a prompt and its completions."""
+"""Records to token ids, and the cut between a prompt and its completions: for training, sampling, judging and export alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datamodules.sources.records import BadRowError, Fault, Message, Record, Text
+from datamodules.sources.chat_template import ChatTemplate
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
+from datamodules.sources.special_tokens import Ids, SpecialTokens, is_marked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,12 @@ class EncodedRecord:
     """Each ends with the end-of-sequence token."""
     num_apart: int = 0
     """Completions tokenised on their own, because their first token would have merged with the prompt's last."""
+    spells_special: bool = False
+    """Whether a special token that the text spells was encoded as the words it is."""
+    is_laid_out: bool = False
+    """Whether it is text that a template has laid out already: the special tokens that it spells are special."""
+    unread_keys: frozenset[str] = frozenset()
+    """Keys of its messages that the chat template does not name."""
 
 
 class PromptEncoder:
@@ -34,14 +40,20 @@ class PromptEncoder:
     with the end-of-sequence token; what a template puts after its last special token (a line break) is dropped. Ids are never
     compared with the padding token, so it may equal the end-of-sequence token.
 
+    Special tokens that a text spells ("</s>") are the words they are, unless the record says otherwise. Plain text whose prompt
+    begins with one that opens (`<s>[INST]`, `<|im_start|>user`) was laid out with a template before: there they are special tokens,
+    and a text that begins with the tokenizer's leading ones gets no second set. An end of sequence at the end of a text completion
+    is one.
+
     Args:
-        tokenizer: with an end-of-sequence token, and a chat template if messages are to come.
+        tokenizer: with a chat template if messages are to come; training needs an end-of-sequence token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._eos: int = tokenizer.eos_token_id
-        self._special_ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self._eos: int | None = tokenizer.eos_token_id
+        self._special = SpecialTokens(tokenizer)
+        self._template = ChatTemplate(tokenizer, self._special)
         self.leading_ids = self._find_leading_ids()
         """Special tokens that the tokenizer itself puts before a text, such as a beginning-of-sequence token."""
 
@@ -53,72 +65,98 @@ class PromptEncoder:
         """
         rendered = [self._render(record) for record in records]
         flat = [text for texts in rendered if not isinstance(texts, BadRowError) for text in texts]
-        ids = iter(self._tokenize(flat))
+        ids = iter(self._special.tokenize(flat))
         return [
-            texts if isinstance(texts, BadRowError) else self._cut(record, [next(ids) for _ in texts])
+            texts if isinstance(texts, BadRowError) else self._cut(record, texts, [next(ids) for _ in texts])
             for record, texts in zip(records, rendered, strict=True)
         ]
 
+    def cut_prompt(self, prompt: Ids, limit: int) -> Ids:
+        """The last `limit` tokens of a prompt at the most, those among them that a model expects before every text."""
+        if len(prompt) <= limit:
+            return prompt
+        leading = self.leading_ids
+        kept = leading if prompt[: len(leading)] == leading and len(leading) < limit else []
+        return kept + prompt[len(prompt) - limit + len(kept) :]
+
     def _render(self, record: Record) -> list[str] | BadRowError:
-        """The prompt, then prompt + completion for each completion."""
-        texts = [completion.text for completion in record.completions]
-        if isinstance(record.prompt, str):
-            return [record.prompt, *(record.prompt + str(text) for text in texts)]
+        """The prompt, then prompt + completion for each completion; what is to be words is marked."""
         try:
-            return [self._template(record.prompt, ()), *(self._template(record.prompt, text) for text in texts)]
+            return self._text(record) if isinstance(record.prompt, str) else self._chat(record, record.prompt)
         except BadRowError as error:
             return error
 
-    def _template(self, prompt: tuple[Message, ...], reply: Text) -> str:
-        from jinja2 import TemplateError
+    def _text(self, record: Record) -> list[str]:
+        if record.tools:
+            raise BadRowError(Fault.TEMPLATE_DROPS, "'tools': plain text has no template that would tell of them")
+        prompt, texts = str(record.prompt), [str(completion.text) for completion in record.completions]
+        if self._is_laid_out(record):
+            return [prompt, *(prompt + text for text in texts)]
+        marked = self._special.mark(prompt)
+        return [marked, *(marked + self._special.mark_completion(text) for text in texts)]
 
-        if self._tokenizer.chat_template is None:
-            raise ValueError(
-                "expected a tokenizer with a chat template for chat messages, got one without. "
-                "Use the tokenizer of an instruct model, or plain text (as_chat: false)."
-            )
-        assert not isinstance(reply, str), "formats give messages after messages"
-        messages = [asdict(message) for message in (*prompt, *reply)]
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not reply)
-        except TemplateError as error:
-            raise BadRowError(Fault.TEMPLATE_REFUSES, str(error)) from error
-        return str(text)
+    def _chat(self, record: Record, prompt: tuple[Message, ...]) -> list[str]:
+        template, tools, as_special = self._template, record.tools, record.has_control_tokens
+        wholes = [(*prompt, *_messages(completion)) for completion in record.completions]
+        for messages in wholes or [prompt]:
+            template.require_roles(messages, tools)
+        texts = [template.render(prompt, tools, opens_reply=True, control_tokens=as_special)]
+        texts += [template.render(messages, tools, opens_reply=False, control_tokens=as_special) for messages in wholes]
+        for messages, text in zip(wholes or [prompt], texts[1:] or texts, strict=True):
+            template.require_whole(text, messages, tools)
+        return texts
 
-    def _cut(self, record: Record, ids: list[Ids]) -> EncodedRecord | BadRowError:
-        prompt, *wholes = ids
+    def _is_laid_out(self, record: Record) -> bool:
+        return record.has_control_tokens or self._special.open(str(record.prompt))
+
+    def _cut(self, record: Record, texts: list[str], ids: list[Ids | BadRowError]) -> EncodedRecord | BadRowError:
+        found = [one for one in ids if not isinstance(one, BadRowError)]
+        if len(found) < len(ids):
+            return next(one for one in ids if isinstance(one, BadRowError))
+        spells = any(is_marked(text) for text in texts)
+        prompt, *wholes = found
         if isinstance(record.prompt, str):
-            return self._cut_text(record, prompt, wholes)
+            return self._cut_text(record, prompt, wholes, spells)
         if any(whole[: len(prompt)] != prompt for whole in wholes):
             end = self._tokenizer.decode(prompt)[-60:]
             return BadRowError(Fault.NOT_A_PREFIX, f"the end of the prompt, {end!r}, changes before a reply")
-        return EncodedRecord(prompt, [self._ended(self._without_tail(whole[len(prompt) :])) for whole in wholes])
+        completions = [self._ended(self._without_tail(whole[len(prompt) :])) for whole in wholes]
+        messages = [*record.prompt, *(message for completion in record.completions for message in _messages(completion))]
+        return EncodedRecord(prompt, completions, spells_special=spells, unread_keys=self._template.unread(messages))
 
-    def _cut_text(self, record: Record, prompt: Ids, wholes: list[Ids]) -> EncodedRecord | BadRowError:
+    def _cut_text(self, record: Record, prompt: Ids, wholes: list[Ids], spells: bool) -> EncodedRecord | BadRowError:
         if not prompt and not self.leading_ids:
             return BadRowError(Fault.EMPTY_PROMPT, f"the tokenizer finds no token in {record.prompt!r}")
-        completions, num_apart = [], 0
+        completions, num_apart, is_laid_out = [], 0, self._is_laid_out(record)
         for completion, whole in zip(record.completions, wholes, strict=True):
             merged = whole[: len(prompt)] != prompt
             num_apart += merged
-            completions.append(self._ended(self._tokenize([str(completion.text)])[0] if merged else whole[len(prompt) :]))
-        return EncodedRecord([*self.leading_ids, *prompt], completions, num_apart)
+            ids = self._alone(str(completion.text), is_laid_out) if merged else whole[len(prompt) :]
+            completions.append(self._ended(self._without_tail(ids) if is_laid_out else ids))
+        leading = [] if prompt[: len(self.leading_ids)] == self.leading_ids else self.leading_ids
+        return EncodedRecord([*leading, *prompt], completions, num_apart, spells, is_laid_out)
+
+    def _alone(self, completion: str, is_laid_out: bool) -> Ids:
+        (ids,) = self._special.tokenize([completion if is_laid_out else self._special.mark_completion(completion)])
+        assert not isinstance(ids, BadRowError), "the whole could be tokenised, and it ends with this"
+        return ids
 
     def _ended(self, ids: Ids) -> Ids:
-        return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
+        return ids if self._eos is None or (ids and ids[-1] == self._eos) else [*ids, self._eos]
 
     def _without_tail(self, ids: Ids) -> Ids:
         """Drop blank tokens after the last token, if that one is special: they are the template's, not the reply's."""
-        end = len(ids)
-        while end and ids[end - 1] not in self._special_ids and not self._tokenizer.decode(ids[end - 1]).strip():
+        end, special = len(ids), self._special.ids
+        while end and ids[end - 1] not in special and not self._tokenizer.decode(ids[end - 1]).strip():
             end -= 1
-        return ids[:end] if end and ids[end - 1] in self._special_ids else ids
-
-    def _tokenize(self, texts: list[str]) -> list[Ids]:
-        ids: list[Ids] = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return ids
+        return ids[:end] if end and ids[end - 1] in special else ids
 
     def _find_leading_ids(self) -> Ids:
         with_special: Ids = self._tokenizer("x")["input_ids"]
-        (plain,) = self._tokenize(["x"])
+        plain: Ids = self._tokenizer("x", add_special_tokens=False)["input_ids"]
         return with_special[: with_special.index(plain[0])] if plain else []
+
+
+def _messages(completion: CompletionRecord) -> tuple[Message, ...]:
+    assert not isinstance(completion.text, str), "formats give messages after messages"
+    return completion.text

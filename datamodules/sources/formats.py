@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from datamodules.batches import Role
 from datamodules.sources.cells import conversation, number_cell, text_cell
+from datamodules.sources.messages import parse_tools, require_reply
 from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
 
 Row = Mapping[str, object]
@@ -48,13 +49,18 @@ class PairColumns(RowFormat):
     """Column of the judge's score of the dispreferred completion, if there is one."""
     as_chat: bool = False
     """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
+    tools: str | None = "tools"
+    """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
+    has_control_tokens: bool = False
+    """Whether special tokens that the text spells are special; else they are words, unless a text prompt begins with one."""
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
         prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.as_chat)
         other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.as_chat)
         scores = (number_cell(row, self.chosen_score), number_cell(row, self.rejected_score))
-        return pair_record(prompt, chosen, other_prompt, rejected, row_number, scores)
+        record = pair_record(prompt, chosen, other_prompt, rejected, row_number, scores)
+        return replace(record, tools=parse_tools(row, self.tools), has_control_tokens=self.has_control_tokens)
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,16 @@ class PromptCompletionColumns(RowFormat):
     """Column of the completion."""
     as_chat: bool = False
     """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
+    tools: str | None = "tools"
+    """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
+    has_control_tokens: bool = False
+    """Whether special tokens that the text spells are special; else they are words, unless a text prompt begins with one."""
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
         prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.as_chat)
-        return Record(prompt, (CompletionRecord(completion, Role.CHOSEN, "chosen"),), row_number)
+        completions = (CompletionRecord(completion, Role.CHOSEN, "chosen"),)
+        return Record(prompt, completions, row_number, parse_tools(row, self.tools), self.has_control_tokens)
 
 
 def prompt_and_completion(row: Row, prompt: str | None, completion: str, as_chat: bool) -> tuple[Text, Text]:
@@ -92,8 +103,7 @@ def prompt_and_completion(row: Row, prompt: str | None, completion: str, as_chat
     if isinstance(first, str) or isinstance(last, str):
         first = (Message("user", first),) if isinstance(first, str) else first
         last = (Message("assistant", last),) if isinstance(last, str) else last
-    if len(last) != 1:
-        raise BadRowError(Fault.WRONG_TYPE, f"{completion!r} holds {len(last)} messages; expected the one reply")
+    require_reply(last, completion)
     return first, last
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.sources.encoding import EncodedRecord, Ids, PromptEncoder
+from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.formats import Row, RowFormat
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
@@ -106,7 +106,7 @@ class Preparation:
                 )
         if len(set(texts)) < len(texts):
             raise BadRowError(Fault.SAME_COMPLETIONS, f"both are {str(texts[0])[:80]!r}")
-        digest = hashlib.sha256(repr((record.prompt, texts)).encode("utf-8", "surrogatepass")).digest()[:16]
+        digest = hashlib.sha256(repr((record.prompt, record.tools, texts)).encode("utf-8", "surrogatepass")).digest()[:16]
         if digest in self._seen:
             raise BadRowError(Fault.DUPLICATE, f"an earlier row has the same prompt and completions: {str(record.prompt)[:80]!r}")
         self._seen.add(digest)
@@ -117,11 +117,15 @@ class Preparation:
                 raise encoded
             self._writer.add(self._example(record, encoded))
             self._report.rows_kept += 1
+            self._report.note(
+                spells_special=encoded.spells_special, is_laid_out=encoded.is_laid_out, unread_keys=encoded.unread_keys
+            )
         except BadRowError as error:
             self._report.add(record.row_number, error)
 
     def _example(self, record: Record, encoded: EncodedRecord) -> Example:
-        prompt = self._cut_prompt(encoded.prompt_ids)
+        limit = self._limits.max_prompt_length
+        prompt = encoded.prompt_ids if limit is None else self._encoder.cut_prompt(encoded.prompt_ids, limit)
         room = self._limits.max_length - len(prompt)
         if room < 1:
             raise BadRowError(Fault.NO_ROOM, f"the prompt has {len(prompt)} tokens, max_length is {self._limits.max_length}")
@@ -139,14 +143,6 @@ class Preparation:
             ),
             row_number=record.row_number,
         )
-
-    def _cut_prompt(self, prompt: Ids) -> Ids:
-        """The end of the prompt, behind the tokens that a model expects before every text."""
-        limit, leading = self._limits.max_prompt_length, self._encoder.leading_ids
-        if limit is None or len(prompt) <= limit:
-            return prompt
-        kept = leading if prompt[: len(leading)] == leading and len(leading) < limit else []
-        return kept + prompt[len(prompt) - limit + len(kept) :]
 
 
 def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from datamodules.batches import Role
@@ -13,8 +14,20 @@ class Message:
     """One turn of a chat."""
 
     role: str
-    """"system", "user", "assistant", or whatever else the tokenizer's chat template knows."""
+    """"system", "user", "assistant", "tool", or whatever else the tokenizer's chat template names."""
     content: str
+    """Text; empty where there are tool calls alone."""
+    said: str = ""
+    """What else is said, as a JSON object: reasoning, tool calls, the name of the speaker. Empty for nothing."""
+    other: str = field(default="", compare=False, repr=False)
+    """Any other keys of the message, as a JSON object. They are passed to the template, and make no message another one."""
+
+    def fields(self) -> dict[str, object]:
+        """What a chat template gets."""
+        own: dict[str, object] = {"role": self.role, "content": self.content}
+        for further in filter(None, (self.said, self.other)):
+            own |= json.loads(further)
+        return own
 
 
 Text = str | tuple[Message, ...]
@@ -41,6 +54,10 @@ class Record:
     completions: tuple[CompletionRecord, ...]
     row_number: int
     """Row of the source (0-based, counted on over the files of a folder)."""
+    tools: str = ""
+    """JSON list of the tools that a chat template is told of; empty for none."""
+    has_control_tokens: bool = False
+    """Whether special tokens that the text spells are meant as such, and not as the words they are."""
 
 
 class Fault(StrEnum):
@@ -62,7 +79,10 @@ class Fault(StrEnum):
     NO_DIFFERENCE = "no two responses of different scores"
     DUPLICATE = "duplicate row"
     NO_ROOM = "prompt leaves no room for a completion within max_length"
+    UNKNOWN_ROLE = "message with another role than expected"
     TEMPLATE_REFUSES = "chat template refuses the messages"
+    TEMPLATE_DROPS = "chat template leaves out what the row says"
+    UNSPEAKABLE = "text that spells a special token, which the tokenizer cannot write as words"
     NOT_A_PREFIX = "chat template: the prompt is not a token prefix of the whole"
     SAME_WHEN_CUT = "chosen equals rejected once cut to max_length"
 
@@ -88,4 +108,4 @@ def reply_to(prompt: Text, text: str) -> Text:
 
 def is_blank(text: Text) -> bool:
     """Whether there is nothing but white space."""
-    return not text.strip() if isinstance(text, str) else not any(message.content.strip() for message in text)
+    return not text.strip() if isinstance(text, str) else not any(message.content.strip() or message.said for message in text)

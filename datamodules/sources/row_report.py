@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -36,6 +37,12 @@ class RowReport:
     """Completions whose tail was cut to `max_length`; at least one token of each is left."""
     tokenized_apart: int = 0
     """Completions whose first token would have merged with the prompt's last, so that they were tokenised on their own."""
+    spelled_special: int = 0
+    """Rows whose text spells a special token, which was encoded as the words it is."""
+    laid_out: int = 0
+    """Rows of text that was laid out with a template before: special tokens that it spells are special."""
+    unread_keys: dict[str, int] = field(default_factory=dict)
+    """Key of a message that the chat template does not name -> rows that have it."""
     faults: dict[str, FaultCount] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
     """What the folder of the source holds beside its data files."""
@@ -46,6 +53,13 @@ class RowReport:
         count.rows.append(row_number)
         if len(count.examples) < _EXAMPLES:
             count.examples.append(f"row {row_number}{place and f' ({place})'}: {error.detail}")
+
+    def note(self, *, spells_special: bool, is_laid_out: bool, unread_keys: Iterable[str]) -> None:
+        """Count what is worth knowing of a row that is kept."""
+        self.spelled_special += spells_special
+        self.laid_out += is_laid_out
+        for key in unread_keys:
+            self.unread_keys[key] = self.unread_keys.get(key, 0) + 1
 
     @property
     def num_bad(self) -> int:
@@ -74,8 +88,18 @@ class RowReport:
             f"{self.source}: {self.rows_kept} of {self.rows_read} rows kept, {self.num_bad} bad; {self.truncated_prompts} prompts "
             f"and {self.truncated_completions} completions cut; {self.tokenized_apart} tokenised apart from their prompt"
         )
-        beside = [f"  not read: {', '.join(self.passed_over[:_ROWS_SHOWN])}"] if self.passed_over else []
-        return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items()), *beside])
+        return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items()), *self._notes()])
+
+    def _notes(self) -> Iterator[str]:
+        if self.spelled_special:
+            yield f"  {self.spelled_special} rows spell a special token; it was encoded as the words it is"
+        if self.laid_out:
+            yield f"  {self.laid_out} rows of text begin as a template lays text out: their special tokens are special"
+        if self.unread_keys:
+            keys = ", ".join(f"{key} ({count} rows)" for key, count in self.unread_keys.items())
+            yield f"  keys of messages that the chat template does not read: {keys}"
+        if self.passed_over:
+            yield f"  not read: {', '.join(self.passed_over[:_ROWS_SHOWN])}"
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""

@@ -10,6 +10,7 @@ from typing_extensions import override
 from datamodules.batches import Role
 from datamodules.sources.cells import number_cell, text_cell
 from datamodules.sources.formats import Row, RowFormat
+from datamodules.sources.messages import parse_tools
 from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text, reply_to
 
 RANKED = "ranked"
@@ -32,6 +33,10 @@ class ScoredResponses(RowFormat):
     """Column of their scores: a list of numbers, higher is better. Compared within the row alone."""
     as_chat: bool = False
     """Whether a prompt of plain text becomes a user message for the tokenizer's chat template, and the responses its answers."""
+    tools: str | None = "tools"
+    """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
+    has_control_tokens: bool = False
+    """Whether special tokens that the text spells are special; else they are words, unless a text prompt begins with one."""
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
@@ -40,7 +45,8 @@ class ScoredResponses(RowFormat):
         if len(texts) != len(scores):
             raise BadRowError(Fault.WRONG_TYPE, f"{len(texts)} {self.responses!r} with {len(scores)} {self.scores!r}")
         responses = [_response(prompt, {"response": text, "score": score}) for text, score in zip(texts, scores, strict=True)]
-        return Record(prompt, tuple(_with_sides(responses)), row_number)
+        completions = tuple(_with_sides(responses))
+        return Record(prompt, completions, row_number, parse_tools(row, self.tools), self.has_control_tokens)
 
     def _prompt(self, row: Row) -> Text:
         prompt = text_cell(row, self.prompt)
