@@ -132,19 +132,19 @@ def train(setting: Setting, callbacks: Sequence[Callback] = ()) -> StepClock:
             enable_model_summary=False,
             callbacks=[*callbacks, clock],
         )
-        trainer.fit(_module(setting, folder), datamodule=_data(setting, folder))
+        trainer.fit(module_of(setting, folder), datamodule=data_of(setting, folder))
     free_memory()
     return clock
 
 
-def _module(setting: Setting, folder: str) -> PreferenceModule:
+def module_of(setting: Setting, folder: str) -> PreferenceModule:
     spec = DrawnPolicy(setting.shape, setting.device, setting.gradient_checkpointing, setting.compile)
     kind = partial(StochasticAdamW) if setting.precision == "bf16-true" else partial(AdamW, fused=True)
     optimizer = partial(kind, lr=setting.learning_rate, weight_decay=0.0)
     return PreferenceModule(spec, DPOLoss(beta=0.1), optimizer, cache_dir=folder)
 
 
-def _data(setting: Setting, folder: str) -> PreferenceDataModule:
+def data_of(setting: Setting, folder: str) -> PreferenceDataModule:
     pairs = build_pairs(Path(folder) / "data", setting.shape, setting.mix, setting.steps * setting.pairs_per_step)
     return PreferenceDataModule(
         tokenizer=str(pairs / "model"),

@@ -19,7 +19,7 @@ from lightning_modules.models.tile_kernels import TileKernels, TileSums
 
 
 class RunningStats:
-    """Accumulates over tiles for K rows.
+    """Accumulates over tiles for K rows, always cut into the same slices.
 
     Args:
         target_ids: `[K]` int64.
@@ -28,42 +28,40 @@ class RunningStats:
     """
 
     def __init__(self, target_ids: Tensor, dtype: torch.dtype, kernels: TileKernels) -> None:
-        self._target_ids, self._kernels = target_ids, kernels
-        zeros = torch.zeros(5, len(target_ids), dtype=dtype, device=target_ids.device)
-        self._maximum, self._exp_sum, self._weighted, self._squares, self._target = zeros.unbind()
-        # Finite, unlike -inf, so that a rescaling before the first token is 0 * finite and not 0 * inf.
-        self._maximum.fill_(torch.finfo(dtype).min)
+        self._target_ids, self._dtype, self._kernels = target_ids, dtype, kernels
+        self._slices: dict[int, TileSums] = {}
 
     def update(self, rows: slice, columns: slice, logits: Tensor, scratch: Tensor) -> None:
-        """Take in the `[r, n]` tile `logits` (destroyed), with room for as much in `scratch`."""
-        column, inside = local_targets(self._target_ids[rows], columns)
-        before, exp_sum = self._maximum[rows], self._exp_sum[rows]
-        tile = TileSums(*self._kernels.sums(logits, column, inside, before, scratch))
-        shift = before - tile.maximum
-        factor = shift.exp()
-        self._weighted[rows] = (self._weighted[rows] + shift * exp_sum) * factor + tile.weighted
-        self._squares[rows] = self._squares[rows] * factor.square() + tile.squares
-        self._exp_sum[rows] = exp_sum * factor + tile.exp_sum
-        self._maximum[rows] = tile.maximum
-        self._target[rows] = torch.where(inside, tile.target, self._target[rows])
+        """Take in the `[r, n]` tile `logits` (destroyed), with room for as much in `scratch` where the kernels need it."""
+        target_ids = self._target_ids[rows]
+        before = self._slices.get(rows.start) or self._nothing_seen(target_ids)
+        column = target_ids - columns.start
+        self._slices[rows.start] = TileSums(*self._kernels.update(logits, column, scratch, before))
+
+    def _nothing_seen(self, target_ids: Tensor) -> TileSums:
+        zeros = torch.zeros(5, len(target_ids), dtype=self._dtype, device=target_ids.device)
+        # Finite, unlike -inf, so that a rescaling before the first token is 0 * finite and not 0 * inf.
+        zeros[0] = torch.finfo(self._dtype).min
+        return TileSums(*zeros)
 
     def finish(self) -> SoftmaxStats:
         """Add the targets and normalise."""
-        maximum = torch.maximum(self._maximum, self._target)
-        shift = self._maximum - maximum
+        seen = TileSums(*map(torch.cat, zip(*self._slices.values(), strict=True)))
+        maximum = torch.maximum(seen.maximum, seen.target)
+        shift = seen.maximum - maximum
         factor = shift.exp()
-        others = self._exp_sum * factor
-        target_shift = self._target - maximum
+        others = seen.exp_sum * factor
+        target_shift = seen.target - maximum
         target = target_shift.exp()
         exp_sum = others + target
-        is_top1 = self._target >= self._maximum
+        is_top1 = seen.target >= seen.maximum
         # log1p keeps the digits of a sum that is 1 and a little.
         log_sum = torch.where(is_top1, others.log1p(), exp_sum.log())
-        weighted = (self._weighted + shift * self._exp_sum) * factor + target * target_shift
+        weighted = (seen.weighted + shift * seen.exp_sum) * factor + target * target_shift
         return SoftmaxStats(
             logps=target_shift - log_sum,
             entropy=(log_sum - weighted / exp_sum).clamp_min(0),
-            other_sq_probs=self._squares * factor.square() / exp_sum.square(),
+            other_sq_probs=seen.squares * factor.square() / exp_sum.square(),
             target_probs=target / exp_sum,
             top1_probs=exp_sum.reciprocal(),
             is_top1=is_top1,
@@ -92,10 +90,3 @@ class SoftmaxStats:
     """m = max_v z_v."""
     exp_sum: Tensor
     """sum_v e^(z_v - m): p_v = e^(z_v - m) / exp_sum."""
-
-
-def local_targets(target_ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """`[r]` column of each target within the tile (some column of it for the others), `[r]` bool whether it lies in the tile."""
-    local = target_ids - columns.start
-    inside = (local >= 0) & (target_ids < columns.stop)
-    return local.clamp(0, columns.stop - columns.start - 1), inside

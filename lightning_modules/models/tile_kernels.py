@@ -1,7 +1,8 @@
 """What is done to a tile of logits between matrix products: written out (in place, for caches), or fused by `torch.compile`.
 
-Written out, a tile is read about ten times: cheap where it stays in a cache, as on the CPU, dear on a GPU, where it does not.
-Fused, it is read twice in forward and once in backward, where its gradient leaves in the type in which the products take it.
+Written out, a tile is read about ten times: cheap where it stays in a cache, as on the CPU, slow on a GPU, where it does not.
+Fused, it is read twice in forward and once in backward, where its gradient leaves in the type in which the products take it; and a
+tile costs the host one call a pass, which on a GPU is what the step's time consists of.
 
 Shape legend: a tile has r rows (scored positions) and n vocabulary columns.
 """
@@ -18,13 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.models.tiled_logits import LogitTransform
-
 _log = logging.getLogger(__name__)
 
 
 class TileSums(NamedTuple):
-    """`[r]` each, over the tokens of a tile other than the target; m is their largest logit, or the given one if that is larger."""
+    """`[r]` each, over the tokens other than the target that were seen so far; m is their largest logit."""
 
     maximum: Tensor
     """m."""
@@ -35,7 +34,7 @@ class TileSums(NamedTuple):
     squares: Tensor
     """sum e^(2 (z - m))."""
     target: Tensor
-    """Logit of the target where the tile has it; any number elsewhere."""
+    """Logit of the target, once it was seen."""
 
 
 @dataclass(frozen=True)
@@ -43,74 +42,86 @@ class TileKernels:
     """The two passes over a tile."""
 
     name: str
-    sums: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-    """(logits `[r, n]` (destroyed), column of the target `[r]`, whether it is in the tile `[r]`, largest logit before `[r]`,
-    scratch `[>= r n]`) -> the fields of `TileSums`."""
-    gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, float | None, torch.dtype], Tensor]
-    """(logits `[r, n]` (destroyed), m over all tiles `[r]`, factor of e^(z - m) `[r]`, column of the target `[r]`, what its entry
-    gets on top `[r]`, scale, soft-cap, type) -> `[r, n]` gradient at the output of the linear layer."""
+    update: Callable[[Tensor, Tensor, Tensor, TileSums], tuple[Tensor, ...]]
+    """(logits `[r, n]` (destroyed), column of the target `[r]`, outside [0, n) where the tile does not have it, scratch
+    `[>= r n]`, sums so far) -> the fields of `TileSums` with this tile."""
+    gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
+    """(logits `[r, n]` (destroyed), m over all tiles `[r]`, factor of e^(z - m) `[r]`, column of the target `[r]` as above, what
+    its entry gets on top `[r]`, soft-cap `[]`, type) -> `[r, n]` gradient before the soft-cap."""
+    needs_scratch: bool
+    """Whether `update` writes to its scratch; otherwise it may be empty."""
 
 
-def _written_sums(logits: Tensor, column: Tensor, inside: Tensor, before: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
-    target = logits.gather(1, column[:, None])
-    logits.scatter_(1, column[:, None], target.masked_fill(inside[:, None], torch.finfo(logits.dtype).min))
-    maximum = torch.maximum(before, logits.amax(1))
+def _written_update(logits: Tensor, column: Tensor, scratch: Tensor, sums: TileSums) -> tuple[Tensor, ...]:
+    place, inside = _within(column, logits.shape[1])
+    target = logits.gather(1, place[:, None])
+    logits.scatter_(1, place[:, None], target.masked_fill(inside[:, None], torch.finfo(logits.dtype).min))
+    maximum = torch.maximum(sums.maximum, logits.amax(1))
     logits -= maximum[:, None]
     exps = torch.exp(logits, out=scratch[: logits.numel()].view_as(logits))
-    return maximum, exps.sum(1), torch.linalg.vecdot(exps, logits), torch.linalg.vecdot(exps, exps), target.squeeze(1)
+    own = torch.linalg.vecdot(exps, logits), torch.linalg.vecdot(exps, exps)
+    return _joined(sums, TileSums(maximum, exps.sum(1), *own, target.squeeze(1)), inside)
+
+
+def _joined(before: TileSums, tile: TileSums, inside: Tensor) -> TileSums:
+    """What was seen, rescaled to the new maximum, with a tile's own sums."""
+    shift = before.maximum - tile.maximum
+    factor = shift.exp()
+    return TileSums(
+        tile.maximum,
+        before.exp_sum * factor + tile.exp_sum,
+        (before.weighted + shift * before.exp_sum) * factor + tile.weighted,
+        before.squares * factor.square() + tile.squares,
+        torch.where(inside, tile.target, before.target),
+    )
+
+
+def _within(column: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
+    """`[r]` some column of the tile, the target's where it has it; `[r]` bool whether it has it."""
+    place = column.clamp(0, num_columns - 1)
+    return place, place == column
 
 
 def _written_gradient(
-    logits: Tensor,
-    maximum: Tensor,
-    factor: Tensor,
-    column: Tensor,
-    own: Tensor,
-    scale: float,
-    softcap: float | None,
-    dtype: torch.dtype,
+    logits: Tensor, maximum: Tensor, factor: Tensor, column: Tensor, own: Tensor, softcap: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    slope = LogitTransform(scale, softcap).slope(logits)
+    slope = None if softcap is None else 1 - (logits / softcap).square()
+    place, inside = _within(column, logits.shape[1])
     gradient = logits.sub_(maximum[:, None]).exp_().mul_(factor[:, None])
-    gradient.scatter_add_(1, column[:, None], own[:, None])
-    return (gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)).to(dtype)
+    gradient.scatter_add_(1, place[:, None], (own * inside)[:, None])
+    return (gradient if slope is None else gradient.mul_(slope)).to(dtype)
 
 
-def fusible_sums(logits: Tensor, column: Tensor, inside: Tensor, before: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
-    """`TileKernels.sums` without writing to memory, for a compiler."""
-    is_target = (torch.arange(logits.shape[1], device=logits.device) == column[:, None]) & inside[:, None]
+def fusible_update(logits: Tensor, column: Tensor, scratch: Tensor, sums: TileSums) -> tuple[Tensor, ...]:
+    """`TileKernels.update` without writing to memory, for a compiler."""
+    is_target = torch.arange(logits.shape[1], device=logits.device) == column[:, None]
     others = logits.masked_fill(is_target, torch.finfo(logits.dtype).min)
-    maximum = torch.maximum(before, others.amax(1))
+    maximum = torch.maximum(sums.maximum, others.amax(1))
     centred = others - maximum[:, None]
     exps = centred.exp()
     target = logits.masked_fill(~is_target, 0.0).sum(1)
-    return maximum, exps.sum(1), (exps * centred).sum(1), exps.square().sum(1), target
+    tile = TileSums(maximum, exps.sum(1), (exps * centred).sum(1), exps.square().sum(1), target)
+    return _joined(sums, tile, (column >= 0) & (column < logits.shape[1]))
 
 
 def fusible_gradient(
-    logits: Tensor,
-    maximum: Tensor,
-    factor: Tensor,
-    column: Tensor,
-    own: Tensor,
-    scale: float,
-    softcap: float | None,
-    dtype: torch.dtype,
+    logits: Tensor, maximum: Tensor, factor: Tensor, column: Tensor, own: Tensor, softcap: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """`TileKernels.gradient` without writing to memory, for a compiler."""
     is_column = torch.arange(logits.shape[1], device=logits.device) == column[:, None]
     gradient = (logits - maximum[:, None]).exp() * factor[:, None]
     gradient = torch.where(is_column, gradient + own[:, None], gradient)
-    return (gradient * LogitTransform(scale, softcap).slope(logits)).to(dtype)
+    return (gradient if softcap is None else gradient * (1 - (logits / softcap).square())).to(dtype)
 
 
-WRITTEN = TileKernels("written out", _written_sums, _written_gradient)
+WRITTEN = TileKernels("written out", _written_update, _written_gradient, needs_scratch=True)
 
 
 @cache
 def fused() -> TileKernels:
     """Compiled for any tile, at the first call."""
-    return TileKernels("fused", torch.compile(fusible_sums, dynamic=True), torch.compile(fusible_gradient, dynamic=True))
+    compiled = [torch.compile(function, dynamic=True) for function in (fusible_update, fusible_gradient)]
+    return TileKernels("fused", *compiled, needs_scratch=False)
 
 
 @cache
@@ -137,17 +148,17 @@ def _largest_error(kernels: TileKernels, device_type: str, softcap: float | None
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(37, 211, generator=generator)
     before, factor, own = torch.randn(3, 37, generator=generator)
-    column = torch.randint(211, (37,), generator=generator)
-    inside = torch.rand(37, generator=generator) < 0.5
+    column = torch.randint(-100, 311, (37,), generator=generator)
     results = []
     for these, device, dtype in ((kernels, device_type, torch.float32), (WRITTEN, "cpu", torch.float64)):
         rows = [tensor.to(device, dtype) for tensor in (before, factor, own)]
-        places = column.to(device), inside.to(device)
-        sums = these.sums(logits.to(device, dtype, copy=True), *places, rows[0], torch.empty(37 * 211, device=device, dtype=dtype))
+        place, cap = column.to(device), None if softcap is None else torch.tensor(softcap, device=device, dtype=dtype)
+        scratch = torch.empty(37 * 211, device=device, dtype=dtype)
+        seen = TileSums(rows[0], *(row.abs() for row in (*rows, rows[0])))
+        sums = these.update(logits.to(device, dtype, copy=True), place, scratch, seen)
         maximum = torch.full_like(rows[0], 10.0)
-        gradient = these.gradient(logits.to(device, dtype, copy=True), maximum, rows[1], places[0], rows[2], 0.5, softcap, dtype)
-        kept = (*sums[:4], sums[4] * places[1], gradient)
-        results.append([result.double().cpu() for result in kept])
+        gradient = these.gradient(logits.to(device, dtype, copy=True), maximum, rows[1], place, rows[2], cap, dtype)
+        results.append([result.double().cpu() for result in (*sums, gradient)])
     errors = [float((got - want).norm() / want.norm()) for got, want in zip(*results, strict=True)]
     # max() would pass over a nan that is not first.
     return max(errors) if all(error == error for error in errors) else float("nan")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_modules.models.running_stats import RunningStats, local_targets
+from lightning_modules.models.running_stats import RunningStats
 from lightning_modules.models.tile_kernels import TileKernels
 from lightning_modules.models.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
 
@@ -51,7 +51,8 @@ class TiledLogProbs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             logits = TiledLogits(hidden.to(ctx.product_dtype), weight, bias, transform, tile)
             running = RunningStats(target_ids, logits.sum_dtype, kernels)
-            buffer, scratch = logits.buffer(), logits.buffer()
+            buffer = logits.buffer()
+            scratch = logits.buffer() if kernels.needs_scratch else buffer[:0]
             for columns in logits.column_tiles():
                 for rows in logits.row_slices():
                     running.update(rows, columns.columns, logits.of(rows, columns, buffer), scratch)
@@ -69,27 +70,33 @@ class TiledLogProbs(torch.autograd.Function):
         hidden, weight, bias, *_rest = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):
             logits = TiledLogits(hidden.to(ctx.product_dtype), weight, bias, ctx.transform, ctx.tile)
-            gradients = _Gradients(ctx, logits)
-            buffer = logits.buffer()
+            gradients, at_logits = _Gradients(ctx, logits), _GradientAtLogits(ctx, logits, grad_logps)
             for columns in logits.column_tiles():
                 gradients.start(columns)
                 for rows in logits.row_slices():
-                    at_logits = _gradient_at_logits(ctx, logits, rows, columns, grad_logps, buffer)
-                    gradients.add(rows, columns, at_logits)
+                    gradients.add(rows, columns, at_logits(rows, columns))
                 gradients.finish(columns)
         return gradients.results()
 
 
-def _gradient_at_logits(
-    ctx: _Context, logits: TiledLogits, rows: slice, tile: ColumnTile, grad_logps: Tensor, buffer: Tensor
-) -> Tensor:
+class _GradientAtLogits:
     """`[r, n]` gradient at the output of the linear layer, in the type in which the products take it."""
-    *_, target_ids, maximum, exp_sum = ctx.saved_tensors
-    column, inside = local_targets(target_ids[rows], tile.columns)
-    upstream = grad_logps[rows]
-    factor, own = -upstream / exp_sum[rows], upstream * inside
-    values = logits.of(rows, tile, buffer)
-    return ctx.kernels.gradient(values, maximum[rows], factor, column, own, *ctx.transform, ctx.product_dtype)
+
+    def __init__(self, ctx: _Context, logits: TiledLogits, grad_logps: Tensor) -> None:
+        *_, self._target_ids, self._maximum, exp_sum = ctx.saved_tensors
+        self._kernels, self._dtype = ctx.kernels, ctx.product_dtype
+        self._logits, self._buffer = logits, logits.buffer()
+        self._own = grad_logps * ctx.transform.scale
+        self._factor = -self._own / exp_sum
+        softcap = ctx.transform.softcap
+        # A number would be read off by the compiled pass at every tile.
+        self._softcap = None if softcap is None else exp_sum.new_full((), softcap)
+
+    def __call__(self, rows: slice, tile: ColumnTile) -> Tensor:
+        column = self._target_ids[rows] - tile.columns.start
+        values = self._logits.of(rows, tile, self._buffer)
+        of_rows = self._maximum[rows], self._factor[rows], column, self._own[rows]
+        return self._kernels.gradient(values, *of_rows, self._softcap, self._dtype)
 
 
 class _Gradients:
@@ -104,22 +111,26 @@ class _Gradients:
         self._bias = torch.empty_like(self._bias_input) if needs_bias and self._bias_input is not None else None
 
     def start(self, tile: ColumnTile) -> None:
-        """Begin a column tile: its share of the weight and bias gradients starts at zero."""
-        self._weight_tile = torch.zeros_like(tile.weight, dtype=self._sum_dtype)
-        self._bias_tile = self._weight_tile.new_zeros(len(tile.weight))
+        """Begin a column tile: its share of the weight and bias gradients."""
+        if self._weight is not None:
+            share = self._weight[tile.columns]
+            # Summed where it is wanted, unless the parameters' type would round the sums of several row slices.
+            self._weight_tile = share if share.dtype == self._sum_dtype else torch.empty_like(share, dtype=self._sum_dtype)
+        if self._bias is not None:
+            self._bias_tile = self._bias.new_zeros(len(tile.weight), dtype=self._sum_dtype)
 
     def add(self, rows: slice, tile: ColumnTile, gradient: Tensor) -> None:
         """Take in the gradient at a tile's logits."""
         if self._hidden is not None:
             multiply(gradient, tile.weight, self._hidden[rows], accumulate=True)
         if self._weight is not None:
-            multiply(gradient.T, self._hidden_rows[rows], self._weight_tile, accumulate=True)
+            multiply(gradient.T, self._hidden_rows[rows], self._weight_tile, accumulate=rows.start > 0)
         if self._bias is not None:
             self._bias_tile += gradient.sum(0)
 
     def finish(self, tile: ColumnTile) -> None:
         """End a column tile: its sums are complete and may be rounded to the type of the parameters."""
-        if self._weight is not None:
+        if self._weight is not None and self._weight.dtype != self._sum_dtype:
             self._weight[tile.columns] = self._weight_tile
         if self._bias is not None:
             self._bias[tile.columns] = self._bias_tile

@@ -21,10 +21,6 @@ class LogitTransform(NamedTuple):
     softcap: float | None = None
     """Soft-cap c: z -> c tanh(z / c) (Gemma 2, arXiv 2408.00118 section 2)."""
 
-    def slope(self, logits: Tensor) -> Tensor | float:
-        """Derivative of z by the output h W^T + b of the linear layer, from z."""
-        return self.scale if self.softcap is None else self.scale * (1 - (logits / self.softcap).square())
-
 
 class TileShape(NamedTuple):
     """Largest tile."""
@@ -35,8 +31,8 @@ class TileShape(NamedTuple):
 
 CPU_TILE = TileShape(512, 1024)
 """2 MiB of float32: stays in the second-level cache between the products and the exponentials (see docs/results/speed)."""
-DEVICE_TILE = TileShape(4096, 8192)
-"""128 MiB of float32: large enough that an accelerator's matrix products run at full speed."""
+DEVICE_TILE = TileShape(16384, 8192)
+"""512 MiB of float32 at the most: all rows of a usual batch, so that the host makes few calls, each at full speed."""
 
 
 class ColumnTile(NamedTuple):
@@ -75,9 +71,9 @@ class TiledLogits:
             yield ColumnTile(columns, self.weight[columns].to(self.hidden.dtype), bias)
 
     def row_slices(self) -> Iterator[slice]:
-        """All rows, in order."""
+        """All rows, in order; one empty slice where there are none."""
         total = len(self.hidden)
-        return (slice(start, min(start + self.tile.rows, total)) for start in range(0, total, self.tile.rows))
+        return (slice(start, min(start + self.tile.rows, total)) for start in range(0, max(total, 1), self.tile.rows))
 
     def of(self, rows: slice, tile: ColumnTile, out: Tensor) -> Tensor:
         """`[r, n]` logits, in the front of the buffer `out`."""
@@ -103,9 +99,9 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, *, accumulate: bool = Fal
     if left.dtype == out.dtype:
         torch.addmm(out, left, right, beta=int(accumulate), out=out)
     elif accumulate:
-        out += torch.mm(left, right, out_dtype=out.dtype)
+        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
     else:
-        out.copy_(torch.mm(left, right, out_dtype=out.dtype))
+        torch.mm(left, right, out_dtype=out.dtype, out=out)
 
 
 def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:

@@ -25,7 +25,7 @@ from lightning_modules.models.attention_backends.base import AttentionCase
 from lightning_modules.models.attention_backends.selection import BACKENDS
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.models.tile_kernels import WRITTEN, TileKernels, fusible_gradient, fusible_sums
+from lightning_modules.models.tile_kernels import WRITTEN, TileKernels, fusible_gradient, fusible_update
 from lightning_modules.models.tiled_logits import TileShape
 from tests.lightning_modules.models.architectures import config, make_batch, sequences
 
@@ -34,7 +34,7 @@ OUTPUTS = {"llama": "plain", "gemma2": "soft-capped", "cohere": "multiplied", "g
 HEADS = {
     "one tile": (TileShape(512, 1024), WRITTEN),
     "many tiles": (TileShape(5, 7), WRITTEN),
-    "fused": (TileShape(6, 8), TileKernels("fusible", fusible_sums, fusible_gradient)),
+    "fused": (TileShape(6, 8), TileKernels("fusible", fusible_update, fusible_gradient, needs_scratch=False)),
 }
 """Tiles, and what is done to one; a GPU compiles the last."""
 

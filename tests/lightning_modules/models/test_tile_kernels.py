@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from lightning_modules.models import tile_kernels
-from lightning_modules.models.tile_kernels import WRITTEN, TileKernels, failure, fused, fusible_gradient, fusible_sums, kernels_for
+from lightning_modules.models.tile_kernels import (
+    WRITTEN,
+    TileKernels,
+    failure,
+    fused,
+    fusible_gradient,
+    fusible_update,
+    kernels_for,
+)
 
-FUSIBLE = TileKernels("fusible", fusible_sums, fusible_gradient)
+FUSIBLE = TileKernels("fusible", fusible_update, fusible_gradient, needs_scratch=False)
 COMPILER_WARNINGS = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
@@ -22,7 +30,7 @@ def test_what_is_fused_gives_what_is_written_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sums": lambda *a: fusible_sums(-a[0], *a[1:])}, {"gradient": lambda *a: -fusible_gradient(*a)}]
+    "wrong", [{"update": lambda *a: fusible_update(-a[0], *a[1:])}, {"gradient": lambda *a: -fusible_gradient(*a)}]
 )
 def test_the_self_test_notices_wrong_numbers(wrong: dict[str, Any]) -> None:
     assert "relative error" in (failure(replace(FUSIBLE, **wrong), "cpu") or "")
@@ -33,7 +41,7 @@ def test_the_self_test_notices_nan_and_a_compiler_that_fails() -> None:
         raise RuntimeError("no ptxas\nand more")
 
     assert failure(replace(FUSIBLE, gradient=lambda *a: fusible_gradient(*a) * torch.nan), "cpu") is not None
-    assert failure(replace(FUSIBLE, sums=broken), "cpu") == "they failed their self-test (RuntimeError: no ptxas)"
+    assert failure(replace(FUSIBLE, update=broken), "cpu") == "they failed their self-test (RuntimeError: no ptxas)"
 
 
 def test_a_cpu_takes_what_is_written_out() -> None:

@@ -1,0 +1,248 @@
+"""Operations that a step and a sampled token call, counted on a CPU: `python -m bench.operations`.
+
+A GPU runs small operations faster than the host can launch them, so that their number is the time of a step. Counted are calls
+that do work (views and empty tensors do none), for a decoder of 24 layers under bfloat16 autocast, with stand-ins of one operation
+each for what only a GPU has: variable-length attention and the head's fused passes over a tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
+
+from bench.gpu.sampling import ours
+from bench.gpu.step import monitors
+from bench.gpu.trained_steps import DrawnPolicy, Setting, data_of, module_of, quiet
+from bench.workload import SHAPES, Shape
+from lightning_modules.models import head, tiled_log_probs
+from lightning_modules.models.attention_backends import selection
+from lightning_modules.models.attention_backends.base import AttentionBackend
+from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.tile_kernels import TileKernels, TileSums
+from lightning_modules.models.tiled_logits import DEVICE_TILE
+
+SHAPE = Shape(layers=24, hidden=32, intermediate=64, heads=2, kv_heads=1, vocab=151936)
+FREE = ("empty", "detach", "alias", "lift_fresh", "new_empty", "resize_", "set_", "is_", "_unsafe_view", "_reshape_alias")
+"""Beginnings of the names of operators that do no work."""
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators by name, and numbers that the host reads."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+        self.reads = 0
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "_local_scalar_dense":
+            self.reads += 1
+        elif not func.is_view and not name.startswith(FREE):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _WideProducts(TorchDispatchMode):
+    """Half-precision products summed in float32, which the CPU has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.mm.dtype_out:
+            return kwargs["out"].copy_(args[0].float() @ args[1].float())
+        if func is torch.ops.aten.addmm.dtype_out:
+            return kwargs["out"].add_(args[1].float() @ args[2].float())
+        return func(*args, **kwargs)
+
+
+class _OneCall(torch.autograd.Function):
+    """Attention as one operation in forward and one in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # noqa: ANN401
+        """A tensor of the output's shape."""
+        ctx.shapes = [tensor.shape for tensor in (query, key, value)]
+        return query.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override] # noqa: ANN401
+        """Tensors of the inputs' shapes, the first counted."""
+        _, key, value = ctx.shapes
+        return gradient.clone(), gradient.new_empty(key), gradient.new_empty(value)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, **_: object) -> Tensor:
+    rows = (tensor.index_select(0, segments.key_index) for tensor in (key, value))
+    output: Tensor = _OneCall.apply(query, *rows)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _update(logits: Tensor, column: Tensor, scratch: Tensor, sums: TileSums) -> tuple[Tensor, ...]:
+    return (logits.sum(1), *sums[1:])
+
+
+def _gradient(logits: Tensor, *arguments: Any) -> Tensor:  # noqa: ANN401
+    return logits.to(arguments[-1])
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """The paths that a GPU takes, with stand-ins for its kernels."""
+    backend = AttentionBackend("stand-in", _attend, lambda _: None)
+    kernels = TileKernels("stand-in", _update, _gradient, needs_scratch=False)
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(selection, "PER_SEGMENT", backend))
+        patches.enter_context(patch.object(selection.BackendSelector.__init__, "__defaults__", ("auto", (backend,))))
+        patches.enter_context(patch.object(head, "kernels_for", lambda _: kernels))
+        patches.enter_context(patch.object(head, "CPU_TILE", DEVICE_TILE))
+        patches.enter_context(patch.object(tiled_log_probs, "product_dtype", lambda *_: torch.bfloat16))
+        patches.enter_context(patch.dict(SHAPES, {"counted": SHAPE}))
+        patches.enter_context(_WideProducts())
+        yield
+
+
+class _Phases(Callback):
+    """What each part of a training step calls, for steps 2 and 3."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, list[Counting]] = {}
+        self._open: Counting | None = None
+
+    def _enter(self, phase: str) -> None:
+        self._leave()
+        self._open = Counting()
+        self.phases.setdefault(phase, []).append(self._open)
+        self._open.__enter__()
+
+    def _leave(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+        self._open = None
+
+    @override
+    def on_train_batch_start(self, *_: object) -> None:
+        self._enter("forward")
+
+    @override
+    def on_before_backward(self, *_: object) -> None:
+        self._enter("backward")
+
+    @override
+    def on_after_backward(self, *_: object) -> None:
+        self._enter("clip and step")
+
+    @override
+    def on_before_zero_grad(self, trainer: Trainer, *_: object) -> None:
+        if self._open is not None:
+            self._enter("clip and step")
+
+    @override
+    def on_train_batch_end(self, *_: object) -> None:
+        self._leave()
+
+
+class _Before(Callback):
+    """Counts what the callbacks after it do when a step has ended."""
+
+    def __init__(self) -> None:
+        self.counts: list[Counting] = []
+
+    @override
+    def on_train_batch_end(self, *_: object) -> None:
+        self.counts.append(Counting())
+        self.counts[-1].__enter__()
+
+
+class _After(Callback):
+    """Ends what `_Before` began."""
+
+    def __init__(self, before: _Before) -> None:
+        self._before = before
+
+    @override
+    def on_train_batch_end(self, *_: object) -> None:
+        self._before.counts[-1].__exit__(None, None, None)
+
+
+def step_counts(watchers: Sequence[Callback] = (), steps: int = 3) -> dict[str, Any]:
+    """Operators of the last of `steps` training steps, by phase; what watching adds once the step has ended."""
+    phases, before = _Phases(), _Before()
+    setting = Setting("counted", "bf16-mixed", "cpu", steps=steps, pairs_per_step=4)
+    with as_on_a_gpu(), tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            precision="bf16-mixed",
+            max_steps=steps,
+            gradient_clip_val=1.0,
+            log_every_n_steps=100,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[phases, before, *watchers, _After(before)],
+        )
+        trainer.fit(module_of(setting, folder), datamodule=data_of(setting, folder))
+    per_step = {phase: len(counted) // steps for phase, counted in phases.phases.items()}
+    last = {phase: counted[-count:] for (phase, counted), count in zip(phases.phases.items(), per_step.values(), strict=True)}
+    report = {phase: sum(c.counts.total() for c in counted) for phase, counted in last.items()}
+    names: Counter[str] = sum((c.counts for counted in last.values() for c in counted), Counter())
+    return {
+        **report,
+        "step": sum(report.values()),
+        "callbacks": before.counts[-1].counts.total(),
+        "reads": sum(c.reads for counted in last.values() for c in counted) + before.counts[-1].reads,
+        "most called": dict(names.most_common(25)),
+        "most called in callbacks": dict(before.counts[-1].counts.most_common(25)),
+    }
+
+
+def token_counts(rows: int = 64) -> dict[str, Any]:
+    """Operators of one more token for `rows` completions, under autocast."""
+    counted = []
+    with as_on_a_gpu():
+        policy = DrawnPolicy("counted", "cpu").build().eval()
+        for new_tokens in (4, 12):
+            with torch.autocast("cpu", torch.bfloat16), Counting() as counting:
+                ours(policy, rows, new_tokens)
+            counted.append(counting)
+    names = {name: (count - counted[0].counts[name]) / 8 for name, count in counted[1].counts.items()}
+    return {
+        "token": sum(names.values()),
+        "reads": (counted[1].reads - counted[0].reads) / 8,
+        "most called": dict(sorted(names.items(), key=lambda entry: -entry[1])[:25]),
+    }
+
+
+def main() -> None:
+    """Count, print, write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args()
+    quiet()
+    report = {"step": step_counts(), "watched step": step_counts(monitors(every_n_steps=1)), "sampling": token_counts()}
+    print(json.dumps(report, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
