@@ -31,7 +31,7 @@ def examine(
     eos = tokenizer.eos_token_id
     assert eos is not None, "data modules of text refuse a tokenizer without one"
     completions = policy.sample([problem.prompt_ids for problem in problems], parameters, eos_token_id=eos, seed=0)
-    texts = [tokenizer.decode(ids[:-1] if ids[-1:] == [eos] else ids) for ids in completions]
+    texts = [tokenizer.decode(policy.without_end(ids, eos)) for ids in completions]
     verdicts = [judge.judge(prompt.item.prompt, text, prompt.item.answer) for prompt, text in zip(problems, texts, strict=True)]
     results = [judge.results(verdict) for verdict in verdicts]
     columns = dict.fromkeys(column for result in results for column in result)

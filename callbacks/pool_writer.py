@@ -87,24 +87,24 @@ class PoolWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         groups = cast(Sequence[Sequence[list[int]]], outputs)
-        rows = [self._row(prompt.item, group, batch) for prompt, group in zip(batch.prompts, groups, strict=True)]
+        policy = cast(Policy, pl_module.policy)
+        rows = [self._row(prompt.item, group, batch, policy) for prompt, group in zip(batch.prompts, groups, strict=True)]
         self._appender.append(self._judged(rows, [prompt.item for prompt in batch.prompts]))
 
-    def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch) -> PoolRow:
-        sampled = [self._sampled(completion, batch) for completion in completions]
+    def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch, policy: Policy) -> PoolRow:
+        sampled = [self._sampled(completion, batch, policy) for completion in completions]
         own = [] if item.solution is None else [Response(item.solution, DATASET)]
         others = [Response(text, model) for model, text in item.others]
         return PoolRow(item.text, (*own, *others, *sampled), item.answer, self._store.task.name)
 
-    def _sampled(self, completion: list[int], batch: PromptBatch) -> Response:
-        is_cut = completion[-1:] != [batch.eos_token_id]
+    def _sampled(self, completion: list[int], batch: PromptBatch, policy: Policy) -> Response:
         return Response(
-            text=self._store.tokenizer.decode(completion if is_cut else completion[:-1]),
+            text=self._store.tokenizer.decode(policy.without_end(completion, batch.eos_token_id)),
             source=self.source,
             model=self._model,
             sampling=Sampling(batch.temperature, batch.top_p, batch.max_new_tokens),
             seed=batch.seed,
-            is_cut=is_cut,
+            is_cut=not policy.is_finished(completion, batch.eos_token_id),
         )
 
     def _judged(self, rows: Sequence[PoolRow], items: Sequence[TaskItem]) -> list[PoolRow]:

@@ -17,8 +17,8 @@ from callbacks.bootstrap import bootstrap_interval
 from callbacks.judging import judge_groups
 from callbacks.run_files import append_row
 from datamodules.prompts import PromptBatch, TaskPrompt
-from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge, Verdict
+from lightning_modules.models.policy import Policy
 
 ALL = "all"
 """The line over sets that are joined: every problem counts once, so that it is weighted by size."""
@@ -107,7 +107,11 @@ class ResultsTable(Callback):
         if not isinstance(batch, PromptBatch):
             return
         datamodule = cast(Any, trainer).datamodule
-        groups = [[_text(datamodule.tokenizer, ids, batch.eos_token_id) for ids in group] for group in outputs["completions"]]
+        policy = cast(Policy, pl_module.policy)
+        groups = [
+            [datamodule.tokenizer.decode(policy.without_end(ids, batch.eos_token_id)) for ids in group]
+            for group in outputs["completions"]
+        ]
         verdicts = judge_groups(self.judge, [prompt.item for prompt in batch.prompts], groups)
         for prompt, texts, given in zip(batch.prompts, groups, verdicts, strict=True):
             subset = prompt.item.subset or datamodule.task.name
@@ -149,10 +153,6 @@ def _describe(cell: Cell) -> str:
     factor, digits = (1, 3) if cell.column == "score" else (100, 1)
     mean, low, high = (factor * value for value in (cell.mean, cell.low, cell.high))
     return f"{mean:.{digits}f}\n[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _text(tokenizer: Tokenizer, ids: list[int], eos_token_id: int) -> str:
-    return tokenizer.decode(ids[:-1] if ids[-1:] == [eos_token_id] else ids)
 
 
 def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:

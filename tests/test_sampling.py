@@ -79,6 +79,21 @@ def test_every_response_is_scored_and_says_where_it_came_from(sample: Callable[.
     assert len({response.model for row in rows.values() for response in row.by_source("policy")}) == 1
 
 
+def test_a_second_end_of_the_model_ends_a_response(tmp_path: Path, run: Run, write_config: Write) -> None:
+    """Responses with one end are those of two, cut at the second: the draws are the same."""
+    second, texts = build_tokenizer().decode([9]), {}
+    for name, ends in (("one", 1), ("two", [1, 9])):
+        config = sampling_config(tmp_path, f"{name}.jsonl")
+        config["model"]["init_args"]["policy"]["init_args"]["config"]["eos_token_id"] = ends
+        run("predict", "--config", write_config(config, name))
+        rows, _ = read_pool(tmp_path / f"{name}.jsonl")
+        texts[name] = [response for row in rows.values() for response in row.by_source("policy")]
+    assert sum(second in response.text for response in texts["one"]) > 2
+    for whole, ended in zip(texts["one"], texts["two"], strict=True):
+        assert ended.text == whole.text.split(second)[0]
+        assert ended.is_cut == (whole.is_cut and second not in whole.text)
+
+
 def test_a_killed_run_goes_on_and_draws_what_it_would_have_drawn(sample: Callable[..., Path]) -> None:
     whole = sample("whole.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)

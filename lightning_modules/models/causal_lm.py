@@ -15,6 +15,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.compiling import compile_layers, uncompiled
+from lightning_modules.models.ends import ends_of
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.engine import SamplingEngine
@@ -58,6 +59,7 @@ class CausalLMPolicy(Policy):
         self.own_engine: SamplingEngine | None = None
         self.vocab_size = _adopt_head(model).out_features
         self.limits: ModelLimits = limits_of(model, window_remedy=_PADDED if layout == "packed" else None)
+        self.own_ends = ends_of(model, self.vocab_size)
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
         if layout == "packed":
@@ -138,7 +140,7 @@ class CausalLMPolicy(Policy):
         self.limits.require_length(longest, "a prompt with its answer", f"Lower max_new_tokens ({parameters.max_new_tokens}).")
         with uncompiled() if self.compiled else nullcontext():
             return self.engine().generate(
-                prompts, parameters, num_samples=num_samples, eos_token_id=eos_token_id, seed=seed, on_progress=on_progress
+                prompts, parameters, num_samples=num_samples, ends=self.ends(eos_token_id), seed=seed, on_progress=on_progress
             )
 
     def compile_layers(self, backend: str = "inductor") -> None:

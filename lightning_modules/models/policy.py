@@ -53,7 +53,7 @@ class SampledCompletion:
     """`[len(token_ids)]` float32 on the CPU, nats: log pi(token | prompt, tokens before) of the policy itself, that is at
     temperature 1 and over the whole vocabulary, however the tokens were drawn. What `Policy.forward` gives them; PPO's old ones."""
     finished: bool
-    """Whether it ends with the end of sequence; False if it was cut."""
+    """Whether it ends with an end of sequence; False if it was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,26 @@ class Policy(nn.Module, ABC):
 
     vocab_size: int
     """V: token ids are in [0, V)."""
+    own_ends: frozenset[int] = frozenset()
+    """Token ids that end a completion beside the tokenizer's end of sequence."""
     limits: ModelLimits | None = None
     """What it can read, where that is known."""
 
     @abstractmethod
     def forward(self, batch: CompletionBatch) -> TokenStats:
         """Statistics at the K scored positions of the batch."""
+
+    def ends(self, eos_token_id: int) -> frozenset[int]:
+        """All token ids that end a completion; none if `eos_token_id` is below 0, which stands for a policy that has no end."""
+        return frozenset() if eos_token_id < 0 else self.own_ends | {eos_token_id}
+
+    def without_end(self, token_ids: Sequence[int], eos_token_id: int) -> list[int]:
+        """A completion without the token that ended it; itself if it was cut."""
+        return list(token_ids[:-1] if self.is_finished(token_ids, eos_token_id) else token_ids)
+
+    def is_finished(self, token_ids: Sequence[int], eos_token_id: int) -> bool:
+        """Whether a completion has come to its end and was not cut."""
+        return bool(token_ids) and token_ids[-1] in self.ends(eos_token_id)
 
     def output_head(self, batch: CompletionBatch) -> OutputHead | None:
         """The last layer over `TokenStats.hidden`, for the scored positions of the batch; None where there is none.
@@ -112,7 +126,7 @@ class Policy(nn.Module, ABC):
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
     ) -> list[list[int]]:
-        """One completion for each prompt, reproducible from `seed`; ends with `eos_token_id` unless it was cut."""
+        """One completion for each prompt, reproducible from `seed`; ends with one of `ends(eos_token_id)` unless it was cut."""
 
     @torch.no_grad()
     def generate(
@@ -133,7 +147,7 @@ class Policy(nn.Module, ABC):
             prompts: token ids, at least one each.
             parameters: how tokens are drawn.
             num_samples: completions of each prompt, >= 1.
-            eos_token_id: ends a completion.
+            eos_token_id: the tokenizer's; ends a completion, as do the policy's `own_ends`.
             seed: another one, other completions.
             on_progress: told how far it has come, if the policy draws in steps.
 
@@ -144,7 +158,9 @@ class Policy(nn.Module, ABC):
         drawn = self.sample(repeated, parameters, eos_token_id=eos_token_id, seed=seed)
         groups = [drawn[start : start + num_samples] for start in range(0, len(drawn), num_samples)]
         logps = iter(self._own_logps(prompts, groups))
-        return [[SampledCompletion(tuple(ids), next(logps), ids[-1] == eos_token_id) for ids in group] for group in groups]
+        return [
+            [SampledCompletion(tuple(ids), next(logps), self.is_finished(ids, eos_token_id)) for ids in group] for group in groups
+        ]
 
     def _own_logps(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[list[int]]]) -> Sequence[Tensor]:
         """Log-probs of each completion, in order."""

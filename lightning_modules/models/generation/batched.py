@@ -47,11 +47,11 @@ class BatchedEngine(SamplingEngine, Generic[CohortT]):
         parameters: SamplingParameters,
         *,
         num_samples: int,
-        eos_token_id: int,
+        ends: frozenset[int],
         seed: int,
         on_progress: OnProgress | None,
     ) -> list[list[SampledCompletion]]:
-        call = _Call(self._decoder, self._batching, parameters, eos_token_id, seed)
+        call = _Call(self._decoder, self._batching, parameters, ends, seed)
         for request in requests(prompts, num_samples, greedy=parameters.temperature == 0):
             call.waiting.extend(request.pieces(self._batching.max_rows))
         num_completions = sum(len(request.places) for request in call.waiting)
@@ -74,10 +74,10 @@ class _Call(Generic[CohortT]):
     """One call of `generate`: what waits, what is under way, what is done."""
 
     def __init__(
-        self, decoder: Decoder[CohortT], batching: Batching, parameters: SamplingParameters, eos_token_id: int, seed: int
+        self, decoder: Decoder[CohortT], batching: Batching, parameters: SamplingParameters, ends: frozenset[int], seed: int
     ) -> None:
         self._decoder, self._batching, self._parameters = decoder, batching, parameters
-        self._eos_token_id, self._seed = eos_token_id, seed
+        self._ends, self._seed = ends, seed
         self.waiting: deque[Request] = deque()
         self.flights: list[_Flight[CohortT]] = []
         self.done: dict[Place, SampledCompletion] = {}
@@ -116,7 +116,7 @@ class _Call(Generic[CohortT]):
         uniforms = torch.tensor([row.next_uniform() for row in rows], dtype=torch.float64, device=hidden.device)
         token_ids, logps = draw(self._decoder.logits(hidden), uniforms, self._parameters)
         for row, token_id, logp in zip(rows, token_ids.tolist(), logps.tolist(), strict=True):
-            row.append(token_id, logp, self._eos_token_id)
+            row.append(token_id, logp, self._ends)
 
     def _land(self) -> None:
         """Take rows that are done out of the batch."""

@@ -41,7 +41,7 @@ class Row:
     token_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finished: bool = False
-    """Whether it has drawn the end of sequence."""
+    """Whether it has drawn an end of sequence."""
 
     @property
     def is_done(self) -> bool:
@@ -52,11 +52,11 @@ class Row:
         """The number that decides the next token."""
         return float(self.uniforms[len(self.token_ids)])
 
-    def append(self, token_id: int, logp: float, eos_token_id: int) -> None:
+    def append(self, token_id: int, logp: float, ends: frozenset[int]) -> None:
         """Take the token that was drawn."""
         self.token_ids.append(token_id)
         self.logps.append(logp)
-        self.finished = token_id == eos_token_id
+        self.finished = token_id in ends
 
     def completion(self) -> SampledCompletion:
         """What the caller gets."""

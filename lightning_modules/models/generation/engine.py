@@ -18,8 +18,8 @@ class SamplingEngine(ABC):
         parameters: SamplingParameters,
         *,
         num_samples: int,
-        eos_token_id: int,
+        ends: frozenset[int],
         seed: int,
         on_progress: OnProgress | None,
     ) -> list[list[SampledCompletion]]:
-        """`num_samples` completions of each prompt (see `Policy.generate`)."""
+        """`num_samples` completions of each prompt, each up to a token of `ends` (see `Policy.generate`)."""

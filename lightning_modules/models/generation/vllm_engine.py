@@ -73,7 +73,7 @@ class VLLMEngine(SamplingEngine):
         parameters: SamplingParameters,
         *,
         num_samples: int,
-        eos_token_id: int,
+        ends: frozenset[int],
         seed: int,
         on_progress: OnProgress | None,
     ) -> list[list[SampledCompletion]]:
@@ -88,18 +88,18 @@ class VLLMEngine(SamplingEngine):
                 top_p=1.0 if is_greedy else parameters.top_p,
                 max_tokens=parameters.max_new_tokens,
                 seed=seed + number * _PROMPT_STRIDE,
-                stop_token_ids=[eos_token_id],
+                stop_token_ids=sorted(ends),
                 logprobs=0,
                 detokenize=False,
             )
             for number in range(len(prompts))
         ]
         outputs = self._model.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], settings, use_tqdm=False)
-        groups = [[_completion(sample, eos_token_id) for sample in output.outputs] for output in outputs]
+        groups = [[_completion(sample, ends) for sample in output.outputs] for output in outputs]
         return [group * num_samples if is_greedy else group for group in groups]
 
 
-def _completion(sample: Any, eos_token_id: int) -> SampledCompletion:  # noqa: ANN401
+def _completion(sample: Any, ends: frozenset[int]) -> SampledCompletion:  # noqa: ANN401
     ids = tuple(sample.token_ids)
     logps = [given[token].logprob for token, given in zip(ids, sample.logprobs, strict=True)]
-    return SampledCompletion(ids, torch.tensor(logps, dtype=torch.float32), ids[-1] == eos_token_id)
+    return SampledCompletion(ids, torch.tensor(logps, dtype=torch.float32), ids[-1] in ends)

@@ -26,7 +26,7 @@ EOS = 2
 def test_batch_size_order_company_and_mentions_change_no_completion(layout: str) -> None:
     # float64: a boundary hit within rounding is then out of the question.
     policy = build(layout=layout, dtype="float64")
-    options = {"num_samples": 4, "eos_token_id": EOS, "seed": 5, "on_progress": None}
+    options = {"num_samples": 4, "ends": frozenset({EOS}), "seed": 5, "on_progress": None}
     by_rows = [token_ids(engine(policy, max_rows).generate(PROMPTS, WARM, **options)) for max_rows in (1, 3, 8, 64)]  # type: ignore[arg-type]
     expected = by_rows[0]
     assert len({len(ids) for group in expected for ids in group}) > 2, "rows of several lengths, so that batches change on the way"
@@ -88,7 +88,7 @@ def test_prompts_are_run_once_and_nothing_is_padding(layout: str) -> None:
 def test_freed_rows_are_taken_by_waiting_prompts() -> None:
     policy = build()
     with _rows_fed(policy) as fed:
-        groups = engine(policy, 8).generate(PROMPTS * 2, WARM, num_samples=2, eos_token_id=EOS, seed=0, on_progress=None)
+        groups = engine(policy, 8).generate(PROMPTS * 2, WARM, num_samples=2, ends=frozenset({EOS}), seed=0, on_progress=None)
     tokens = sum(len(completion.token_ids) for group in groups for completion in group)
     prefills = [count for count in fed if count > 8]
     assert len(fed) - len(prefills) < 1.6 * tokens / 8, "the batch of 8 is kept mostly full"

@@ -102,6 +102,24 @@ def test_greedy_samples_are_one_said_again() -> None:
     assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in expected]
 
 
+@pytest.mark.usefixtures("vllm")
+def test_vllm_stops_at_every_end_of_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = RandomPolicy(**tiny.POLICY["init_args"], engine="vllm").build()
+    policy.own_ends = frozenset({2, 5})
+    asked: list[SamplingParams] = []
+    generate = LLM.generate
+
+    def noting(model: LLM, prompts: Any, settings: Sequence[SamplingParams], use_tqdm: bool) -> Iterator[Any]:
+        asked.extend(settings)
+        return generate(model, prompts, settings, use_tqdm)
+
+    monkeypatch.setattr(LLM, "generate", noting)
+    groups = policy.generate(PROMPTS, SamplingParameters(6), num_samples=8, eos_token_id=7, seed=5)
+    assert [wanted.stop_token_ids for wanted in asked] == [[2, 5, 7]] * 2
+    completions = [completion for group in groups for completion in group]
+    assert [completion.finished for completion in completions] == [c.token_ids[-1] in (2, 5, 7) for c in completions]
+
+
 def test_without_vllm_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install vllm"):
