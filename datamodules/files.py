@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.loading.sampler import Ints
+from datamodules.sources.code_digest import code_digest
 from datamodules.sources.encoding import PromptEncoder
 from datamodules.sources.formats import RowFormat
 from datamodules.sources.preparation import LengthLimits, Preparation
@@ -147,7 +148,9 @@ class FileDataModule(BaseDataModule):
         return store.select(np.sort(drawn).tolist())
 
     def _read(self, source: DataSource) -> tuple[ExampleStore, RowReport]:
-        key = (source.fingerprint(), self._row_format, self._limits, tokenizer_fingerprint(self.tokenizer))
+        # An edited format, or a newer version of this code, makes other tokens of the same bytes.
+        code = code_digest((Preparation, PromptEncoder, type(source), self._row_format))
+        key = (source.fingerprint(), code, self._limits, tokenizer_fingerprint(self.tokenizer))
         store, report = self._cache.get(key, lambda: self._prepare(source))
         if self._on_bad_row == "error":
             report.require_clean()

@@ -68,6 +68,32 @@ def test_a_preparation_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["tokens.bin", "tables.npz", "names.json", "report.json", "sha256.json"])
+@pytest.mark.parametrize("damage", ["zeroed", "cut", "gone"])
+def test_a_damaged_entry_is_named_and_made_anew(tmp_path: Path, name: str, damage: str) -> None:
+    cache = TokenCache(tmp_path)
+    cache.get("key", make_entry)
+    (entry,) = tmp_path.iterdir()
+    file = entry / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-40] + (bytes(40) if damage == "zeroed" else b""))
+    with pytest.warns(UserWarning, match=f"{entry.name} are damaged"):
+        store, report = cache.get("key", make_entry)
+    assert list(store) == list(make_entry()[0])
+    assert report == make_entry()[1]
+    assert cache.get("key", forbidden)[0].fingerprint() == store.fingerprint()
+    assert list(tmp_path.iterdir()) == [entry]
+
+
+def test_a_cache_that_cannot_be_written_says_where_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ValueError, match=r"expected to write cached tokens into .*datamodules\.cache"):
+        TokenCache(tmp_path / "file" / "tokens").get("key", make_entry)
+
+
 def test_what_a_killed_writer_left_is_not_taken_for_an_entry(tmp_path: Path) -> None:
     cache = TokenCache(tmp_path)
     store, _ = cache.get("key", make_entry)
