@@ -81,7 +81,9 @@ class AccuracyMonitor(Diagnostic):
         problems = store.task_prompts()[: self.num_problems]
         own = problems[trainer.global_rank :: trainer.world_size]
         policy = cast(Policy, pl_module.policy)
-        return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
+        # On every rank, also one without a problem: a sharded policy needs them all to be gathered.
+        with policy.gathered():
+            return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -104,8 +104,9 @@ class SampleLogger(Callback):
             return
         prompts = [prompt for prompt, _ in examples]
         eos = _end_of(decoder)
-        greedy = module.policy.sample(prompts, replace(self.sampling, temperature=0.0), eos_token_id=eos, seed=self.seed)
-        groups = self._draw(module.policy, prompts, self.num_samples, decoder)
+        with module.policy.gathered():
+            greedy = module.policy.sample(prompts, replace(self.sampling, temperature=0.0), eos_token_id=eos, seed=self.seed)
+            groups = self._draw(module.policy, prompts, self.num_samples, decoder)
         for number, (prompt, chosen) in enumerate(examples):
             ids = {"prompt": prompt, "chosen": chosen, "greedy": greedy[number], "sampled": groups[number][0].token_ids}
             self._write_texts(trainer, number, {name: text_of(decoder, tokens) for name, tokens in ids.items()})

@@ -26,7 +26,7 @@ from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.sharding import shard, whole
+from lightning_modules.models.sharding import gathers, shard, whole, whole_copy
 from lightning_modules.models.tiled_logits import LogitTransform
 from lightning_modules.models.weights import fingerprint, save_model
 from lightning_modules.token_stats import TokenStats
@@ -57,6 +57,8 @@ class CausalLMPolicy(Policy):
         self.layout = layout
         self.compiled = False
         self.own_engine: SamplingEngine | None = None
+        # A list, which hides it from `modules()` and `state_dict()`.
+        self._whole: list[PreTrainedModel] = []
         self.vocab_size = _adopt_head(model).out_features
         self.limits: ModelLimits = limits_of(model, window_remedy=_PADDED if layout == "packed" else None)
         self.own_ends = ends_of(model, self.vocab_size)
@@ -138,7 +140,7 @@ class CausalLMPolicy(Policy):
         """Completions with their log-probs (see `Policy`, and `BatchedEngine` for what the seed promises)."""
         longest = max(map(len, prompts), default=0) + parameters.max_new_tokens
         self.limits.require_length(longest, "a prompt with its answer", f"Lower max_new_tokens ({parameters.max_new_tokens}).")
-        with uncompiled() if self.compiled else nullcontext():
+        with self.gathered(), uncompiled() if self.compiled else nullcontext():
             return self.engine().generate(
                 prompts, parameters, num_samples=num_samples, ends=self.ends(eos_token_id), seed=seed, on_progress=on_progress
             )
@@ -152,9 +154,22 @@ class CausalLMPolicy(Policy):
         """What this policy is sampled with: `own_engine`, where one was set."""
         if self.own_engine is not None:
             return self.own_engine
+        model = self._whole[0] if self._whole else self.model
         if self.layout == "packed":
-            return BatchedEngine(PackedDecoder(self.model, self.attention))
-        return BatchedEngine(CachedDecoder(self.model, self._plain_attention))
+            return BatchedEngine(PackedDecoder(model, self.attention))
+        return BatchedEngine(CachedDecoder(model, self._plain_attention))
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Holds a whole copy of sharded weights to sample from (see `Policy`)."""
+        if self._whole or not gathers(self):
+            yield
+            return
+        self._whole.append(whole_copy(self.model))
+        try:
+            yield
+        finally:
+            self._whole.clear()
 
     @contextmanager
     def own_attention(self) -> Iterator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,6 +186,11 @@ class Policy(nn.Module, ABC):
         Raises:
             FileExistsError: if the folder holds something already.
         """
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Where a sharded policy samples on each rank by itself, as often as that rank likes; enter it on every rank."""
+        yield
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""

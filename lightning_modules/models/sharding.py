@@ -1,15 +1,26 @@
-"""Fully sharded data parallelism (FSDP2) for a policy: who holds what, and the whole weights again for saving."""
+"""Fully sharded data parallelism (FSDP2): who holds what, and the whole weights again for saving and sampling."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Shardable(Protocol):
+    """A model that knows how it is spread over ranks."""
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
 
 
 def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str]) -> None:
@@ -27,6 +38,43 @@ def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str]) -> 
         if type(module).__name__ in layer_names:
             fully_shard(module, mesh=mesh)
     fully_shard(policy, mesh=mesh, reshard_after_forward=False)
+
+
+def gathers(model: nn.Module) -> bool:
+    """Whether calling `model` makes all ranks gather its weights, so that each must call it as often as the others."""
+    return isinstance(model, FSDPModule)
+
+
+@torch.no_grad()
+def whole_copy(model: ModuleT) -> ModuleT:
+    """A copy with whole weights, which this rank runs alone, as often as it likes; 4 bytes a float32 parameter.
+
+    A collective: call it on every rank. The copy is for reading: without gradient, and without the hooks that gather shards.
+    """
+    weights = {parameter: nn.Parameter(whole(parameter.detach()), requires_grad=False) for parameter in model.parameters()}
+    copies: dict[nn.Module, nn.Module] = {}
+
+    def copied(module: nn.Module) -> nn.Module:
+        if module not in copies:
+            twin = copies[module] = _twin(module)
+            twin._parameters = {name: None if own is None else weights[own] for name, own in module._parameters.items()}
+            twin._modules = {name: None if child is None else copied(child) for name, child in module._modules.items()}
+        return copies[module]
+
+    return cast(ModuleT, copied(model))
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A module of the same attributes, without hooks, compilation and sharding."""
+    # A sharded module is of a class made of FSDPModule and its own.
+    own = type(module).__mro__[2] if isinstance(module, FSDPModule) else type(module)
+    twin: nn.Module = object.__new__(own)
+    twin.__dict__.update(module.__dict__)
+    twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+    # Of its own, for some models register other rotary frequencies as they go.
+    twin._buffers = dict(module._buffers)
+    twin.__dict__.pop("_compiled_call_impl", None)
+    return twin
 
 
 def is_sharded(model: nn.Module) -> bool:

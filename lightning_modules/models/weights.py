@@ -10,24 +10,27 @@ import torch
 from transformers import PreTrainedModel
 
 from lightning_modules.models.lora import has_adapters, merged_state_dict
-from lightning_modules.models.sharding import is_first_rank, is_sharded, whole_state_dict
+from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_state_dict
 
 _NOT_WEIGHING = ("_name_or_path", "transformers_version", "_attn_implementation", "quantization_config", "use_cache")
 """Configuration entries that log-probs do not depend on."""
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """sha256 over every weight (name, type, shape, bytes) and the configuration, as hex. About a second a gigabyte."""
+    """sha256 over every weight (name, type, shape, bytes) and the configuration, as hex. About a second a gigabyte.
+
+    Call it on every rank, because a sharded model is gathered, tensor by tensor.
+    """
     digest = hashlib.sha256(json.dumps(_configuration(model), sort_keys=True, default=str).encode())
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    for name, tensor in sorted(model.state_dict().items()):
-        storage = (tensor.data_ptr(), tuple(tensor.shape))
+    seen: set[int] = set()
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         # A tied output layer is listed twice; its bytes need hashing once.
-        if storage in seen:
+        if id(tensor) in seen:
             continue
-        seen.add(storage)
+        seen.add(id(tensor))
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+        values = whole(tensor.detach()).contiguous()
+        digest.update(values.flatten().view(torch.uint8).cpu().numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
