@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
+from lightning_modules.strategies import require_supported_name
 from lightning_modules.trained import TrainedModule
 
 
@@ -38,6 +39,7 @@ class ExperimentCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        require_supported_name(config.trainer.strategy)
         _require_checkpoint(config.get("ckpt_path"))
         if config.config:
             _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)

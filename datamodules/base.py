@@ -87,9 +87,8 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         plan = self.step_plan()
         self._log_left_out(plan)
-        loader = ResumableLoader(
-            self.dataset("train"), plan, rank=self._rank, world_size=self._world_size, num_workers=self.num_workers
-        )
+        rank, world_size = self.step_part
+        loader = ResumableLoader(self.dataset("train"), plan, rank=rank, world_size=world_size, num_workers=self.num_workers)
         self._require_whole_steps(len(loader))
         return loader
 
@@ -104,6 +103,11 @@ class BaseDataModule(LightningDataModule, ABC):
     @override
     def predict_dataloader(self) -> EvaluationLoader:
         return self._evaluation_loader("predict")
+
+    @property
+    def step_part(self) -> tuple[int, int]:
+        """The part of every step that this process takes, from 0, and the number of parts."""
+        return self._rank, self._world_size
 
     def dataset(self, split: str) -> SplitDataset:
         """The packed split.

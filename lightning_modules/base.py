@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypedDict, cast
 
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
+from lightning_modules.models.sharding import Shardable
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
@@ -77,7 +78,12 @@ class BaseModule(TrainedModule):
             self.on_policy_built()
         # Set by ModelParallelStrategy alone.
         if self.device_mesh is not None:
-            self.policy.shard(self.device_mesh["data_parallel"])
+            for model in self.trained_models():
+                model.shard(self.device_mesh["data_parallel"])
+
+    def trained_models(self) -> Sequence[Shardable]:
+        """What the optimizer moves, model by model."""
+        return [self.policy]
 
     def on_policy_built(self) -> None:
         """Called once, when the policy has its starting weights, whole on every rank, before a checkpoint is restored."""

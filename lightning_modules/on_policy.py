@@ -18,7 +18,7 @@ from datamodules.prompts import PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import PolicySpec
-from lightning_modules.ppo.checks import require_fitting_models, require_one_process
+from lightning_modules.ppo.checks import require_fitting_models
 from lightning_modules.ppo.rewards import RewardSource, total_rewards
 from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.preference import PreferenceModule
@@ -71,7 +71,6 @@ class OnPolicyPreferenceModule(PreferenceModule):
     @override
     def on_fit_start(self) -> None:
         self.policy.train()
-        require_one_process(self.trainer.world_size)
         if self.loss.needs_reference or self._sources_need_reference:
             self._frozen.use(self.trainer.precision_plugin)
             require_fitting_models(self.policy, self._frozen.policy)

@@ -57,6 +57,9 @@ class RewardModule(TrainedModule):
             # As of a policy (BaseModule): the same weights, whatever the device.
             with torch.device("cpu"):
                 self.reward_model: RewardModel = self.spec.build()
+            # Set by ModelParallelStrategy alone.
+            if self.device_mesh is not None:
+                self.reward_model.shard(self.device_mesh["data_parallel"])
         self.require_readable(self.reward_model.limits)
 
     @override

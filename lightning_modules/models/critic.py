@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
@@ -15,6 +16,7 @@ from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import POOLING_ENTRY
 from lightning_modules.models.scalar import ScalarModel, load_scalar, scalar_over
+from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
 
 
@@ -27,6 +29,10 @@ class Critic(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         """`[K]` values in units of reward, from the same context that predicts each token."""
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
+        shard(self, mesh, ())
 
 
 class CriticSpec(ABC):
@@ -53,6 +59,10 @@ class OwnBodyCritic(Critic):
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         values: Tensor = self.model(batch, batch.target_index)
         return values
+
+    @override
+    def shard(self, mesh: DeviceMesh) -> None:
+        self.model.shard(mesh)
 
 
 class SharedBodyCritic(Critic):

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
@@ -46,8 +47,12 @@ class RewardModel(nn.Module, ABC):
         """Hex digest of weights and configuration."""
 
     @abstractmethod
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what `RewardModelSpec` loads.
+        """Write what `RewardModelSpec` loads. Call it on every rank: the first one writes.
 
         Raises:
             FileExistsError: if the folder holds something already.
@@ -126,6 +131,10 @@ class LikelihoodReward(RewardModel):
     @override
     def fingerprint(self) -> str:
         return self.policy.fingerprint()
+
+    @override
+    def shard(self, mesh: DeviceMesh) -> None:
+        self.policy.shard(mesh)
 
     @override
     def save(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from datamodules.batches import CompletionBatch
@@ -19,6 +20,7 @@ from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.sharding import shard
 from lightning_modules.models.weights import fingerprint, save_model
 
 HEAD = "score"
@@ -86,6 +88,10 @@ class ScalarModel(nn.Module):
     def fingerprint(self) -> str:
         """Hex digest of weights and configuration."""
         return fingerprint(self.model)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the model over the ranks of `mesh` (FSDP2), layer by layer, in place."""
+        shard(self, mesh, self.model._no_split_modules or ())
 
     def save(self, folder: Path) -> None:
         """Write safetensors and configuration; `load_scalar` and the reward-model judge load them.

@@ -52,16 +52,6 @@ def require_whole_distribution(prompts: PromptBatch) -> None:
         )
 
 
-def require_one_process(world_size: int) -> None:
-    """Refuse to sample on several ranks: each would draw the same, for nothing.
-
-    Raises:
-        ValueError: if there is more than one.
-    """
-    if world_size > 1:
-        raise ValueError(f"expected one process for training that samples, got {world_size}. Set trainer.devices to 1.")
-
-
 def check_rewards(sources: Iterable[RewardSource], store: PromptStore, device: torch.device) -> dict[str, float]:
     """Whether each source that can score tokens orders the data's frozen pairs as the data does; warns if not.
 

@@ -18,7 +18,8 @@ from lightning_modules.base import BaseModule, TrainingStepOutput
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
-from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_one_process, require_whole_distribution
+from lightning_modules.models.sharding import Shardable
+from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_whole_distribution
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
@@ -95,6 +96,10 @@ class PPOModule(BaseModule):
             self.require_readable(self.critic.limits)
 
     @override
+    def trained_models(self) -> Sequence[Shardable]:
+        return [self.policy] if self.critic is None else [self.policy, self.critic]
+
+    @override
     def reference_policy(self) -> Policy:
         return self._reference.policy
 
@@ -112,7 +117,6 @@ class PPOModule(BaseModule):
     @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        require_one_process(self.trainer.world_size)
         self._reference.use(self.trainer.precision_plugin)
         for source in self._sources:
             source.prepare(self._store, self.device)

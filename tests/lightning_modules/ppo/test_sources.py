@@ -18,7 +18,7 @@ from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule, best_and_worst
-from lightning_modules.ppo.checks import check_rewards, require_one_process, require_same_tokens
+from lightning_modules.ppo.checks import check_rewards, require_same_tokens
 from lightning_modules.ppo.estimators import RLOO
 from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.kl_penalty import KLPenalty
@@ -120,12 +120,6 @@ def test_models_with_another_tokenizer_are_refused(tmp_path: Path) -> None:
     alike = Prompts()
     alike.tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     require_same_tokens("reward model", str(tmp_path), alike)
-
-
-def test_training_that_samples_stays_in_one_process() -> None:
-    require_one_process(1)
-    with pytest.raises(ValueError, match="one process for training that samples, got 2"):
-        require_one_process(2)
 
 
 def test_the_best_and_the_worst_make_the_pair() -> None:
