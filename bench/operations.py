@@ -83,7 +83,7 @@ class _OneCall(torch.autograd.Function):
         return query.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override] # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         """Tensors of the inputs' shapes, the first counted."""
         _, key, value = ctx.shapes
         return gradient.clone(), gradient.new_empty(key), gradient.new_empty(value)
@@ -130,11 +130,11 @@ class _Phases(Callback):
         self._leave()
         self._open = Counting()
         self.phases.setdefault(phase, []).append(self._open)
-        self._open.__enter__()
+        self._open.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave(self) -> None:
         if self._open is not None:
-            self._open.__exit__(None, None, None)
+            self._open.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._open = None
 
     @override
@@ -168,7 +168,7 @@ class _Before(Callback):
     @override
     def on_train_batch_end(self, *_: object) -> None:
         self.counts.append(Counting())
-        self.counts[-1].__enter__()
+        self.counts[-1].__enter__()  # type: ignore[no-untyped-call]
 
 
 class _After(Callback):
@@ -179,7 +179,7 @@ class _After(Callback):
 
     @override
     def on_train_batch_end(self, *_: object) -> None:
-        self._before.counts[-1].__exit__(None, None, None)
+        self._before.counts[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def step_counts(watchers: Sequence[Callback] = (), steps: int = 3) -> dict[str, Any]:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.one_copy import copy_to
+
 
 class Role(IntEnum):
     """What a completion is to the loss."""
@@ -138,24 +140,19 @@ class CompletionBatch:
         return sum_by_sequence(self.reference_token_logps, self.target_sequence, self.num_sequences)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, move: _Move) -> Self:
-        moved: dict[str, Any] = {f.name: move(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        """The same batch with every tensor on `device`; from the host to an accelerator in one copy, which is not waited for."""
+        device = torch.device(device)
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any]
+        if self.input_ids.device.type == "cpu" != device.type:
+            moved = dict(copy_to(tensors, device))
+        else:
+            moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
     def with_role(self, role: Role) -> Tensor:
         """`[number with this role]` int64: sequence numbers that have `role`, in order."""
         return (self.roles == int(role)).nonzero().squeeze(1)
-
-
-class _Move(Protocol):
-    def __call__(self, tensor: Tensor, /) -> Tensor: ...
 
 
 def sum_by_sequence(values: Tensor, target_sequence: Tensor, num_sequences: int) -> Tensor:

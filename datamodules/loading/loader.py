@@ -187,7 +187,6 @@ def packing_loader(dataset: SplitDataset, microbatches: Sequence[Microbatch], nu
         collate_fn=_as_it_is,
         # Its own, or starting an epoch would move the global random state, and a resumed run would differ.
         generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -120,8 +120,8 @@ WRITTEN = TileKernels("written out", _written_update, _written_gradient, needs_s
 @cache
 def fused() -> TileKernels:
     """Compiled for any tile, at the first call."""
-    compiled = [torch.compile(function, dynamic=True) for function in (fusible_update, fusible_gradient)]
-    return TileKernels("fused", *compiled, needs_scratch=False)
+    update, gradient = torch.compile(fusible_update, dynamic=True), torch.compile(fusible_gradient, dynamic=True)
+    return TileKernels("fused", update, gradient, needs_scratch=False)
 
 
 @cache
