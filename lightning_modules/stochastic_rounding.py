@@ -6,7 +6,7 @@ training nearly every step is. Rounded up with a probability equal to the distan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,8 @@ from torch.optim.adamw import adamw
 from typing_extensions import override
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_CHUNK = 1 << 24
+"""Elements stepped together; float32 copies of their weights and gradients are all that a step takes beyond the moments."""
 
 
 class StochasticAdamW(Optimizer):
@@ -66,29 +68,27 @@ class StochasticAdamW(Optimizer):
                 loss = closure()
         generators: dict[torch.device, torch.Generator] = {}
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, group, generators)
+            for chunk in _chunks([parameter for parameter in group["params"] if parameter.grad is not None]):
+                self._step(chunk, group, generators)
         return loss
 
-    def _step(self, parameter: Parameter, group: dict[str, Any], generators: dict[torch.device, torch.Generator]) -> None:
-        state = self.state[parameter]
-        weight, gradient = _local(parameter), _local(cast(Tensor, parameter.grad))
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state |= {name: torch.zeros_like(parameter, dtype=wide) for name in _MOMENTS}
-        # One parameter at a time: this copy is all the memory that a step takes beyond the moments.
-        stepped = weight.to(wide, copy=True)
-        moments = [_local(state[name]) for name in _MOMENTS]
+    def _step(self, chunk: list[Parameter], group: dict[str, Any], generators: dict[torch.device, torch.Generator]) -> None:
+        weights = [_local(parameter) for parameter in chunk]
+        wide = torch.promote_types(weights[0].dtype, torch.float32)
+        states = [self._state_of(parameter, wide) for parameter in chunk]
+        # End to end, so that a step of hundreds of parameters is some calls and not some for each parameter.
+        stepped, gradients = (
+            torch.cat([tensor.reshape(-1) for tensor in tensors]).to(wide)
+            for tensors in (weights, [_local(cast(Tensor, parameter.grad)) for parameter in chunk])
+        )
+        sizes = [weight.numel() for weight in weights]
         beta1, beta2 = group["betas"]
         adamw(
-            [stepped],
-            [gradient.to(wide)],
-            [moments[0]],
-            [moments[1]],
+            list(stepped.split(sizes)),
+            list(gradients.split(sizes)),
+            *([_local(state[name]).view(-1) for state in states] for name in _MOMENTS),
             [],
-            [state["step"]],
+            [state["step"] for state in states],
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -96,16 +96,27 @@ class StochasticAdamW(Optimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
-            foreach=False,
+            foreach=stepped.device.type != "cpu",
         )
-        if weight.dtype != torch.bfloat16:
-            weight.copy_(stepped)
-            return
-        if weight.device not in generators:
+        if weights[0].dtype == torch.bfloat16:
+            stepped = round_stochastically(stepped, self._generator(stepped.device, int(states[0]["step"]), generators))
+        for weight, new in zip(weights, stepped.split(sizes), strict=True):
+            weight.copy_(new.view_as(weight))
+
+    def _state_of(self, parameter: Parameter, wide: torch.dtype) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            contiguous = torch.contiguous_format
+            state |= {name: torch.zeros_like(parameter, dtype=wide, memory_format=contiguous) for name in _MOMENTS}
+        return state
+
+    def _generator(self, device: torch.device, step: int, made: dict[torch.device, torch.Generator]) -> torch.Generator:
+        """Of the random bits of this step on a device."""
+        if device not in made:
             # A prime apart, as the generator of the CPU reads the lower 32 bits only.
-            number = (self._seed * 1_000_003 + int(state["step"])) % (1 << 32)
-            generators[weight.device] = torch.Generator(weight.device).manual_seed(number)
-        weight.copy_(round_stochastically(stepped, generators[weight.device]))
+            made[device] = torch.Generator(device).manual_seed((self._seed * 1_000_003 + step) % (1 << 32))
+        return made[device]
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,6 +160,21 @@ def require_weights_that_move(optimizer: Optimizer) -> None:
             f"do not move. Use `trainer.precision: bf16-mixed` (and `dtype: float32` of the policy), or the optimizer "
             f"{StochasticAdamW.__module__}.{StochasticAdamW.__name__} with bf16-true."
         )
+
+
+def _chunks(parameters: Sequence[Parameter]) -> Iterator[list[Parameter]]:
+    """Consecutive parameters of one type and device, of `_CHUNK` elements at the most or alone."""
+    chunk: list[Parameter] = []
+    size = 0
+    for parameter in parameters:
+        like = chunk and (chunk[0].dtype, chunk[0].device) == (parameter.dtype, parameter.device)
+        if chunk and (not like or size + parameter.numel() > _CHUNK):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(parameter)
+        size += parameter.numel()
+    if chunk:
+        yield chunk
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -124,3 +124,25 @@ def test_half_precision_under_another_optimizer_is_refused(dtype: torch.dtype) -
 def test_float16_is_refused() -> None:
     with pytest.raises(ValueError, match="bf16-true"):
         StochasticAdamW(nn.Linear(2, 2, dtype=torch.float16).parameters())
+
+
+def test_how_parameters_are_cut_into_chunks_changes_no_float32_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together, alone, or transposed in memory: every parameter is stepped by itself."""
+    runs = []
+    for chunk in (1 << 24, 1, 1300):
+        monkeypatch.setattr("lightning_modules.stochastic_rounding._CHUNK", chunk)
+        weights = [*parameters(torch.float32), Parameter(parameters(torch.float32)[0].detach().T)]
+        train(StochasticAdamW(weights, lr=0.01), weights, 3)
+        runs.append(torch.cat([weight.detach().flatten() for weight in weights]))
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_bfloat16_weights_move_as_float32_ones() -> None:
+    exact, rounded = ([Parameter(p.detach().cuda()) for p in parameters(dtype)] for dtype in (torch.float32, torch.bfloat16))
+    start = torch.cat([p.detach().flatten().double() for p in exact])
+    train(AdamW(exact, lr=1e-5, weight_decay=0.0), exact, 50)
+    train(StochasticAdamW(rounded, lr=1e-5, weight_decay=0.0), rounded, 50)
+    wanted, moved = (torch.cat([p.detach().flatten().double() for p in weights]) - start for weights in (exact, rounded))
+    assert float(moved @ wanted / (wanted @ wanted)) == pytest.approx(1, abs=0.3)
