@@ -9,7 +9,8 @@ from typing import cast
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
@@ -21,7 +22,8 @@ class ReferenceScorer:
     """Attaches token log-probs under a frozen reference to every split of a data module.
 
     The cache key covers the reference's weights (and what else its log-probs depend on), the tokenised data and the
-    compute precision; a file is written under a temporary name and renamed, so that a killed run leaves no half file.
+    compute precision; a file is written under a temporary name and renamed, so that a killed run leaves no half file, and carries
+    a checksum: one with other bytes is named and computed anew.
 
     Args:
         spec: recipe of the reference.
@@ -46,7 +48,7 @@ class ReferenceScorer:
                 self.fingerprint = policy.fingerprint()
             path = self._path(digest, precision)
             # Every rank must take the same branch, or the collective in _score would hang.
-            if not _agreed(path.is_file()):
+            if not _agreed(_is_whole(path)):
                 policy = policy or self._spec.build()
                 rank_zero_info(f"Computing reference log-probs of the {split} split once; they are cached at {path}")
                 _save(path, _score(policy, store, split, device, precision))
@@ -54,7 +56,7 @@ class ReferenceScorer:
             self._attached[split] = digest
 
     def _path(self, data_digest: str, precision: Precision) -> Path:
-        key = hashlib.sha256(f"{self.fingerprint}|{data_digest}|{precision.precision}".encode()).hexdigest()
+        key = hashlib.sha256(f"{self.fingerprint}|{data_digest}|{precision.precision}|sha256".encode()).hexdigest()
         return self._cache_dir / "reference" / f"{key[:32]}.safetensors"
 
 
@@ -89,8 +91,30 @@ def _agreed(found: bool) -> bool:
     return all(votes)
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there with the bytes that were written; it then counts as used today."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            written, found = (file.metadata() or {}).get("sha256"), _digest(file.get_tensor("token_logps"))
+    except (OSError, SafetensorError) as error:
+        written, found = "", f"{type(error).__name__}: {error}"
+    if written != found:
+        rank_zero_warn(
+            f"The cached reference log-probs in {path} are damaged (checksum {written}, found {found}): computing them anew."
+        )
+        return False
+    path.touch()
+    return True
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+
+
 def _save(path: Path, token_logps: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"token_logps": token_logps}, temporary)
+    save_file({"token_logps": token_logps}, temporary, metadata={"sha256": _digest(token_logps)})
     temporary.replace(path)
