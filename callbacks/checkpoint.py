@@ -26,6 +26,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
         super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
+        self.newest: str | None = None
+        """The checkpoint that was written last."""
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -44,6 +46,7 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
+        self.newest = filepath
         # Now, before the older file goes.
         if trainer.is_global_zero:
             _point(Path(filepath).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"), Path(filepath).name)

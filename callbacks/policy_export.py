@@ -26,6 +26,9 @@ class ExportedModule(Protocol):
 
     policy: SavingPolicy
 
+    def require_finite(self) -> None:
+        """Refuse weights, or steps, that are not finite."""
+
 
 @runtime_checkable
 class SavingTokenizer(Protocol):
@@ -79,6 +82,7 @@ class PolicyExport(Callback):
         if self._is_done or _is_trial(trainer):
             return
         self._is_done = True
+        cast(ExportedModule, pl_module).require_finite()
         target = _agreed_folder(trainer, self.folder_name)
         # Every rank calls it, for a sharded policy is gathered; the first one writes.
         self.exported(pl_module).save(target)

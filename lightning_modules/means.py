@@ -27,6 +27,10 @@ class CountedMeans:
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._counts[name] = self._counts.get(name, 0) + value.numel()
 
+    def are_finite(self) -> Tensor:
+        """`[]` bool on the device: whether every value of this rank since the last reset is finite."""
+        return torch.stack(list(self._sums.values())).isfinite().all()
+
     def compute(self) -> dict[str, float]:
         """`{name: mean}` since the last reset, over all ranks; names that counted nothing are left out."""
         sums, counts = self._reduced()

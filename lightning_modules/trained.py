@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,11 +15,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from datamodules.batches import CompletionBatch
 from lightning_modules.means import CountedMeans
+from lightning_modules.models.finite import names_of_not_finite, some_of, tensors_of
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import whole
 from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
+from lightning_modules.step_guard import StepGuard, over_ranks
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
 
@@ -44,6 +47,7 @@ class TrainedModule(LightningModule):
         self._make_scheduler = lr_scheduler
         self._train_means = CountedMeans()
         self._eval_means = CountedMeans()
+        self._guard = StepGuard()
         self._configured: Hyperparameters = []
         self._configured_then: Hyperparameters = []
 
@@ -87,6 +91,14 @@ class TrainedModule(LightningModule):
             apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
 
     @override
+    def on_train_batch_start(self, batch: CompletionBatch, batch_idx: int) -> None:
+        self._guard.saw(self.trainer.global_step + 1, batch.row_numbers)
+
+    @override
+    def on_train_end(self) -> None:
+        self.require_finite()
+
+    @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # Here and not in on_train_batch_end: Lightning writes checkpoints before it calls that hook of the module, and
@@ -110,29 +122,104 @@ class TrainedModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own clipping refuses fused optimizers under mixed precision (issue 21435).
-        if gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
+        self.unscale(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradient_clip_val:
+        # Lightning's own clipping refuses fused optimizers under mixed precision (issue 21435).
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-        elif (self.trainer.global_step + 1) % self._log_every_n_steps() == 0:
-            norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
         else:
-            return
-        self._train_means.update({"train/grad_norm": whole(norm).reshape(1)})
+            norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.admit_step(optimizer, {"train/grad_norm": whole(norm).reshape(1)})
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Take the factor of `16-mixed` off the gradients where Lightning leaves it on: of fused optimizers."""
+        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self._scaler.unscale_(optimizer)
+
+    def admit_step(self, optimizer: Optimizer, norms: Mapping[str, Tensor]) -> None:
+        """Log the step's gradient norms, and have the step left out if they, its loss or another number of it is not finite.
+
+        Call it when the gradients are there, just before the optimizer steps, on every rank.
+
+        Args:
+            optimizer: about to step.
+            norms: `{name: [1]}` L2 norms before clipping.
+
+        Raises:
+            ValueError: if the step is not finite and the optimizer cannot see it by itself; at the next logged point otherwise.
+        """
+        # float16 overflows now and then: the scaler leaves out what it has seen, and lowers its factor, which has an end.
+        scaler = self._scaler
+        overflows = scaler is not None and scaler.get_scale() > 1 and any(scaler._found_inf_per_device(optimizer).values())
+        self._train_means.update({} if overflows else norms)
+        step = self.trainer.global_step + 1
+        if not self._guard.judge(step, optimizer, self._train_means.are_finite(), waits=scaler is not None):
+            self._refuse_if_not_finite(self._train_means.compute())
+
+    def require_finite(self) -> None:
+        """Refuse to go on, or to hand anything on, after a step that was not finite. A collective: call it on every rank.
+
+        Raises:
+            ValueError: if a number of a step since the last logged point, or a weight, is not finite.
+        """
+        self._refuse_if_not_finite(self._train_means.compute())
+        self._require_finite_state("weights", dict(self.named_parameters()))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Here and not where files are written: nothing older has been dropped yet, whoever saves.
+        self.require_finite()
+        self._require_finite_state("optimizer state", tensors_of(checkpoint.get("optimizer_states", [])))
         checkpoint["train_means"] = self._train_means.state_dict()
         checkpoint["optimizer_config"] = self._configured
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        parameters = checkpoint["state_dict"].keys() & dict(self.named_parameters()).keys()
+        found = {name: checkpoint["state_dict"][name] for name in parameters} | tensors_of(checkpoint["optimizer_states"])
+        broken = names_of_not_finite(found)
+        if broken:
+            raise ValueError(
+                f"expected finite weights and optimizer state in the checkpoint, got NaN or infinity in {some_of(broken)}. Resume "
+                "from an earlier checkpoint."
+            )
         self._configured_then = checkpoint["optimizer_config"]
         keep = self.trainer.is_global_zero
         self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of `16-mixed`: scales the loss, so that float16 gradients are not rounded to 0."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _refuse_if_not_finite(self, means: Mapping[str, float]) -> None:
+        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if not wrong:
+            return
+        # The loss comes first in a module's means, and the gradient's norm last.
+        first, others = wrong[0], wrong[1:]
+        name = "training loss" if first == "train/loss" else first
+        step, rows = self._guard.first_bad()
+        known = ", ".join(map(str, rows)) if min(rows, default=-1) >= 0 else "that were sampled"
+        raise ValueError(
+            f"expected a finite {name}, got {means[first]}{f' (and {some_of(others)})' if others else ''} in step {step}, made of "
+            f"the rows {known}. The step was not applied, and the run ends. {self._way_back()} Look at these rows, or lower the "
+            "learning rate."
+        )
+
+    def _require_finite_state(self, what: str, tensors: Mapping[str, Tensor]) -> None:
+        broken = sorted(set(over_ranks(names_of_not_finite(tensors))))
+        if broken:
+            raise ValueError(
+                f"expected finite {what} after step {self.trainer.global_step}, got NaN or infinity in {some_of(broken)}. Nothing "
+                f"was saved, and the run ends. {self._way_back()} Lower the learning rate."
+            )
+
+    def _way_back(self) -> str:
+        """Names the newest checkpoint, which is finite."""
+        saved = [path for keeper in self.trainer.checkpoint_callbacks if (path := getattr(keeper, "newest", None))]
+        return f"Go on from the last checkpoint with --ckpt_path {saved[-1]}." if saved else "No checkpoint had been saved."
 
     def _log_every_n_steps(self) -> int:
         return int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
@@ -140,18 +227,14 @@ class TrainedModule(LightningModule):
     def _log_train_means(self, step: int) -> None:
         means = self._train_means.compute()
         self._train_means.reset()
-        loss = means["train/loss"]
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"expected a finite training loss, got {loss} around step {step}. "
-                "Lower the learning rate, or look at the last rows of the run's diagnostics for where it began."
-            )
+        self._refuse_if_not_finite(means)
+        self._guard.clear()
         # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
         for logger in self.trainer.loggers:
             logger.log_metrics(means, step=step)
         # And straight to the progress bar: what self.log is given, the bar reads off the device again at every step.
         self.trainer.callback_metrics.update({name: torch.tensor(mean) for name, mean in means.items()})
-        self.trainer.progress_bar_metrics["loss"] = loss
+        self.trainer.progress_bar_metrics["loss"] = means["train/loss"]
 
     def _log_eval_means(self) -> None:
         # compute() has already reduced over ranks.

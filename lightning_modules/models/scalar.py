@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.generation.mode import decoding_mode
 from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
@@ -110,7 +111,7 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
         num_layers: of the body, the first ones, which the last norm then follows; all by default.
 
     Raises:
-        ValueError: if there is no such model, the body has fewer layers, or weights are missing.
+        ValueError: if there is no such model, the body has fewer layers, or weights are missing, NaN or infinite.
     """
     path = weights_at(path)
     config = config_at(path)
@@ -126,6 +127,7 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
     scalar = ScalarModel(model)
     if missing:
         nn.init.zeros_(scalar.head.weight)
+    require_finite_weights(model, f"the model in {path}")
     return _checked(scalar)
 
 

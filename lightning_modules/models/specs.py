@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
+from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
 from lightning_modules.models.layout_check import check_log_probs
 from lightning_modules.models.lora import LoraSpec, add_adapters
@@ -86,8 +87,8 @@ class PretrainedPolicy(CausalLMSpec):
         """Read the weights (safetensors only).
 
         Raises:
-            ValueError: if there is no such model, or some weights are missing, which transformers would replace by random
-                ones with a warning.
+            ValueError: if there is no such model, weights are not finite, or some are missing, which transformers would replace by
+                random ones with a warning.
         """
         path = weights_at(self.path, self.cache_dir)
         config = config_at(path, self.revision)
@@ -105,6 +106,7 @@ class PretrainedPolicy(CausalLMSpec):
                 f"expected all weights of {type(model).__name__} in {self.path}, {len(found['missing_keys'])} are missing ({some}, "
                 "...). It holds another kind of model, or was not saved whole."
             )
+        require_finite_weights(model, f"the model in {self.path}")
         return model
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from datamodules.batches import CompletionBatch
+from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.output_head import ReplicatedHead
 from lightning_modules.models.policy import Policy, SamplingParameters
 from lightning_modules.models.sharding import is_first_rank
@@ -173,7 +174,7 @@ class ToyPolicy(Policy):
         """The policy that `save` wrote.
 
         Raises:
-            ValueError: if the folder holds none.
+            ValueError: if the folder holds none, or one with NaN or infinity.
         """
         if not (folder / _SHAPE).is_file() or not (folder / _WEIGHTS).is_file():
             raise ValueError(
@@ -181,6 +182,7 @@ class ToyPolicy(Policy):
             )
         policy = cls(ToyShape(**json.loads((folder / _SHAPE).read_text(encoding="utf-8"))))
         policy.load_state_dict(load_file(folder / _WEIGHTS))
+        require_finite_weights(policy, f"the policy in {folder}")
         return policy
 
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, StepShare
@@ -147,12 +148,22 @@ class PPOModule(BaseModule):
             piece = self._piece(numbers, batch.share)
             self.manual_backward(piece.loss)
             update.add(piece)
+        # Before the step, which they may forbid.
+        self._train_means.update(update.metrics())
         self._step_optimizer()
         self.progress.advance()
-        self._train_means.update(update.metrics())
         if self.trainer.global_step % self._log_every_n_steps() == 0:
             self._log_train_means(self.trainer.global_step)
         return {"loss": update.loss(), "step": update.output(batch)}
+
+    @override
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Here the gradients are those that the optimizer sees: unscaled, and after what callbacks did to them.
+        self.unscale(optimizer)
+        norms = {"train/grad_norm": clip(self.policy, self.settings.max_grad_norm)}
+        if self.critic is not None:
+            norms["val/grad_norm"] = clip(self.critic, self.settings.max_grad_norm)
+        self.admit_step(optimizer, norms)
 
     @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
@@ -236,10 +247,6 @@ class PPOModule(BaseModule):
     def _step_optimizer(self) -> None:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list), "one optimizer, two groups"
-        norms = {"train/grad_norm": clip(self.policy, self.settings.max_grad_norm)}
-        if self.critic is not None:
-            norms["val/grad_norm"] = clip(self.critic, self.settings.max_grad_norm)
-        self._train_means.update(norms)
         optimizer.step()
         optimizer.zero_grad()
         schedule = self.lr_schedulers()

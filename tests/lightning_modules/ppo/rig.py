@@ -112,11 +112,10 @@ def fit(
         logger=CSVLogger(folder),
         callbacks=list(callbacks),
         max_epochs=-1,
-        log_every_n_steps=1,
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"max_steps": 8, "limit_val_batches": 0, "enable_checkpointing": False} | options,
+        **{"max_steps": 8, "log_every_n_steps": 1, "limit_val_batches": 0, "enable_checkpointing": False} | options,
     )
     trainer.fit(ppo, datamodule=data or Prompts(), ckpt_path=ckpt_path)
     return trainer
