@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
+from datamodules.batches import CompletionBatch
+
 T = TypeVar("T")
 
 
@@ -21,12 +23,12 @@ class StepGuard:
 
     def __init__(self) -> None:
         """Nothing seen."""
-        self._rows: dict[int, list[Tensor]] = {}
+        self._rows: dict[int, list[tuple[Tensor, tuple[str, ...]]]] = {}
         self._first_bad: Tensor | None = None
 
-    def saw(self, step: int, row_numbers: Tensor) -> None:
-        """A microbatch of optimizer step `step` (1-based) holds these rows."""
-        self._rows.setdefault(step, []).append(row_numbers)
+    def saw(self, step: int, batch: CompletionBatch) -> None:
+        """Optimizer step `step` (1-based) holds this microbatch."""
+        self._rows.setdefault(step, []).append((batch.row_numbers, batch.sources or ("",) * batch.num_sequences))
 
     def judge(self, step: int, optimizer: Optimizer, is_finite: Tensor, *, waits: bool) -> bool:
         """Let the optimizer leave out step `step` unless it is finite; the same verdict on all ranks.
@@ -53,11 +55,15 @@ class StepGuard:
         """The steps so far have been read and are finite."""
         self._rows.clear()
 
-    def first_bad(self) -> tuple[int, list[int]]:
-        """The first step that was not finite, 0 if there is none, and its rows over all ranks. Call it on every rank."""
+    def first_bad(self) -> tuple[int, list[str]]:
+        """The first step that was not finite, 0 if there is none, and its rows over all ranks. Call it on every rank.
+
+        A row of a mixture stands with its source; a completion that was drawn is of no row.
+        """
         step = 0 if self._first_bad is None else int(self._first_bad)
-        rows = [row for part in self._rows.get(step, ()) for row in part.tolist()]
-        return step, sorted(set(over_ranks(rows)))
+        found = {pair for numbers, sources in self._rows.get(step, ()) for pair in zip(sources, numbers.tolist(), strict=True)}
+        rows = sorted({(source, row) for source, row in over_ranks(sorted(found)) if row >= 0})
+        return step, [f"{source} {row}".lstrip() for source, row in rows]
 
 
 def _leaves_steps_out(optimizer: Optimizer) -> bool:

@@ -92,7 +92,7 @@ class TrainedModule(LightningModule):
 
     @override
     def on_train_batch_start(self, batch: CompletionBatch, batch_idx: int) -> None:
-        self._guard.saw(self.trainer.global_step + 1, batch.row_numbers)
+        self._guard.saw(self.trainer.global_step + 1, batch)
 
     @override
     def on_train_end(self) -> None:
@@ -200,12 +200,12 @@ class TrainedModule(LightningModule):
         # The loss comes first in a module's means, and the gradient's norm last.
         first, others = wrong[0], wrong[1:]
         name = "training loss" if first == "train/loss" else first
+        more = f" (and {some_of(others)})" if others else ""
         step, rows = self._guard.first_bad()
-        known = ", ".join(map(str, rows)) if min(rows, default=-1) >= 0 else "that were sampled"
+        made_of = f"the rows {', '.join(rows)}" if rows else "completions that were sampled"
         raise ValueError(
-            f"expected a finite {name}, got {means[first]}{f' (and {some_of(others)})' if others else ''} in step {step}, made of "
-            f"the rows {known}. The step was not applied, and the run ends. {self._way_back()} Look at these rows, or lower the "
-            "learning rate."
+            f"expected a finite {name}, got {means[first]}{more} in step {step}, made of {made_of}. The step was not applied, and "
+            f"the run ends. {self._way_back()} Look at these rows, or lower the learning rate."
         )
 
     def _require_finite_state(self, what: str, tensors: Mapping[str, Tensor]) -> None:

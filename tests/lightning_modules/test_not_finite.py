@@ -112,8 +112,8 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_never_applied(
     stage: str, optimizer: str, folder: Path, tmp_path: Path
 ) -> None:
     spoiled, before = (module_of(stage, OPTIMIZERS[optimizer], folder) for _ in range(2))
-    rows = "2, 3|0, 1" if stage in ("sft", "dpo", "rm") else "that were sampled"
-    with pytest.raises(ValueError, match=rf"grad_norm, got nan in step {BAD_STEP}, .*rows ({rows})\. The step was not applied"):
+    rows = "the rows 0, 1" if stage in ("sft", "dpo", "rm") else "completions that were sampled"
+    with pytest.raises(ValueError, match=rf"grad_norm, got nan in step {BAD_STEP}, made of {rows}\. The step was not applied"):
         fit(spoiled, stage, tmp_path / "spoiled", Spoil())
     fit(before, stage, tmp_path / "before", max_steps=BAD_STEP - 1)
     left, expected = weights(spoiled), weights(before)
