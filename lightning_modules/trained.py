@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
@@ -15,14 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
+from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.finite import names_of_not_finite, some_of, tensors_of
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import whole
 from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
-from lightning_modules.step_guard import StepGuard, over_ranks
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
 
@@ -30,7 +26,7 @@ OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
-class TrainedModule(LightningModule):
+class TrainedModule(GuardedModule):
     """Optimizer, schedule, counted means and their resumption; a subclass says what is trained and how a step goes.
 
     `save_hyperparameters` is left out on purpose: a resumed run takes its configuration from the config and the command
@@ -45,9 +41,7 @@ class TrainedModule(LightningModule):
         super().__init__()
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
-        self._train_means = CountedMeans()
         self._eval_means = CountedMeans()
-        self._guard = StepGuard()
         self._configured: Hyperparameters = []
         self._configured_then: Hyperparameters = []
 
@@ -91,14 +85,6 @@ class TrainedModule(LightningModule):
             apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
 
     @override
-    def on_train_batch_start(self, batch: CompletionBatch, batch_idx: int) -> None:
-        self._guard.saw(self.trainer.global_step + 1, batch)
-
-    @override
-    def on_train_end(self) -> None:
-        self.require_finite()
-
-    @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # Here and not in on_train_batch_end: Lightning writes checkpoints before it calls that hook of the module, and
@@ -132,94 +118,18 @@ class TrainedModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.admit_step(optimizer, {"train/grad_norm": whole(norm).reshape(1)})
 
-    def unscale(self, optimizer: Optimizer) -> None:
-        """Take the factor of `16-mixed` off the gradients where Lightning leaves it on: of fused optimizers."""
-        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            self._scaler.unscale_(optimizer)
-
-    def admit_step(self, optimizer: Optimizer, norms: Mapping[str, Tensor]) -> None:
-        """Log the step's gradient norms, and have the step left out if they, its loss or another number of it is not finite.
-
-        Call it when the gradients are there, just before the optimizer steps, on every rank.
-
-        Args:
-            optimizer: about to step.
-            norms: `{name: [1]}` L2 norms before clipping.
-
-        Raises:
-            ValueError: if the step is not finite and the optimizer cannot see it by itself; at the next logged point otherwise.
-        """
-        # float16 overflows now and then: the scaler leaves out what it has seen, and lowers its factor, which has an end.
-        scaler = self._scaler
-        overflows = scaler is not None and scaler.get_scale() > 1 and any(scaler._found_inf_per_device(optimizer).values())
-        self._train_means.update({} if overflows else norms)
-        step = self.trainer.global_step + 1
-        if not self._guard.judge(step, optimizer, self._train_means.are_finite(), waits=scaler is not None):
-            self._refuse_if_not_finite(self._train_means.compute())
-
-    def require_finite(self) -> None:
-        """Refuse to go on, or to hand anything on, after a step that was not finite. A collective: call it on every rank.
-
-        Raises:
-            ValueError: if a number of a step since the last logged point, or a weight, is not finite.
-        """
-        self._refuse_if_not_finite(self._train_means.compute())
-        self._require_finite_state("weights", dict(self.named_parameters()))
-
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Here and not where files are written: nothing older has been dropped yet, whoever saves.
-        self.require_finite()
-        self._require_finite_state("optimizer state", tensors_of(checkpoint.get("optimizer_states", [])))
+        super().on_save_checkpoint(checkpoint)
         checkpoint["train_means"] = self._train_means.state_dict()
         checkpoint["optimizer_config"] = self._configured
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        parameters = checkpoint["state_dict"].keys() & dict(self.named_parameters()).keys()
-        found = {name: checkpoint["state_dict"][name] for name in parameters} | tensors_of(checkpoint["optimizer_states"])
-        broken = names_of_not_finite(found)
-        if broken:
-            raise ValueError(
-                f"expected finite weights and optimizer state in the checkpoint, got NaN or infinity in {some_of(broken)}. Resume "
-                "from an earlier checkpoint."
-            )
+        super().on_load_checkpoint(checkpoint)
         self._configured_then = checkpoint["optimizer_config"]
         keep = self.trainer.is_global_zero
         self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
-
-    @property
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        """Of `16-mixed`: scales the loss, so that float16 gradients are not rounded to 0."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    def _refuse_if_not_finite(self, means: Mapping[str, float]) -> None:
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if not wrong:
-            return
-        # The loss comes first in a module's means, and the gradient's norm last.
-        first, others = wrong[0], wrong[1:]
-        name = "training loss" if first == "train/loss" else first
-        more = f" (and {some_of(others)})" if others else ""
-        step, rows = self._guard.first_bad()
-        made_of = f"the rows {', '.join(rows)}" if rows else "completions that were sampled"
-        raise ValueError(
-            f"expected a finite {name}, got {means[first]}{more} in step {step}, made of {made_of}. The step was not applied, and "
-            f"the run ends. {self._way_back()} Look at these rows, or lower the learning rate."
-        )
-
-    def _require_finite_state(self, what: str, tensors: Mapping[str, Tensor]) -> None:
-        broken = sorted(set(over_ranks(names_of_not_finite(tensors))))
-        if broken:
-            raise ValueError(
-                f"expected finite {what} after step {self.trainer.global_step}, got NaN or infinity in {some_of(broken)}. Nothing "
-                f"was saved, and the run ends. {self._way_back()} Lower the learning rate."
-            )
-
-    def _way_back(self) -> str:
-        """Names the newest checkpoint, which is finite."""
-        saved = [path for keeper in self.trainer.checkpoint_callbacks if (path := getattr(keeper, "newest", None))]
-        return f"Go on from the last checkpoint with --ckpt_path {saved[-1]}." if saved else "No checkpoint had been saved."
 
     def _log_every_n_steps(self) -> int:
         return int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
@@ -227,7 +137,7 @@ class TrainedModule(LightningModule):
     def _log_train_means(self, step: int) -> None:
         means = self._train_means.compute()
         self._train_means.reset()
-        self._refuse_if_not_finite(means)
+        self.require_finite_means(means)
         self._guard.clear()
         # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
         for logger in self.trainer.loggers:

@@ -148,8 +148,7 @@ class PPOModule(BaseModule):
             piece = self._piece(numbers, batch.share)
             self.manual_backward(piece.loss)
             update.add(piece)
-        # Before the step, which they may forbid.
-        self._train_means.update(update.metrics())
+        self._train_means.update(update.metrics())  # before the step, which they may forbid
         self._step_optimizer()
         self.progress.advance()
         if self.trainer.global_step % self._log_every_n_steps() == 0:
@@ -160,10 +159,8 @@ class PPOModule(BaseModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Here the gradients are those that the optimizer sees: unscaled, and after what callbacks did to them.
         self.unscale(optimizer)
-        norms = {"train/grad_norm": clip(self.policy, self.settings.max_grad_norm)}
-        if self.critic is not None:
-            norms["val/grad_norm"] = clip(self.critic, self.settings.max_grad_norm)
-        self.admit_step(optimizer, norms)
+        parts = {"train/grad_norm": self.policy} | ({} if self.critic is None else {"val/grad_norm": self.critic})
+        self.admit_step(optimizer, {name: clip(part, self.settings.max_grad_norm) for name, part in parts.items()})
 
     @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
@@ -245,8 +242,7 @@ class PPOModule(BaseModule):
         return Piece(loss.total * share.target_scale(), stats, step_metrics(loss, stats, table))
 
     def _step_optimizer(self) -> None:
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list), "one optimizer, two groups"
+        optimizer = cast(Optimizer, self.optimizers())
         optimizer.step()
         optimizer.zero_grad()
         schedule = self.lr_schedulers()
