@@ -82,11 +82,13 @@ class StochasticAdamW(Optimizer):
             for tensors in (weights, [_local(cast(Tensor, parameter.grad)) for parameter in chunk])
         )
         sizes = [weight.numel() for weight in weights]
+        first, second = ([_local(state[name]).view(-1) for state in states] for name in _MOMENTS)
         beta1, beta2 = group["betas"]
         adamw(
             list(stepped.split(sizes)),
             list(gradients.split(sizes)),
-            *([_local(state[name]).view(-1) for state in states] for name in _MOMENTS),
+            first,
+            second,
             [],
             [state["step"] for state in states],
             amsgrad=False,
