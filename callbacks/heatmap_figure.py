@@ -213,7 +213,8 @@ def _drawable(text: str) -> str:
 
 def _pair_html(pair: PairHeat, normalize: Normalize) -> str:
     rows = "\n".join(
-        f'<div class="side"><b>{side.label}</b><div class="tokens">{_side_html(side, normalize)}</div></div>' for side in pair.sides
+        f'<div class="side"><b>{escape(side.label)}</b><div class="tokens">{_side_html(side, normalize)}</div></div>'
+        for side in pair.sides
     )
     return f'<p class="prompt">{escape(pair.prompt)}</p>\n{rows}'
 

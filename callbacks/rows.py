@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,27 @@ Track = list[tuple[int, float]]
 
 
 def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of `<run>/diagnostics/<name>.jsonl`, in order; none where there is no such file."""
+    """The rows of `<run>/diagnostics/<name>.jsonl`, in order; none where there is no such file.
+
+    A line that is no row of a step, as a full disk or a killed run leaves it, is left out with a warning that names it.
+    """
     path = folder / ROWS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    read = (_row(line, f"{path} line {number}") for number, line in enumerate(path.read_bytes().splitlines(), start=1))
+    return [row for row in read if row is not None]
+
+
+def _row(line: bytes, place: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            return row
+        reason = "it has no step"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    warnings.warn(f"{place} is left out: expected a row in JSON, got {line[:60]!r} ({reason}).", stacklevel=3)
+    return None
 
 
 def tracks_of(folder: Path) -> dict[str, Track]:

@@ -30,7 +30,9 @@ def doctor_html(runs: Sequence[Run]) -> str:
     names = dict.fromkeys(name for own in facts for name in own)
     rows = [[name, *(own.get(name, "") for own in facts)] for name in names]
     risks = (
-        f'<p class="alarm"><b>{escape(run.name)}:</b> {escape(said)}</p>' for run in examined for said in run.doctor["warnings"]
+        f'<p class="alarm"><b>{escape(run.name)}:</b> {escape(str(said))}</p>'
+        for run in examined
+        for said in run.doctor.get("warnings", ())
     )
     return "\n".join([*risks, table(["", *(run.name for run in examined)], rows)])
 
@@ -48,8 +50,8 @@ def command_of(run: Run) -> str:
 def _alarms_of(run: Run) -> str:
     if run.alarms:
         items = (
-            f'<p class="alarm"><b>{escape(run.name)}, step {row["step"]}: {escape(str(row["property"]).replace("_", " "))}.</b> '
-            f"{escape(str(row['message']))}</p>"
+            f'<p class="alarm"><b>{escape(run.name)}, step {escape(str(row["step"]))}: '
+            f"{escape(str(row.get('property')).replace('_', ' '))}.</b> {escape(str(row.get('message')))}</p>"
             for row in run.alarms
         )
         return "\n".join(items)

@@ -46,7 +46,7 @@ def heatmaps_html(runs: Sequence[Run]) -> str:
 def _run_html(run: Run, *, is_open: bool) -> str:
     steps = sorted({row["step"] for row in run.heatmaps})
     parts = "\n".join(
-        f"<h3>step {step}</h3>\n{pairs_html([pair_of(row) for row in run.heatmaps if row['step'] == step])}"
+        f"<h3>step {escape(str(step))}</h3>\n{pairs_html([pair_of(row) for row in run.heatmaps if row['step'] == step])}"
         for step in dict.fromkeys((steps[0], steps[-1]))
     )
     return f"<details{' open' if is_open else ''}><summary>{escape(run.name)}</summary>\n{parts}</details>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,34 @@ def load_run(folder: Path) -> Run:
             f"expected rows in {folder / ROWS} or TensorBoard event files beside it, got neither. "
             "The run has measured nothing: switch diagnostics on (configs/trainer/default.yaml has them all)."
         )
-    doctor = folder / DOCTOR
     return Run(
         folder=folder,
-        config=yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
+        config=_config(folder / CONFIG),
         tracks=tracks,
         seed_tracks=_seed_tracks(folder),
         alarms=read_rows(folder, "alarms"),
         heatmaps=read_rows(folder, "token_heatmap"),
-        doctor=json.loads(doctor.read_text(encoding="utf-8")) if doctor.is_file() else {},
+        doctor=_doctor(folder / DOCTOR),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"expected YAML in {path}, got: {error}. Run it again, or leave it out of the report.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"expected a mapping in {path}, got {type(config).__name__}. Run it again, or leave it out of the report.")
+    return config
+
+
+def _doctor(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        warnings.warn(f"{path} is left out: expected JSON, got: {error}.", stacklevel=3)
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def event_tracks(folder: Path) -> Tracks:

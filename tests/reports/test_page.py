@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -71,6 +72,16 @@ def test_every_figure_has_its_sentence(page: str) -> None:
 def test_text_of_the_data_is_text(page: str) -> None:
     assert "Say &lt;script&gt;" in page
     assert "&lt;b&gt;" in page
+
+
+def test_names_of_sides_and_steps_are_text(tmp_path: Path) -> None:
+    row = heatmap_rows()[0]
+    hostile = {"<img src=x>": row["chosen"], "rejected": row["rejected"], "prompt": "p", "step": 0}
+    folder = write_run(tmp_path / "made_up" / "version_0", {"token_heatmap": [hostile]})
+    run = replace(load_run(folder), alarms=[{"step": "<img src=x>", "property": "<img>", "message": "<img>"}])
+    page = report_page([run])
+    assert "<img" not in page
+    assert page.count("&lt;img src=x&gt;") == 2
 
 
 def test_the_heatmap_marks_where_the_sides_part() -> None:

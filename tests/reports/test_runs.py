@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,39 @@ def test_rows_and_event_files_become_tracks(tmp_path: Path) -> None:
     assert run.tracks["train/loss"] == [(5, 0.75), (10, 0.5)]
     assert run.tracks["likelihood/bank/rejected/logp"] == [(0, -60.0), (5, -61.0), (10, -62.0)]
     assert run.alarms == run.heatmaps == []
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [b'{"step": 10, "train/lo', b'{"step": 10, "train/x": 1.0', b"\xff\n", b"null\n", b'{"train/x": 1.0}\n', b"[" * 9999],
+)
+def test_a_row_that_a_full_disk_cut_is_left_out_and_named(tmp_path: Path, cut: bytes) -> None:
+    folder = write_run(tmp_path / "made_up" / "version_0", language_rows())
+    whole = load_run(folder)
+    path = folder / "diagnostics" / "likelihood.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + cut)
+    with pytest.warns(UserWarning, match=re.escape(f"{path} line {len(lines) + 1} is left out")):
+        run = load_run(folder)
+    assert run.tracks == whole.tracks
+
+
+def test_a_line_separator_within_a_text_is_no_end_of_a_row(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "made_up" / "version_0", {})
+    row = {"step": 1, "message": "a\u2028b"}
+    (folder / "diagnostics" / "alarms.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert load_run(folder).alarms == [row]
+
+
+def test_other_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "made_up" / "version_0", language_rows())
+    (folder / "data_doctor.json").write_text('{"rows": ')
+    with pytest.warns(UserWarning, match="data_doctor.json is left out"):
+        assert load_run(folder).doctor == {}
+    for damage in ("a: [", "", "- 1"):
+        (folder / "config.yaml").write_text(damage)
+        with pytest.raises(ValueError, match=r"in .*config.yaml, got"):
+            load_run(folder)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
