@@ -67,6 +67,10 @@ class PoolWriter(Callback):
             rank_zero_info(f"{self.pool} has responses to {len(answered)} prompts; going on with the others.")
 
     @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._appender.close()
+
+    @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._model = cast(Policy, pl_module.policy).fingerprint()
         known = {response.model for row in self._appender.rows for response in row.by_source(self.source)}

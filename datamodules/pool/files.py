@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from datamodules.pool.schema import PoolRow, parse_row, row_to_json
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
@@ -86,8 +88,11 @@ class PoolAppender:
     Args:
         path: ends in `.jsonl`; made when missing.
 
+    The file is locked until `close`, or until this object goes: a second process that sampled for it would write every prompt
+    twice.
+
     Raises:
-        ValueError: if the path has another ending, or the file holds bad rows.
+        ValueError: if the path has another ending, another process appends to it, or the file holds bad rows.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,6 +100,15 @@ class PoolAppender:
         if self.path.suffix != ".jsonl":
             raise ValueError(f"expected a plain .jsonl file to append to, got {self.path}. Compress it afterwards with pool merge.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One lock a process. The system gives it back when the process ends, however it ends.
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), blocking=False, is_singleton=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"expected to be the only process that appends to {self.path}, got another one that does. Wait for it, or write to "
+                "another file and join the two with `python -m datamodules.pool merge`."
+            ) from error
         self.path.touch()
         _cut_unfinished_line(self.path)
         rows, report = read_pool(self.path)
@@ -110,6 +124,10 @@ class PoolAppender:
             stream.flush()
             os.fsync(stream.fileno())
         self.rows += batch
+
+    def close(self) -> None:
+        """Let others append."""
+        self._lock.release()
 
 
 def _cut_unfinished_line(path: Path) -> None:

@@ -97,6 +97,24 @@ def test_appending_goes_on_after_a_kill(tmp_path: Path) -> None:
         assert list(read_pool(path)[0].values()) == ROWS
 
 
+def test_a_second_process_that_appends_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    hold = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / ".pool.jsonl.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"only process that appends to {path}"):
+            PoolAppender(path)
+        other.kill()
+    # The lock of a killed process is free.
+    appender = PoolAppender(path)
+    appender.append(ROWS[:1])
+    appender.close()
+    assert list(read_pool(path)[0].values()) == ROWS[:1]
+
+
 def test_appending_refuses_other_formats_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pool merge"):
         PoolAppender(tmp_path / "pool.jsonl.xz")
