@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
@@ -19,6 +24,7 @@ from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.generation.mode import decoding_mode
 from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
+from lightning_modules.models.lora import has_adapters, merged_state_dict
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import shard
@@ -115,6 +121,7 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
     """
     path = weights_at(path)
     config = config_at(path)
+    _require_classifier(config)
     if num_layers is not None:
         _keep_layers(config, num_layers)
     config.num_labels = 1
@@ -132,12 +139,18 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
 
 
 def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
-    """A copy of a policy's body under a new head of zeros."""
+    """A copy of a policy's body under a new head of zeros; adapters are merged into it, and all of it is trained.
+
+    Raises:
+        ValueError: if transformers has no such model.
+    """
     config = copy.deepcopy(decoder.config)
+    _require_classifier(config)
     config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForSequenceClassification.from_config(config, dtype=next(decoder.parameters()).dtype)
-    model.base_model.load_state_dict(decoder.state_dict())
+    state = decoder.state_dict()
+    model.get_decoder().load_state_dict(merged_state_dict(decoder, state) if has_adapters(decoder) else state)
     scalar = ScalarModel(model)
     nn.init.zeros_(scalar.head.weight)
     return _checked(scalar)
@@ -151,6 +164,14 @@ def _checked(scalar: ScalarModel) -> ScalarModel:
     check_rows(scalar)
     scalar.attention = chosen
     return scalar
+
+
+def _require_classifier(config: PreTrainedConfig) -> None:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f"expected a kind of model that transformers puts one number over (a sequence classifier), got {config.model_type}. "
+            "Take another model; under PPO a `SharedBody` critic, or RLOO without one."
+        )
 
 
 def _keep_layers(config: PreTrainedConfig, number: int) -> None:
