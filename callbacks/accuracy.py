@@ -13,6 +13,7 @@ from callbacks.base import Diagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import TaskPrompt, TaskStore
+from datamodules.ranges import require_at_least
 from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
 from lightning_modules.models.policy import Policy, SamplingParameters
@@ -60,6 +61,7 @@ class AccuracyMonitor(Diagnostic):
 
     def __init__(self, judge: Judge, every_n_steps: int = 50, num_problems: int | None = None, max_new_tokens: int = 256) -> None:
         super().__init__(every_n_steps)
+        require_at_least(1, num_problems=num_problems)
         self.judge = judge
         self.num_problems = num_problems
         self._parameters = SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0)

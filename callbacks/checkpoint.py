@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
+from datamodules.ranges import require_at_least
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Keeps the newest checkpoint of a run, and `last.ckpt` as a link to it.
@@ -25,6 +27,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
+        require_at_least(1, every_n_train_steps=every_n_train_steps)
         super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
         self.newest: str | None = None
         """The checkpoint that was written last."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from callbacks.selection import host_lengths
 from datamodules.batches import CompletionBatch
+from datamodules.ranges import require_at_least
 from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
@@ -192,6 +193,7 @@ class HeadReader:
     """
 
     def __init__(self, max_columns: int = MAX_COLUMNS) -> None:
+        require_at_least(1, max_columns=max_columns)
         self.max_columns = max_columns
         self._geometry: PairGeometry | None = None
 

@@ -16,6 +16,7 @@ from callbacks.probe_bank import BankBatch, ProbedModule, ProbeMonitor
 from callbacks.readings import Values
 from callbacks.token_trie import token_trie
 from datamodules.batches import CompletionBatch
+from datamodules.ranges import require_at_least
 from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats
@@ -108,6 +109,7 @@ class MassMonitor(ProbeMonitor):
 
     def __init__(self, every_n_steps: int = 50, max_positions: int = 256, max_columns: int = MAX_COLUMNS) -> None:
         super().__init__(every_n_steps, every_n_steps)
+        require_at_least(1, max_positions=max_positions, max_columns=max_columns)
         self.max_positions, self.max_columns = max_positions, max_columns
         self._starts: list[tuple[Tensor | None, Tensor]] = []
         self._watched: list[Watched] = []

@@ -20,6 +20,7 @@ from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from datamodules.sources.prompt_split import count_shared_prompts
+from datamodules.sources.store import ExampleStore
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import RewardModel
@@ -103,7 +104,7 @@ class PairAccuracy(Diagnostic):
 
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        raise AssertionError("training batches are not read")
+        return {}
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,9 +205,15 @@ def _packed(name: str, pairs: PairSet, own: LightningDataModule | None) -> list[
     batches = list(EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=store.max_tokens_per_batch)))
     if any(len(batch.pairs) < batch.num_prompts for batch in batches):
         raise ValueError(f"expected a chosen and a rejected completion for each prompt of the set {name}. Use data of pairs.")
-    trained = count_shared_prompts(examples, cast(PairStore, own).dataset("train").examples) if hasattr(own, "dataset") else 0
-    rank_zero_info(f"{name}: {len(examples)} pairs, {trained} of them on prompts that are trained on.")
+    rank_zero_info(f"{name}: {len(examples)} pairs, {_trained_on(examples, own)} of them on prompts that are trained on.")
     return batches
+
+
+def _trained_on(examples: ExampleStore, own: LightningDataModule | None) -> int:
+    """How many of the examples stand on prompts of the run's training split; 0 where it has none, as in a diagnosis."""
+    if "train" not in getattr(own, "splits", tuple)():
+        return 0
+    return count_shared_prompts(examples, cast(PairStore, own).dataset("train").examples)
 
 
 def _reward_model(pl_module: LightningModule) -> RewardModel | None:

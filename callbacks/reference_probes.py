@@ -12,6 +12,7 @@ from typing_extensions import override
 from callbacks.decoding import decoder_of, prompts_and_completions
 from callbacks.samples import NO_END
 from datamodules.batches import ProbeStore
+from datamodules.ranges import require_at_least
 from lightning_modules.models.policy import Policy, SamplingParameters
 
 KIND = "reference_sample"
@@ -40,6 +41,7 @@ class ReferenceProbes(Callback):
     def __init__(self, num_samples: int = 2, sampling: SamplingParameters | None = None, seed: int = 0) -> None:
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}. Leave the callback out to switch it off.")
+        require_at_least(0, seed=seed)
         self.num_samples = num_samples
         self.sampling = sampling or SamplingParameters(max_new_tokens=128)
         self.seed = seed

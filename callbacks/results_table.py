@@ -17,6 +17,7 @@ from callbacks.bootstrap import bootstrap_interval
 from callbacks.judging import judge_groups
 from callbacks.run_files import append_row
 from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
 
@@ -87,8 +88,10 @@ class ResultsTable(Callback):
     """
 
     def __init__(self, judge: Judge, level: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> None:
-        if not 0 < level < 1 or num_resamples < 1:
-            raise ValueError(f"expected level in (0, 1) and num_resamples >= 1, got {level} and {num_resamples}.")
+        require_at_least(1, num_resamples=num_resamples)
+        require_at_least(0, seed=seed)
+        if not 0 < level < 1:
+            raise ValueError(f"expected level in (0, 1), got {level}. 0.95 is usual.")
         self.judge = judge
         self.level = level
         self.num_resamples = num_resamples

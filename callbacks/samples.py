@@ -15,6 +15,7 @@ from callbacks.decoding import Decoder, decoder_of, prompts_and_completions, tex
 from callbacks.on_policy import Groups, Prompts, divergence, floor_of, score, shape
 from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import ProbeStore
+from datamodules.ranges import require_at_least
 from lightning_modules.models.policy import Policy, SamplingParameters
 
 NO_END = -1
@@ -71,6 +72,7 @@ class SampleLogger(Callback):
                 f"expected every_n_steps, num_prompts and num_samples >= 1, got {every_n_steps}, {num_prompts} and {num_samples}. "
                 "Leave the callback out to switch it off."
             )
+        require_at_least(0, seed=seed)
         self.every_n_steps = every_n_steps
         self.num_prompts = num_prompts
         self.sampling = sampling or SamplingParameters(max_new_tokens=128)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from typing_extensions import override
 
+from datamodules.ranges import require_at_least
 from lightning_modules.models.policy import OnProgress, SamplingProgress
 
 _SECONDS_BETWEEN = 0.5
@@ -29,6 +30,7 @@ class SamplingBar(TQDMProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
+        require_at_least(0, refresh_rate=refresh_rate)
         super().__init__(refresh_rate=refresh_rate)
         self._start_over()
 

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import Diagnostic, ReadingListener
 from callbacks.leaf_gradients import ObjectiveModule, with_gradients
 from callbacks.rows import tracks_of
 from callbacks.run_files import run_folder
@@ -18,6 +18,9 @@ from callbacks.run_summary import summary_lines, summary_table
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.token_stats import TokenStats
+
+_CALLED = {"on_fit_start", "on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"}
+"""Hooks of a monitor that a diagnosis stands for; of `on_train_batch_end` it takes what `Diagnostic` reads there."""
 
 
 class DiagnosedModule(ObjectiveModule, Protocol):
@@ -41,9 +44,14 @@ class StaticDiagnosis(Callback):
 
     Args:
         monitors: callbacks as a training has them; their cadences do not matter.
+
+    Raises:
+        ValueError: if one of them acts on hooks that a diagnosis has not.
     """
 
     def __init__(self, monitors: list[Callback]) -> None:
+        for monitor in monitors:
+            _require_monitor(monitor)
         self.monitors = monitors
         self._console = Console()
 
@@ -58,6 +66,8 @@ class StaticDiagnosis(Callback):
         module = cast(DiagnosedModule, pl_module)
         own, (*earlier, last) = module.policy, module.series
         self._stand_at(trainer, module, 0, module.reference_spec)
+        for monitor in self.monitors:
+            monitor.on_fit_start(trainer, pl_module)
         for monitor in self.monitors:
             monitor.on_train_start(trainer, pl_module)
         for step in earlier:
@@ -125,6 +135,22 @@ class StaticDiagnosis(Callback):
             if isinstance(monitor, Diagnostic) and type(monitor).on_train_end is Callback.on_train_end:
                 monitor.flush(trainer)
             monitor.on_train_end(trainer, pl_module)
+
+
+def _require_monitor(monitor: Callback) -> None:
+    own = {name for name in dir(Callback) if name.startswith("on_") and _overrides(monitor, name)}
+    missed = sorted(own - _CALLED - {"on_save_checkpoint", "on_load_checkpoint"})
+    if _overrides(monitor, "on_train_batch_end", Diagnostic) and not _overrides(monitor, "on_train_end"):
+        missed.append("on_train_batch_end")
+    if missed or isinstance(monitor, ReadingListener):
+        raise ValueError(
+            f"expected monitors that read pairs, the start and the end of a training, got {type(monitor).__name__}, which "
+            f"acts on {', '.join(missed) or 'the steps of one'}: a diagnosis takes no step. Leave it out."
+        )
+
+
+def _overrides(monitor: Callback, name: str, base: type[Callback] = Callback) -> bool:
+    return getattr(type(monitor), name) not in (getattr(Callback, name), getattr(base, name))
 
 
 def _is_validating(trainer: Trainer) -> bool:

@@ -19,6 +19,7 @@ from datamodules.loading.partition import greedy_runs
 from datamodules.loading.sampler import Microbatch, StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.probes import probe_examples, with_more_probes
+from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import Tokenizer
 
@@ -44,6 +45,9 @@ class BaseDataModule(LightningDataModule, ABC):
         num_workers: processes that pack ahead; 0 packs in the training process.
         seed: of the order of the data and of the probe bank.
         num_probe_prompts: prompts in the frozen probe bank; 0 for none.
+
+    Raises:
+        ValueError: if a number is out of its range.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class BaseDataModule(LightningDataModule, ABC):
         num_probe_prompts: int = 16,
     ) -> None:
         super().__init__()
+        require_at_least(1, batch_size=batch_size, max_tokens_per_batch=max_tokens_per_batch)
+        require_at_least(0, num_workers=num_workers, seed=seed, num_probe_prompts=num_probe_prompts)
         self.batch_size = batch_size
         self.max_tokens_per_batch = max_tokens_per_batch
         self.num_workers = num_workers

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import Demand
 from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
+from datamodules.ranges import require_at_least
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Decoding:
     """Of the draw."""
 
     def __post_init__(self) -> None:
-        counts = (self.num_samples, self.prompts_per_batch, self.max_new_tokens)
-        if min(counts) < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"expected num_samples, prompts_per_batch and max_new_tokens >= 1, temperature >= 0 and top_p in (0, 1], got "
-                f"{', '.join(map(str, counts))}, {self.temperature} and {self.top_p}."
-            )
+        require_at_least(
+            1, num_samples=self.num_samples, prompts_per_batch=self.prompts_per_batch, max_new_tokens=self.max_new_tokens
+        )
+        require_at_least(0, temperature=self.temperature, seed=self.seed)
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"expected top_p in (0, 1], got {self.top_p}. 1 draws from the whole distribution.")
 
     def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> DataLoader[PromptBatch]:
         """The prompts in order, a batch at a time."""

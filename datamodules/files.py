@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.loading.sampler import Ints
+from datamodules.ranges import require_at_least
 from datamodules.sources.code_digest import code_digest
 from datamodules.sources.encoding import PromptEncoder
 from datamodules.sources.formats import RowFormat
@@ -78,8 +79,7 @@ class FileDataModule(BaseDataModule):
             raise ValueError(
                 "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
             )
-        if limit is not None and limit < 1:
-            raise ValueError(f"expected limit >= 1, got {limit}. Leave it out to use every row.")
+        require_at_least(1, limit=limit)
         self._limit = limit
         self._tokenizer_name = tokenizer
         self._sources = {"train": train, "val": val, "test": test}

@@ -16,6 +16,7 @@ from datamodules.base import BaseDataModule
 from datamodules.examples import Example
 from datamodules.files import FileDataModule
 from datamodules.in_memory import OnBadRow
+from datamodules.ranges import require_at_least
 from datamodules.sources.formats import RowFormat
 from datamodules.sources.readers import DataSource
 from datamodules.sources.store import ExampleStore
@@ -74,6 +75,7 @@ class MixtureDataModule(BaseDataModule):
         num_probe_prompts: int = 16,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
+        require_at_least(1, num_examples=num_examples)
         if tokenizer is None:
             raise ValueError(
                 "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."

@@ -117,7 +117,16 @@ class BaseModule(TrainedModule):
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[list[int]]]:
-        """Token ids of `num_samples` completions of each prompt; one that was not cut ends with the end of sequence."""
+        """Token ids of `num_samples` completions of each prompt; one that was not cut ends with the end of sequence.
+
+        Raises:
+            ValueError: if the data has completions instead of prompts to answer.
+        """
+        if not isinstance(batch, PromptBatch):
+            raise ValueError(
+                "expected prompts to answer, got rows that have their responses: `predict` draws new ones. Use SamplingDataModule, "
+                "as configs/experiment/arithmetic_sample.yaml does; `validate` measures a model on pairs."
+            )
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
         groups = self.policy.generate(

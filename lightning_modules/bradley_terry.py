@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,9 +26,9 @@ class BradleyTerry:
     """Weight of (r+ + r-)^2, >= 0, which takes away the freedom of adding a constant to all rewards; 0.01 is usual."""
 
     def __post_init__(self) -> None:
-        if self.margin_per_point < 0 or self.centring < 0:
+        if not (0 <= self.margin_per_point < math.inf and 0 <= self.centring < math.inf):
             raise ValueError(
-                f"expected margin_per_point and centring >= 0, got {self.margin_per_point} and {self.centring}. Use 0 for none."
+                f"expected finite margin_per_point and centring >= 0, got {self.margin_per_point} and {self.centring}. 0 is none."
             )
 
     def __call__(self, chosen: Tensor, rejected: Tensor, score_gaps: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -59,8 +60,10 @@ class OnPolicyPreferenceModule(PreferenceModule):
         max_tokens_per_batch: int = 8192,
     ) -> None:
         super().__init__(policy, loss, optimizer, lr_scheduler, reference)
-        if min_gap <= 0:
-            raise ValueError(f"expected min_gap > 0, got {min_gap}. Answers that score alike are no pair.")
+        if not 0 < min_gap < math.inf:
+            raise ValueError(f"expected a finite min_gap > 0, got {min_gap}. Answers that score alike are no pair.")
+        if max_tokens_per_batch < 1:
+            raise ValueError(f"expected max_tokens_per_batch >= 1, got {max_tokens_per_batch}.")
         self.min_gap = min_gap
         self.max_tokens_per_batch = max_tokens_per_batch
         self._sources = rewards

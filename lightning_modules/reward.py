@@ -11,11 +11,14 @@ from torchmetrics.classification import BinaryCalibrationError
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
+from datamodules.prompts import PromptBatch
 from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
 from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
 from lightning_modules.reward_output import RewardOutput
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
+
+_NO_ANSWERS = "A reward model answers nothing: `validate` measures it on pairs, judges.reward_model.RewardModelJudge scores text."
 
 
 class RewardStepOutput(TypedDict):
@@ -79,8 +82,14 @@ class RewardModule(TrainedModule):
         self._evaluate("val", batch)
 
     @override
-    def test_step(self, batch: CompletionBatch, batch_idx: int) -> None:
+    def test_step(self, batch: CompletionBatch | PromptBatch, batch_idx: int) -> None:
+        if isinstance(batch, PromptBatch):
+            raise ValueError(f"expected pairs to score, got prompts to answer. {_NO_ANSWERS}")
         self._evaluate("test", batch)
+
+    @override
+    def predict_step(self, batch: object, batch_idx: int) -> None:
+        raise ValueError(f"expected a policy under `predict`, got {type(self).__name__}. {_NO_ANSWERS}")
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
+from callbacks.checkpoint import RunCheckpoint
 from callbacks.leaf_gradients import with_gradients
+from callbacks.policy_export import PolicyExport
+from callbacks.property_alarm import PropertyAlarm
+from callbacks.reward_monitor import RewardMonitor
 from callbacks.rows import read_rows, tracks_of
+from callbacks.run_summary import RunSummary
+from callbacks.static_diagnosis import StaticDiagnosis
 from datamodules.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
 from lightning_modules.losses.dpo import DPOLoss
@@ -19,17 +26,18 @@ from tests import tiny
 from tests.conftest import Run
 
 # The bank is read at the start and at the end alone: what squeezes is told from one reading to the next.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "likelihood.LikelihoodMonitor": {"probe_every_n_steps": 10},
+    "softmax_gradient.SoftmaxGradientMonitor": {"histogram_every_n_steps": 1},
+    "degradation.DegradationMonitor": {"probe_every_n_steps": 10},
+    "disentanglement.DisentanglementMonitor": {},
+    "dispersion.DispersionMonitor": {"probe_every_n_steps": 10},
+    "mass_gains.MassMonitor": {},
+    "token_heatmap.TokenHeatmap": {},
+    "pair_accuracy.PairAccuracy": {"sets": {"own": {"split": "val"}, "some": {"split": "val", "num_pairs": 3}}},
+}
 MONITORS: list[dict[str, Any]] = [
-    {"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1, **more}}
-    for name, more in {
-        "likelihood.LikelihoodMonitor": {"probe_every_n_steps": 10},
-        "softmax_gradient.SoftmaxGradientMonitor": {"histogram_every_n_steps": 1},
-        "degradation.DegradationMonitor": {"probe_every_n_steps": 10},
-        "disentanglement.DisentanglementMonitor": {},
-        "dispersion.DispersionMonitor": {"probe_every_n_steps": 10},
-        "mass_gains.MassMonitor": {},
-        "token_heatmap.TokenHeatmap": {},
-    }.items()
+    {"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1, **more}} for name, more in _ARGUMENTS.items()
 ]
 
 Write = Callable[..., Path]
@@ -117,6 +125,10 @@ def test_every_pair_is_measured_with_its_gradient(tmp_path: Path, lived: Path, r
     assert step == 1
     assert value == pytest.approx(incentive, rel=1e-5)
     check_gradients(module, next(iter(cli.datamodule.val_dataloader())))
+    start, end = tracks["pair_accuracy/own/margin"]
+    assert (start, end[0]) == ((0, 0.0), 1)
+    assert end[1] == pytest.approx(torch.cat(margins).mean().item(), rel=1e-4)
+    assert len(tracks["pair_accuracy/some/ranking"]) == 2
     assert tracks["head/cosine"][-1][0] == 1
     assert [row["step"] for row in read_rows(Path(cli.trainer.log_dir or ""), "token_heatmap")] == [0, 0, 1, 1]
     assert (Path(cli.trainer.log_dir or "") / "data_doctor.json").is_file()
@@ -155,6 +167,22 @@ def test_steps_are_the_numbers_of_the_names_where_they_rise() -> None:
     assert step_numbers(["a/checkpoint-50", "a/checkpoint-100"]) == [50, 100]
     assert step_numbers(["a/version_0", "a/version_1"]) == [1, 2]
     assert step_numbers(["policy"]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "hook"),
+    [
+        (RunCheckpoint(), "on_exception"),
+        (PolicyExport(), "on_fit_end"),
+        (RewardMonitor(), "on_train_batch_end"),
+        (PropertyAlarm(), "the steps of one"),
+        (RunSummary(), "on_fit_end"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_monitors_that_need_a_training_are_named(monitor: Callback, hook: str) -> None:
+    with pytest.raises(ValueError, match=rf"got {type(monitor).__name__}, which acts on .*{hook}.*Leave it out"):
+        StaticDiagnosis([monitor])
 
 
 def test_nobody_trains_with_it(tmp_path: Path, run: Run, write_config: Write) -> None:

@@ -16,6 +16,7 @@ from datamodules.in_memory import OnBadRow
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
 from datamodules.pool.schema import PoolRow, Response
+from datamodules.ranges import require_at_least
 from datamodules.sources.prompt_split import split_by_prompt
 from datamodules.sources.records import CompletionRecord, Record, reply_to
 from datamodules.sources.store import ExampleStore
@@ -89,6 +90,10 @@ class PoolDataModule(TaskDataModule):
         )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"expected val_fraction in [0, 1), got {val_fraction}. Use 0 to hold nothing out.")
+        if not 0 <= mix <= 1:
+            raise ValueError(f"expected mix in [0, 1], got {mix}. It is the share of prompts with on-policy pairs.")
+        require_at_least(1, limit=limit)
+        require_at_least(0, num_leftovers=num_leftovers)
         self._pool = pool
         self._scenario = scenario
         self._mix = mix

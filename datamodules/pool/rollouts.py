@@ -14,6 +14,7 @@ from datamodules.in_memory import encode_prompts
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
 from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
+from datamodules.ranges import require_at_least
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.records import Record, Text
 from datamodules.tasks.base import TaskItem
@@ -50,11 +51,7 @@ class RolloutDataModule(PoolDataModule):
         **pool: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**pool)
-        if min(prompts_per_rollout, num_samples, max_new_tokens) < 1:
-            raise ValueError(
-                f"expected prompts_per_rollout, num_samples and max_new_tokens >= 1, got {prompts_per_rollout}, {num_samples} and "
-                f"{max_new_tokens}."
-            )
+        require_at_least(1, prompts_per_rollout=prompts_per_rollout, num_samples=num_samples, max_new_tokens=max_new_tokens)
         if prompt_source == "task" and self.task is None:
             raise ValueError("expected a task to take prompts from, got none. Set data.init_args.task, or prompt_source: pool.")
         self.prompts_per_rollout = prompts_per_rollout

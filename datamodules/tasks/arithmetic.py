@@ -9,6 +9,7 @@ from typing import cast
 
 from typing_extensions import override
 
+from datamodules.ranges import require_at_least
 from datamodules.tasks.arithmetic_problems import Problem, Split, generate
 from datamodules.tasks.arithmetic_slips import SLIP, slips
 from datamodules.tasks.base import Task, TaskItem
@@ -41,8 +42,8 @@ class ArithmeticTask(Task):
     def __post_init__(self) -> None:
         if not 0 <= self.terse_share <= 1:
             raise ValueError(f"expected terse_share in [0, 1], got {self.terse_share}.")
-        if self.num_slips < 0:
-            raise ValueError(f"expected num_slips >= 0, got {self.num_slips}. Use 0 for none.")
+        require_at_least(0, num_train=self.num_train, num_pool=self.num_pool, num_val=self.num_val, num_test=self.num_test)
+        require_at_least(0, num_slips=self.num_slips, seed=self.seed)
 
     @override
     def items(self, split: str) -> Iterator[TaskItem]:

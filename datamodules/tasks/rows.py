@@ -12,6 +12,7 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from datamodules.ranges import require_at_least
 from datamodules.sources.cells import text_cell
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
@@ -33,6 +34,10 @@ class TaskRows(DataSource):
     """Rows to leave out at the beginning."""
     limit: int | None = None
     """Rows at the most; all by default."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, shuffle_seed=self.shuffle_seed, skip=self.skip)
+        require_at_least(1, limit=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from datamodules.batches import CompletionBatch, StepShare
 from datamodules.examples import Example
 from datamodules.loading.loader import SplitDataset
 from datamodules.loading.sampler import Lengths, Microbatch, StepPlan
+from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import Tokenizer
 from datamodules.toy.scenarios import (
@@ -127,6 +128,7 @@ class ToyDataModule(BaseDataModule):
         self, scenario: int = 1, num_seeds: int = 5, batch_size: int = 4, seed: int = 0, rejected: Rejected = "fixed"
     ) -> None:
         super().__init__(batch_size=batch_size, max_tokens_per_batch=_NO_LIMIT, seed=seed, num_probe_prompts=0)
+        require_at_least(1, num_seeds=num_seeds)
         self.scenario = scenario_of(scenario)
         self.num_seeds = num_seeds
         self.prompts_per_step = batch_size

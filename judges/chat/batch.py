@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,16 +43,27 @@ class ChatLimits:
     """Responses that fail in a row, with all their attempts, before the rest is not tried: the server is gone."""
 
     def __post_init__(self) -> None:
-        if min(self.concurrency, self.max_attempts, self.give_up_after) < 1 or min(self.first_delay, self.max_delay) < 0:
-            raise ValueError(f"expected positive counts and delays >= 0, got {self}. Give at least 1 of each count.")
+        counts = (self.concurrency, self.max_attempts, self.give_up_after)
+        rates = [rate for rate in (self.requests_per_minute, self.tokens_per_minute) if rate is not None]
+        delays = (self.first_delay, self.max_delay)
+        if min(counts) < 1 or not all(rate > 0 for rate in rates) or not all(0 <= delay < math.inf for delay in delays):
+            raise ValueError(f"expected positive counts and rates and finite delays >= 0, got {self}. Use null for no rate.")
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost, per million, in any one currency."""
+    """What tokens cost, per million, in any one currency.
+
+    Raises:
+        ValueError: if a price is negative or not finite.
+    """
 
     prompt: float = 0.0
     completion: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.prompt < math.inf and 0 <= self.completion < math.inf):
+            raise ValueError(f"expected finite prices >= 0, got prompt {self.prompt} and completion {self.completion}.")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of a request."""

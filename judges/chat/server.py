@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class ChatServer:
     """Where the judge lives and how it is asked.
 
     Raises:
-        ValueError: if the time limit is not positive.
+        ValueError: if a number is out of its range.
     """
 
     model: str
@@ -69,8 +70,12 @@ class ChatServer:
     """Seconds for one whole request, however slowly it trickles in."""
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0:
+        if not 0 < self.timeout < math.inf:
             raise ValueError(f"expected timeout > 0, got {self.timeout}. Give the seconds one request may take.")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"expected a finite temperature >= 0, got {self.temperature}. Use null for the server's own.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"expected max_tokens >= 1, got {self.max_tokens}. Use null for the server's own.")
 
     def api_key(self) -> str:
         """The key, read from the environment now.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -35,7 +36,7 @@ class SymbolicComparer:
     """
 
     def __init__(self, timeout: float = 5.0, workers: int = 1) -> None:
-        if timeout <= 0 or workers < 1:
+        if not 0 < timeout < math.inf or workers < 1:
             raise ValueError(f"expected timeout > 0 and workers >= 1, got {timeout} and {workers}. Give seconds and a count.")
         self.timeout = timeout
         self.workers = workers

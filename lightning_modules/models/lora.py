@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ class LoraSpec:
     """W + (alpha / r) B A for every adapted linear layer, with B = 0 at the start, so that the policy begins as its base.
 
     Raises:
-        ValueError: if r is not positive.
+        ValueError: if r or alpha is not positive.
     """
 
     r: int = 16
@@ -26,8 +27,8 @@ class LoraSpec:
     """Names of the adapted layers (suffixes, or one regular expression); all but the output layer by default."""
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"expected a rank of at least 1, got {self.r}.")
+        if self.r < 1 or not 0 < self.alpha < math.inf:
+            raise ValueError(f"expected a rank of at least 1, got {self.r}, and alpha > 0, got {self.alpha}.")
 
 
 def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -178,8 +179,10 @@ class RewardModelSpec:
     """Keep the body's first layers under a scalar head, and drop the rest; null keeps all."""
 
     def __post_init__(self) -> None:
-        if self.likelihood_scale is not None and self.likelihood_scale <= 0:
-            raise ValueError(f"expected likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
+        if self.likelihood_scale is not None and not 0 < self.likelihood_scale < math.inf:
+            raise ValueError(f"expected a finite likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ValueError(f"expected num_layers >= 1, got {self.num_layers}. Use null for all layers.")
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""

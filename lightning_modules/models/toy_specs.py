@@ -23,7 +23,11 @@ FIT_LR = 1e-3
 
 @dataclass(frozen=True)
 class ToyPolicySpec(PolicySpec):
-    """A toy policy with random weights, the same for the same seed: where the SFT step begins."""
+    """A toy policy with random weights, the same for the same seed: where the SFT step begins.
+
+    Raises:
+        ValueError: if a size is below 1.
+    """
 
     num_seeds: int = 5
     """Independent replicas in one model."""
@@ -37,6 +41,11 @@ class ToyPolicySpec(PolicySpec):
     """relu or tanh."""
     seed: int = 0
     """Of the first replica; replica s has seed + s."""
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("num_seeds", "num_prompts", "num_responses", "width")}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"expected sizes of at least 1, got {sizes}.")
 
     def build(self) -> ToyPolicy:
         """Draw the weights."""
@@ -65,6 +74,7 @@ class FittedToyPolicySpec(ToyPolicySpec):
     """Where fitted weights are kept."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.initial_row) != self.num_responses or abs(sum(self.initial_row) - 1) > 1e-6 or min(self.initial_row) < 0:
             raise ValueError(
                 f"expected initial_row to be {self.num_responses} probabilities that sum to 1, got {self.initial_row}. "

@@ -51,7 +51,11 @@ class AdvantageEstimator(ABC):
 
 @dataclass(frozen=True)
 class GAE(AdvantageEstimator):
-    """Generalised advantage estimation (`generalized_advantages`)."""
+    """Generalised advantage estimation (`generalized_advantages`).
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
 
     needs_critic = True
 
@@ -59,6 +63,10 @@ class GAE(AdvantageEstimator):
     """Discount, in [0, 1]."""
     gae_lambda: float = 0.95
     """In [0, 1]; 1 gives the Monte-Carlo advantage."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError(f"expected gamma and gae_lambda in [0, 1], got {self.gamma} and {self.gae_lambda}.")
 
     @override
     def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,10 +35,12 @@ class KLPenalty:
     """Completions over which the coefficient moves, >= 1."""
 
     def __post_init__(self) -> None:
-        if self.coefficient < 0 or self.estimator not in ESTIMATORS or (self.target or 1) <= 0 or self.horizon < 1:
+        target = 1 if self.target is None else self.target
+        numbers_fit = 0 <= self.coefficient < math.inf and 0 < target < math.inf and self.horizon >= 1
+        if not numbers_fit or self.estimator not in ESTIMATORS:
             raise ValueError(
-                f"expected coefficient >= 0, estimator k1 or k3, target > 0 or null and horizon >= 1, got {self.coefficient}, "
-                f"{self.estimator!r}, {self.target} and {self.horizon}."
+                f"expected a finite coefficient >= 0, estimator k1 or k3, target > 0 or null and horizon >= 1, got "
+                f"{self.coefficient}, {self.estimator!r}, {self.target} and {self.horizon}."
             )
 
     def per_token(self, logps: Tensor, reference_logps: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class PPOModule(BaseModule):
         super().__init__(policy, optimizer, lr_scheduler)
         if not any(source.weight for source in rewards):
             raise ValueError(f"expected a source of reward with a weight other than 0, got {len(rewards)} without. Name a judge.")
+        if critic_lr is not None and not 0 < critic_lr < float("inf"):
+            raise ValueError(f"expected a finite critic_lr > 0, got {critic_lr}. Use null for the optimizer's own rate.")
         self.automatic_optimization = False
         self.critic: Critic | None = None
         self.kl = kl or KLPenalty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -40,10 +41,14 @@ class PPOSettings:
                 f"expected num_epochs, num_minibatches and max_tokens_per_batch >= 1, got {self.num_epochs}, "
                 f"{self.num_minibatches} and {self.max_tokens_per_batch}."
             )
-        if not 0 < self.clip_range < 1 or min(self.value_clip_range, self.value_coefficient, self.max_grad_norm) <= 0:
+        positive = (self.value_clip_range, self.value_coefficient, self.max_grad_norm)
+        if not 0 < self.clip_range < 1 or not all(0 < number < math.inf for number in positive):
             raise ValueError(
                 f"expected clip_range in (0, 1), value_clip_range, value_coefficient and max_grad_norm > 0, got {self.clip_range}, "
                 f"{self.value_clip_range}, {self.value_coefficient} and {self.max_grad_norm}."
             )
-        if self.missing_eos_penalty < 0:
-            raise ValueError(f"expected missing_eos_penalty >= 0, got {self.missing_eos_penalty}. It is taken off the score.")
+        if not 0 <= self.missing_eos_penalty < math.inf or self.seed < 0:
+            raise ValueError(
+                f"expected a finite missing_eos_penalty >= 0, which is taken off the score, and seed >= 0, got "
+                f"{self.missing_eos_penalty} and {self.seed}."
+            )
