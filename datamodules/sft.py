@@ -31,7 +31,8 @@ class SFTDataModule(FileDataModule):
         return [_with_rejected(example, rejected.get(example.row_number)) for example in bank]
 
     def _rejected(self, row_numbers: set[int]) -> dict[int, TokenizedCompletion]:
-        source = self._sources["train" if "train" in self.splits() else next(iter(self.splits()))] or self._sources["train"]
+        split = "train" if "train" in self.splits() else next(iter(self.splits()))
+        source = self._sources.get(split) or self._sources["train"]
         if source is None or not row_numbers:
             return {}
         store, _ = Preparation(source, self._format, PromptEncoder(self.tokenizer), self._limits, row_numbers).run()

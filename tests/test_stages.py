@@ -38,7 +38,7 @@ def test_a_reward_model_answers_nothing(tmp_path: Path, run: Run, write_config: 
     config = {"trainer": tiny.trainer(tmp_path), "model": reward_module(tmp_path), "data": tiny.pair_data(tmp_path)}
     with pytest.raises(ValueError, match=r"expected a policy under `predict`, got RewardModule"):
         run("predict", "--config", write_config(config, "rm"))
-    data = {"task": TASK, "tokenizer": str(tmp_path / "model")}
+    data = {"task": TASK, "tokenizer": str(tmp_path / "model"), "test_decoding": {"max_new_tokens": 2}}
     config["data"] = {"class_path": "datamodules.tasks.sft.TaskSFTDataModule", "init_args": data}
     with pytest.raises(ValueError, match=r"expected pairs to score, got prompts to answer. A reward model answers nothing"):
         run("test", "--config", write_config(config, "rm"))

@@ -120,7 +120,7 @@ def test_a_critic_takes_its_body_under_a_new_head(model: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("num_layers", [0, 3])
 def test_a_body_is_not_cut_to_more_layers_than_it_has(model: Path, num_layers: int) -> None:
-    with pytest.raises(ValueError, match=f"expected num_layers from 1 to the body's 2, got {num_layers}"):
+    with pytest.raises(ValueError, match=f"expected num_layers .*1.*, got {num_layers}"):
         RewardModelSpec(str(model), num_layers=num_layers).build()
 
 
