@@ -15,6 +15,7 @@ from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.kl import k1, k3
 from lightning_modules.models.critic import Critic
 from lightning_modules.models.policy import Policy
+from lightning_modules.ppo.checks import require_whole_distribution
 from lightning_modules.ppo.estimators import AdvantageEstimator, Evidence
 from lightning_modules.ppo.health import events_of, explained_variance, kinds_of, repetition
 from lightning_modules.ppo.kl_penalty import KLPenalty
@@ -84,8 +85,9 @@ class Collector:
             device: where the models are.
 
         Raises:
-            ValueError: if most completions have no reward.
+            ValueError: if most completions have no reward, or the prompts are answered from another distribution than the policy's.
         """
+        require_whole_distribution(prompts)
         scored = self._score(draw(self.models.policy, prompts), device)
         samples, lengths = scored.samples, scored.samples.lengths()
         kl = self.penalty.per_token(scored.logps, scored.reference_logps)

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, StepShare
-from datamodules.prompts import PromptBatch, PromptStore
+from datamodules.prompts import PromptStore
 from lightning_modules.base import BaseModule, TrainingStepOutput
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable
-from lightning_modules.ppo.checks import check_rewards, require_fitting_models, require_whole_distribution
+from lightning_modules.ppo.checks import check_rewards, require_fitting_models
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
@@ -195,17 +195,12 @@ class PPOModule(BaseModule):
             )
         return cast(PromptStore, store)
 
-    def _prompts(self, number: int) -> PromptBatch:
-        prompts = self._store.rollout_prompts(number)
-        require_whole_distribution(prompts)
-        return prompts
-
     def _collect(self) -> None:
         models = Models(self.policy, self._reference, self.critic)
         collector = Collector(models, self._sources, self._estimator, self.kl, self.settings)
         number = self.progress.number
         with self.trainer.precision_plugin.forward_context():
-            collected = collector.collect(self._prompts(number), self.progress.coefficient, self.device)
+            collected = collector.collect(self._store.rollout_prompts(number), self.progress.coefficient, self.device)
         self._report(collected)
         settings = self.settings
         plan = minibatch_plan(
