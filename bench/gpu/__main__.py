@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench.gpu.runner import Part, Run, run_all
@@ -35,10 +36,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/gpu"))
     parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU: that every part runs")
     parser.add_argument("--deadline", type=float, default=540.0, help="seconds for all parts together")
-    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="these only")
+    known = {part.name: part for part in PARTS}
+    parser.add_argument("--parts", nargs="+", choices=known, default=list(known), help="these only, in this order")
     options = parser.parse_args()
     factor = DRY_RUN_FACTOR if options.dry_run else 1
-    parts = [Part(part.name, part.module, part.limit * factor) for part in PARTS if not options.parts or part.name in options.parts]
+    parts = [replace(known[name], limit=known[name].limit * factor) for name in options.parts]
     for stale in ("rows.jsonl", "table.json", "log.txt"):
         (options.out / stale).unlink(missing_ok=True)
     run = Run(options.out, options.dry_run, time.time() + options.deadline * factor)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +43,14 @@ WARM_UP = 3
 """Steps that are not counted."""
 
 
+class _Drawn(CausalLMPolicy):
+    """A policy that is known by how it was drawn: hashing gigabytes of weights takes longer than the steps."""
+
+    @override
+    def fingerprint(self) -> str:
+        return f"seed 0 of {self.model.config.to_json_string()} on {next(self.parameters()).device.type}"
+
+
 @dataclass(frozen=True)
 class DrawnPolicy(PolicySpec):
     """Random weights of a benchmark's shape, drawn on `device`; the same at every call."""
@@ -63,7 +71,7 @@ class DrawnPolicy(PolicySpec):
         model = self.draw()
         if self.gradient_checkpointing:
             enable_checkpointing(model, self.gradient_checkpointing)
-        policy = CausalLMPolicy(model, attention=BackendSelector("auto"))
+        policy = _Drawn(model, attention=BackendSelector("auto"))
         if self.compile:
             policy.compile_layers()
         return policy
@@ -118,7 +126,8 @@ class StepClock(Callback):
 def train(setting: Setting, callbacks: Sequence[Callback] = ()) -> StepClock:
     """Run the steps; `callbacks` come before the clock, so that their work counts."""
     clock = StepClock()
-    with tempfile.TemporaryDirectory() as folder:
+    folder = _folder(setting)
+    with tempfile.TemporaryDirectory() as logs:
         trainer = Trainer(
             accelerator="cpu" if setting.device == "cpu" else "gpu",
             devices=1,
@@ -126,7 +135,7 @@ def train(setting: Setting, callbacks: Sequence[Callback] = ()) -> StepClock:
             max_steps=setting.steps,
             gradient_clip_val=1.0,
             log_every_n_steps=10,
-            logger=TensorBoardLogger(folder, name="bench"),
+            logger=TensorBoardLogger(logs, name="bench"),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -137,6 +146,18 @@ def train(setting: Setting, callbacks: Sequence[Callback] = ()) -> StepClock:
     return clock
 
 
+@cache
+def _root() -> Path:
+    """Folder of what the settings of this process share: pairs, tokens, reference log-probs."""
+    return Path(tempfile.mkdtemp())
+
+
+def _folder(setting: Setting) -> str:
+    folder = _root() / f"{setting.shape}-{setting.mix}-{setting.steps}-{setting.pairs_per_step}"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
 def module_of(setting: Setting, folder: str) -> PreferenceModule:
     spec = DrawnPolicy(setting.shape, setting.device, setting.gradient_checkpointing, setting.compile)
     kind = partial(StochasticAdamW) if setting.precision == "bf16-true" else partial(AdamW, fused=True)
@@ -145,7 +166,9 @@ def module_of(setting: Setting, folder: str) -> PreferenceModule:
 
 
 def data_of(setting: Setting, folder: str) -> PreferenceDataModule:
-    pairs = build_pairs(Path(folder) / "data", setting.shape, setting.mix, setting.steps * setting.pairs_per_step)
+    pairs = Path(folder) / "data"
+    if not (pairs / "pairs.jsonl").exists():
+        build_pairs(pairs, setting.shape, setting.mix, setting.steps * setting.pairs_per_step)
     return PreferenceDataModule(
         tokenizer=str(pairs / "model"),
         train=DataSource(str(pairs / "pairs.jsonl")),
