@@ -9,12 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from judges.base import Judge, Verdict, zip_items
+from datamodules.batches import Role
+from datamodules.sources.encoding import EncodedRecord, PromptEncoder
+from datamodules.sources.layout import text_layout
+from datamodules.sources.records import BadRowError, CompletionRecord, Message, Record, Text, reply_to
+from datamodules.sources.special_tokens import Ids
+from judges.base import Judge, JudgeError, Verdict, zip_items
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+Item = tuple[str, str, str | None]
+"""Prompt, response, gold answer."""
+_POOLING = "reward_pooling"
+"""Configuration entry of a model whose head this project trained (`lightning_modules.models.scalar`)."""
+
+VERSION = "2"
 NUM_SAMPLES = 16  # of each file; training changes weights everywhere, so reading gigabytes would tell no more
 SAMPLE_SIZE = 1 << 16  # bytes
 
@@ -22,8 +33,11 @@ SAMPLE_SIZE = 1 << 16  # bytes
 class RewardModelJudge(Judge):
     """Scores with the single logit of a Hugging Face sequence-classification model; unbounded, higher is better.
 
-    The prompt and the response are laid out by the tokenizer's chat template if it has one, else one after the other. Too long
-    inputs lose the beginning of the prompt, never the response's end. The model is loaded when first used.
+    The token ids are those that the model was trained on. Of a folder that this project saved they come from the very function
+    that made them for training. Of another one they are its chat template's, with nothing put before, behind or left out; without
+    a template the prompt and the response stand one after the other, with the tokenizer's own special tokens around. Special tokens
+    that a response spells are the words they are. Too long inputs lose the beginning of the prompt, never the response's end. The
+    model is loaded when first used.
 
     Args:
         model: Hub name, or a folder written by `save_pretrained`.
@@ -36,14 +50,14 @@ class RewardModelJudge(Judge):
     """
 
     name = "reward_model"
-    version = "1"
+    version = VERSION
     scale = (-math.inf, math.inf)
 
     def __init__(self, model: str, batch_size: int = 16, max_length: int = 1024, device: str = "cpu") -> None:
         if batch_size < 1 or max_length < 1:
             raise ValueError(f"expected batch_size and max_length >= 1, got {batch_size} and {max_length}. Give counts.")
         self.name = f"reward_model:{Path(model).name if Path(model).is_dir() else model}"
-        self.version = f"1-{fingerprint(Path(model))}" if Path(model).is_dir() else "1"
+        self.version = f"{VERSION}-{fingerprint(Path(model))}" if Path(model).is_dir() else VERSION
         self._source = model
         self._batch_size = batch_size
         self._max_length = max_length
@@ -59,15 +73,23 @@ class RewardModelJudge(Judge):
         """Score many responses in batches of similar length.
 
         Raises:
-            ValueError: if the model has more than one output, or adds up what it gives for each token.
+            ValueError: if the model has more than one output or no head, or adds up what it gives for each token.
+            JudgeError: if the chat template refuses some, or leaves out what they say.
         """
-        texts = [self._render(prompt, response) for prompt, response, _ in zip_items(prompts, responses, answers)]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found = self._ids(zip_items(prompts, responses, answers))
+        ids = {i: one for i, one in enumerate(found) if not isinstance(one, Exception)}
+        order = sorted(ids, key=lambda i: len(ids[i]))
         scores: dict[int, float] = {}
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            scores.update(zip(batch, self._score([texts[i] for i in batch]), strict=True))
-        return [Verdict(scores[i], "logit of the reward model") for i in range(len(texts))]
+            scores.update(zip(batch, self._score([ids[i] for i in batch]), strict=True))
+        verdicts = {i: Verdict(score, "logit of the reward model") for i, score in scores.items()}
+        if len(verdicts) < len(found):
+            failures = {i: str(one) for i, one in enumerate(found) if isinstance(one, Exception)}
+            raise JudgeError(
+                f"{len(failures)} of {len(found)} responses have no ids: {next(iter(failures.values()))}", verdicts, failures
+            )
+        return [verdicts[i] for i in range(len(found))]
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -75,41 +97,100 @@ class RewardModelJudge(Judge):
 
         tokenizer = AutoTokenizer.from_pretrained(self._source)
         tokenizer.truncation_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     @cached_property
     def _model(self) -> PreTrainedModel:
         from transformers import AutoModelForSequenceClassification
 
-        model = AutoModelForSequenceClassification.from_pretrained(self._source).to(self._device).eval()
+        self._require_last_token(self._config)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            self._source, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        lost = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        lost |= {name for name in found["unexpected_keys"] if name.startswith("score.")}
+        if lost:
+            others = ", ".join(sorted(set(found["unexpected_keys"]) - lost)[:4]) or "nothing else"
+            raise ValueError(
+                f"expected a reward model with one output, got {self._source}, where {', '.join(sorted(lost)[:4])} cannot be read "
+                f"as one linear layer `score` without bias (it has also {others}). It would score at random: name another."
+            )
         if model.config.num_labels != 1:
             raise ValueError(
                 f"expected a reward model with one output, got {model.config.num_labels} in {self._source}. Name another."
             )
-        if getattr(model.config, "reward_pooling", "last") != "last":
+        return model.to(self._device).eval()
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        config: PreTrainedConfig = AutoConfig.from_pretrained(self._source)
+        return config
+
+    def _require_last_token(self, config: PreTrainedConfig) -> None:
+        if hasattr(config, "likelihood_scale"):
+            raise ValueError(
+                f"expected a reward model with one output, got a causal LM whose likelihood is the reward in {self._source}. "
+                "Use it as a reward (ModelReward), or name another."
+            )
+        if getattr(config, _POOLING, "last") != "last":
             raise ValueError(
                 f"expected a reward model that is read at the last token, got one that is read at every token in {self._source}. "
                 "Use it as a reward (ModelReward), or name another."
             )
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self._tokenizer.pad_token_id  # it finds the last token by it
-        return model
+
+    def _ids(self, items: Sequence[Item]) -> list[Ids | BadRowError]:
+        """Token ids of each prompt with its response, or why there are none."""
+        template = self._tokenizer.chat_template
+        if template is None:
+            texts = [f"{prompt}\n{response}" for prompt, response, _ in items]
+            plain: list[Ids | BadRowError] = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+            return plain
+        is_text = template == text_layout(self._tokenizer)
+        records = [_record(prompt, response, is_text=is_text) for prompt, response, _ in items]
+        is_ours = is_text or hasattr(self._config, _POOLING)
+        found = map(_whole, self._encoder.encode(records)) if is_ours else self._encoder.rendered(records)
+        return [one if isinstance(one, BadRowError) else self._encoder.keep_end(one, self._max_length) for one in found]
 
     def _render(self, prompt: str, response: str) -> str:
-        if self._tokenizer.chat_template is None:
-            return f"{prompt}\n{response}"
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        """The text that the tokenizer makes the scored ids of, but for the special tokens that it puts before every text itself."""
+        (ids,) = self._ids([(prompt, response, None)])
+        if isinstance(ids, BadRowError):
+            raise JudgeError(str(ids))
+        leading = self._encoder.leading_ids
+        return str(self._tokenizer.decode(ids[len(leading) :] if ids[: len(leading)] == leading else ids))
 
-    def _score(self, texts: list[str]) -> list[float]:
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        return PromptEncoder(self._tokenizer)
+
+    def _score(self, rows: list[Ids]) -> list[float]:
         import torch
 
+        padding = self._padding({row[-1] for row in rows})
+        # The classifier takes the last token that is not this one for a row's last token.
+        self._model.config.get_text_config().pad_token_id = padding
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
         with torch.inference_mode():
-            encoded = self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=self._max_length)
-            logits: Tensor = self._model(**encoded.to(self._device)).logits
+            logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
         return [float(logit) for logit in logits[:, 0].float()]
+
+    def _padding(self, last: set[int]) -> int:
+        """The tokenizer's padding token, or the first of the vocabulary that no row ends with."""
+        own = self._tokenizer.pad_token_id
+        return own if own is not None and own not in last else min(set(range(len(last) + 1)) - last)
+
+
+def _whole(found: EncodedRecord | BadRowError) -> Ids | BadRowError:
+    return found if isinstance(found, BadRowError) else [*found.prompt_ids, *found.completion_ids[0]]
+
+
+def _record(prompt: str, response: str, *, is_text: bool) -> Record:
+    asked: Text = prompt if is_text else (Message("user", prompt),)
+    return Record(asked, (CompletionRecord(reply_to(asked, response), Role.SAMPLE, "judged"),), 0)
 
 
 def fingerprint(folder: Path) -> str:

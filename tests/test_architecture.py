@@ -16,6 +16,11 @@ MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
 # What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
 CONTRACTS = {*(f"datamodules.{name}" for name in ("batches", "examples", "packing", "prompts")), "judges.base"}
+# What the token ids of a conversation are: a judge that is a model reads what training made for it, by the same function.
+CONVERSATIONS = {
+    "datamodules.batches",
+    *(f"datamodules.sources.{name}" for name in ("encoding", "layout", "records", "special_tokens")),
+}
 
 
 @cache
@@ -63,7 +68,7 @@ def within(*allowed: str) -> Callable[[str], bool]:
 
 RULES: dict[str, Callable[[str], bool]] = {
     "datamodules": within("datamodules"),
-    "judges": within("judges"),
+    "judges": lambda name: name in CONVERSATIONS or within("judges")(name),
     "lightning_modules/losses": within("lightning_modules.losses"),
     "lightning_modules/models": lambda name: (
         name in CONTRACTS or within("lightning_modules.models", "lightning_modules.token_stats", "lightning_modules.losses")(name)

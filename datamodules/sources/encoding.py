@@ -71,13 +71,29 @@ class PromptEncoder:
             for record, texts in zip(records, rendered, strict=True)
         ]
 
-    def cut_prompt(self, prompt: Ids, limit: int) -> Ids:
-        """The last `limit` tokens of a prompt at the most, those among them that a model expects before every text."""
-        if len(prompt) <= limit:
-            return prompt
+    def rendered(self, records: Sequence[Record]) -> list[Ids | BadRowError]:
+        """Ids of conversations of one reply as the chat template leaves them, whatever it drops or puts behind the last turn.
+
+        This is what a model reads that was trained elsewhere, by `apply_chat_template`.
+        """
+        texts: list[str | BadRowError] = []
+        for record in records:
+            assert not isinstance(record.prompt, str), "a template takes messages"
+            try:
+                messages = (*record.prompt, *_messages(record.completions[0]))
+                texts.append(self._template.render(messages, record.tools, opens_reply=False))
+            except BadRowError as error:
+                texts.append(error)
+        ids = iter(self._special.tokenize([text for text in texts if isinstance(text, str)]))
+        return [next(ids) if isinstance(text, str) else text for text in texts]
+
+    def keep_end(self, ids: Ids, limit: int) -> Ids:
+        """The last `limit` ids at the most, those among them that a model expects before every text."""
+        if len(ids) <= limit:
+            return ids
         leading = self.leading_ids
-        kept = leading if prompt[: len(leading)] == leading and len(leading) < limit else []
-        return kept + prompt[len(prompt) - limit + len(kept) :]
+        kept = leading if ids[: len(leading)] == leading and len(leading) < limit else []
+        return kept + ids[len(ids) - limit + len(kept) :]
 
     def _render(self, record: Record) -> list[str] | BadRowError:
         """The prompt, then prompt + completion for each completion; what is to be words is marked."""

@@ -125,7 +125,7 @@ class Preparation:
 
     def _example(self, record: Record, encoded: EncodedRecord) -> Example:
         limit = self._limits.max_prompt_length
-        prompt = encoded.prompt_ids if limit is None else self._encoder.cut_prompt(encoded.prompt_ids, limit)
+        prompt = encoded.prompt_ids if limit is None else self._encoder.keep_end(encoded.prompt_ids, limit)
         room = self._limits.max_length - len(prompt)
         if room < 1:
             raise BadRowError(Fault.NO_ROOM, f"the prompt has {len(prompt)} tokens, max_length is {self._limits.max_length}")

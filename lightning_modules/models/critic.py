@@ -14,8 +14,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
-from lightning_modules.models.reward_model import POOLING_ENTRY
-from lightning_modules.models.scalar import ScalarModel, load_scalar, scalar_over
+from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar, scalar_over
 from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
 

@@ -20,14 +20,12 @@ from lightning_modules.models.attention_backends.selection import BackendSelecto
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.pretrained import config_at, weights_at
-from lightning_modules.models.scalar import ScalarModel, load_scalar
+from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
 
 SCALE_ENTRY, PER_TOKEN_ENTRY = "likelihood_scale", "likelihood_per_token"
 """Configuration entries of a saved causal LM that is a reward model."""
-POOLING_ENTRY = "reward_pooling"
-"""Configuration entry of a saved sequence classifier that is not read at the last token alone."""
 
 Pooling = Literal["last", "sum"]
 """Where a scalar head is read: at a completion's last token, or at each of its tokens, the numbers added up."""

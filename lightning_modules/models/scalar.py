@@ -21,6 +21,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.finite import require_finite_weights
+from lightning_modules.models.found_head import HEAD, has_head
 from lightning_modules.models.generation.mode import decoding_mode
 from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
@@ -30,8 +31,8 @@ from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import shard
 from lightning_modules.models.weights import fingerprint, save_model
 
-HEAD = "score"
-"""What transformers calls the last layer of a sequence classifier over a decoder."""
+POOLING_ENTRY = "reward_pooling"
+"""Configuration entry of a model whose head this project trains: where it is read. The judge knows by it what the model reads."""
 
 
 class ScalarModel(nn.Module):
@@ -59,6 +60,8 @@ class ScalarModel(nn.Module):
         self._plain_attention = own if own != PACKED_ATTENTION else "sdpa" if model._supports_sdpa else "eager"
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
+        if not hasattr(model.config, POOLING_ENTRY):
+            setattr(model.config, POOLING_ENTRY, "last")
         self.model = model
         self.limits = limits_of(model, window_remedy="")
         self.attention = attention or BackendSelector()
@@ -117,7 +120,8 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
         num_layers: of the body, the first ones, which the last norm then follows; all by default.
 
     Raises:
-        ValueError: if there is no such model, the body has fewer layers, or weights are missing, NaN or infinite.
+        ValueError: if there is no such model, the body has fewer layers, weights are missing, NaN or infinite, or the head is
+            another one.
     """
     path = weights_at(path)
     config = config_at(path)
@@ -126,13 +130,11 @@ def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
         _keep_layers(config, num_layers)
     config.num_labels = 1
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        path, config=config, dtype=torch.float32, output_loading_info=True
+        path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    missing = set(found["missing_keys"])
-    if missing - {f"{HEAD}.weight"}:
-        raise ValueError(f"expected the weights of a transformer body in {path}, {sorted(missing)[:3]} ... are missing.")
+    is_trained = has_head(path, model, found)
     scalar = ScalarModel(model)
-    if missing:
+    if not is_trained:
         nn.init.zeros_(scalar.head.weight)
     require_finite_weights(model, f"the model in {path}")
     return _checked(scalar)

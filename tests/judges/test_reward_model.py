@@ -50,7 +50,7 @@ def test_provenance_changes_with_the_weights(tmp_path: Path) -> None:
     save_model(tmp_path)
     judge, before = RewardModelJudge(str(tmp_path)), fingerprint(tmp_path)
     assert judge.name == f"reward_model:{tmp_path.name}"
-    assert judge.version == f"1-{before}"
+    assert judge.version == f"2-{before}"
     assert judge.scale == (-math.inf, math.inf)
     model = LlamaForSequenceClassification.from_pretrained(tmp_path)
     with torch.no_grad():

@@ -16,11 +16,11 @@ from torch import tensor
 from torch.optim import SGD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from callbacks.reward_export import LAYOUT
 from callbacks.reward_monitor import reward_readings
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from datamodules.sources.layout import trained_tokenizer
 from judges.reward_model import RewardModelJudge
 from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
@@ -47,8 +47,7 @@ def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(scalar.head.weight, generator=torch.Generator().manual_seed(1))
     folder = tmp_path_factory.mktemp("reward") / "reward_model"
     scalar.save(folder)
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(LAYOUT, encoding="utf-8")
+    trained_tokenizer(AutoTokenizer.from_pretrained(model), is_chat=False).save_pretrained(folder)
     return folder
 
 
