@@ -17,9 +17,8 @@ from lightning_modules.models.attention_backends.selection import BackendSelecto
 from lightning_modules.models.compiling import compile_layers, uncompiled
 from lightning_modules.models.ends import ends_of
 from lightning_modules.models.generation.batched import BatchedEngine
-from lightning_modules.models.generation.cached_decoder import CachedDecoder
+from lightning_modules.models.generation.choice import body_of, decoders_of, first_right
 from lightning_modules.models.generation.engine import SamplingEngine
-from lightning_modules.models.generation.packed_decoder import PackedDecoder
 from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.limits import ModelLimits, limits_of
 from lightning_modules.models.output_head import LinearHead
@@ -59,6 +58,7 @@ class CausalLMPolicy(Policy):
         self.own_engine: SamplingEngine | None = None
         # A list, which hides it from `modules()` and `state_dict()`.
         self._whole: list[PreTrainedModel] = []
+        self._decoder: int | None = None
         self.vocab_size = _adopt_head(model).out_features
         self.limits: ModelLimits = limits_of(model, window_remedy=_PADDED if layout == "packed" else None)
         self.own_ends = ends_of(model, self.vocab_size)
@@ -93,8 +93,7 @@ class CausalLMPolicy(Policy):
 
     @property
     def _body(self) -> nn.Module:
-        body: nn.Module = self.model.get_decoder()
-        return body
+        return body_of(self.model)
 
     def _hidden(self, batch: CompletionBatch) -> Tensor:
         """`[K, H]` input of the head at the scored positions."""
@@ -155,9 +154,10 @@ class CausalLMPolicy(Policy):
         if self.own_engine is not None:
             return self.own_engine
         model = self._whole[0] if self._whole else self.model
-        if self.layout == "packed":
-            return BatchedEngine(PackedDecoder(model, self.attention))
-        return BatchedEngine(CachedDecoder(model, self._plain_attention))
+        decoders = decoders_of(model, self.attention if self.layout == "packed" else None, self._plain_attention)
+        if self._decoder is None:
+            self._decoder = first_right(model, decoders)
+        return BatchedEngine(decoders[self._decoder])
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

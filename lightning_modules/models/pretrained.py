@@ -37,8 +37,8 @@ def config_at(path: str, revision: str | None = None) -> PreTrainedConfig:
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Every probability of dropping something at 0, whatever the architecture calls it."""
+    """Every probability of dropping something, and the noise of a router, at 0, whatever the architecture calls it."""
     for name, value in config.to_dict().items():
-        if ("dropout" in name or "pdrop" in name or "layerdrop" in name) and isinstance(value, float):
+        if any(part in name for part in ("dropout", "pdrop", "layerdrop", "jitter")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from typing_extensions import override
@@ -36,13 +36,15 @@ class CachedDecoder(Decoder[CachedCohort]):
 
     Args:
         model: any causal LM with a cache and a `ScoringHead`.
+        body: the layers below the head.
         attention: name of the attention it came with.
     """
 
     equal_lengths = True
 
-    def __init__(self, model: PreTrainedModel, attention: str) -> None:
+    def __init__(self, model: PreTrainedModel, body: nn.Module, attention: str) -> None:
         self._model = model
+        self._body = body
         self._attention = attention
 
     @override
@@ -53,7 +55,7 @@ class CachedDecoder(Decoder[CachedCohort]):
     def start(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], max_new_tokens: int) -> tuple[CachedCohort, Tensor]:
         device = self._model.get_input_embeddings().weight.device
         input_ids = torch.tensor([list(prompt) for prompt in prompts], device=device)
-        output = self._model.get_decoder()(input_ids, use_cache=True)
+        output = self._body(input_ids, use_cache=True)
         prompt_of_row = torch.arange(len(prompts)).repeat_interleave(torch.tensor(copies))
         output.past_key_values.reorder_cache(prompt_of_row)
         cohort = CachedCohort(output.past_key_values, len(prompt_of_row), input_ids.shape[1])
@@ -67,9 +69,7 @@ class CachedDecoder(Decoder[CachedCohort]):
 
     def _advance(self, cohort: CachedCohort, token_ids: Tensor) -> Tensor:
         position = torch.full_like(token_ids, cohort.length).unsqueeze(1)
-        output = self._model.get_decoder()(
-            token_ids.unsqueeze(1), position_ids=position, past_key_values=cohort.cache, use_cache=True
-        )
+        output = self._body(token_ids.unsqueeze(1), position_ids=position, past_key_values=cohort.cache, use_cache=True)
         cohort.length += 1
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden

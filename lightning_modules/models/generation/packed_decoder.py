@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from itertools import accumulate, chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
@@ -32,14 +32,16 @@ class PackedDecoder(Decoder[PackedCohort]):
 
     Args:
         model: a model that can be packed, with a `ScoringHead`.
+        body: the layers below the head.
         selector: the policy's choice of attention backend, for the prompts.
     """
 
     equal_lengths = False
 
-    def __init__(self, model: PreTrainedModel, selector: BackendSelector) -> None:
+    def __init__(self, model: PreTrainedModel, body: nn.Module, selector: BackendSelector) -> None:
         register_decoding_attention()
         self._model = model
+        self._body = body
         self._selector = selector
 
     @override
@@ -71,8 +73,7 @@ class PackedDecoder(Decoder[PackedCohort]):
 
     def _hidden(self, input_ids: Tensor, position_ids: Tensor, call: DecodingCall) -> Tensor:
         """`[N, H]`."""
-        body = self._model.get_decoder()
-        output = body(input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0), use_cache=False, decoding=call)
+        output = self._body(input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0), use_cache=False, decoding=call)
         rows: Tensor = output.last_hidden_state
         return rows.squeeze(0)
 

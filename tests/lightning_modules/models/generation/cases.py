@@ -37,8 +37,8 @@ def build(model_type: str = "llama", layout: str = "packed", **options: str) -> 
 def engine(policy: CausalLMPolicy, max_rows: int) -> BatchedEngine:  # type: ignore[type-arg]
     """The policy's engine with another batch size."""
     if policy.layout == "packed":
-        return BatchedEngine(PackedDecoder(policy.model, policy.attention), Batching(max_rows))
-    return BatchedEngine(CachedDecoder(policy.model, policy._plain_attention), Batching(max_rows))
+        return BatchedEngine(PackedDecoder(policy.model, policy._body, policy.attention), Batching(max_rows))
+    return BatchedEngine(CachedDecoder(policy.model, policy._body, policy._plain_attention), Batching(max_rows))
 
 
 def token_ids(groups: Sequence[Sequence[SampledCompletion]]) -> list[list[list[int]]]:

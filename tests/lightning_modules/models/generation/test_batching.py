@@ -78,6 +78,7 @@ def _rows_fed(policy: CausalLMPolicy) -> Iterator[list[int]]:
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_prompts_are_run_once_and_nothing_is_padding(layout: str) -> None:
     policy = build(layout=layout)
+    policy.engine()  # tries its decoder once
     with _rows_fed(policy) as fed:
         groups = policy.generate([*PROMPTS, PROMPTS[0]], WARM, num_samples=5, eos_token_id=EOS, seed=0)
     # The last token of a completion is never fed.
