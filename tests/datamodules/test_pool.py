@@ -99,7 +99,8 @@ def test_appending_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 def test_a_second_process_that_appends_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
-    hold = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    hold = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
+    hold += "sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path / ".pool.jsonl.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
