@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datamodules.sources.chat_template import ChatTemplate
+from datamodules.sources.long_texts import HEAD, MARGIN, shortened
 from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
 from datamodules.sources.special_tokens import Ids, SpecialTokens, is_marked
 
@@ -57,13 +58,39 @@ class PromptEncoder:
         self.leading_ids = self._find_leading_ids()
         """Special tokens that the tokenizer itself puts before a text, such as a beginning-of-sequence token."""
 
-    def encode(self, records: Sequence[Record]) -> list[EncodedRecord | BadRowError]:
+    def encode(self, records: Sequence[Record], kept: int | None = None) -> list[EncodedRecord | BadRowError]:
         """Token ids of each record, or why it has none.
+
+        Args:
+            records: to be encoded.
+            kept: tokens of a prompt's end, and of a completion's beginning, that the caller keeps at the most; all by default. Far
+                longer texts are then tokenised in part: their ids are fewer, but more than `kept`, and the kept ones are the same.
 
         Raises:
             ValueError: if there are messages but the tokenizer has no chat template.
         """
         rendered = [self._render(record) for record in records]
+        if kept is None:
+            return self._encoded(records, rendered)
+        short = [None if isinstance(texts, BadRowError) else shortened(texts, kept) for texts in rendered]
+        encoded = self._encoded(records, [part or texts for part, texts in zip(short, rendered, strict=True)])
+        for number, (part, texts) in enumerate(zip(short, rendered, strict=True)):
+            if part and not isinstance(texts, BadRowError) and not self._suffices(encoded[number], texts, part, kept):
+                (encoded[number],) = self._encoded([records[number]], [texts])
+        return encoded
+
+    def _suffices(self, encoded: EncodedRecord | BadRowError, texts: Sequence[str], short: Sequence[str], kept: int) -> bool:
+        """Whether a shortened text has more tokens than are kept wherever it was cut."""
+        if isinstance(encoded, BadRowError):
+            return False
+        (head,) = self._special.tokenize([texts[0][:HEAD]])
+        is_prompt_cut, prompt = len(short[0]) < len(texts[0]), len(encoded.prompt_ids)
+        if isinstance(head, BadRowError) or (is_prompt_cut and prompt - len(head) < kept + MARGIN):
+            return False
+        cut = [len(part) - len(short[0]) < len(whole) - len(texts[0]) for part, whole in zip(short, texts, strict=True)][1:]
+        return all(len(ids) > kept + MARGIN for ids, is_cut in zip(encoded.completion_ids, cut, strict=True) if is_cut)
+
+    def _encoded(self, records: Sequence[Record], rendered: Sequence[list[str] | BadRowError]) -> list[EncodedRecord | BadRowError]:
         flat = [text for texts in rendered if not isinstance(texts, BadRowError) for text in texts]
         ids = iter(self._special.tokenize(flat))
         return [
@@ -132,7 +159,7 @@ class PromptEncoder:
         spells = any(is_marked(text) for text in texts)
         prompt, *wholes = found
         if isinstance(record.prompt, str):
-            return self._cut_text(record, prompt, wholes, spells)
+            return self._cut_text(record, texts, prompt, wholes, spells)
         if any(whole[: len(prompt)] != prompt for whole in wholes):
             end = self._tokenizer.decode(prompt)[-60:]
             return BadRowError(Fault.NOT_A_PREFIX, f"the end of the prompt, {end!r}, changes before a reply")
@@ -140,20 +167,22 @@ class PromptEncoder:
         messages = [*record.prompt, *(message for completion in record.completions for message in _messages(completion))]
         return EncodedRecord(prompt, completions, spells_special=spells, unread_keys=self._template.unread(messages))
 
-    def _cut_text(self, record: Record, prompt: Ids, wholes: list[Ids], spells: bool) -> EncodedRecord | BadRowError:
+    def _cut_text(
+        self, record: Record, texts: list[str], prompt: Ids, wholes: list[Ids], spells: bool
+    ) -> EncodedRecord | BadRowError:
         if not prompt and not self.leading_ids:
             return BadRowError(Fault.EMPTY_PROMPT, f"the tokenizer finds no token in {record.prompt!r}")
         completions, num_apart, is_laid_out = [], 0, self._is_laid_out(record)
-        for completion, whole in zip(record.completions, wholes, strict=True):
+        for text, whole in zip(texts[1:], wholes, strict=True):
             merged = whole[: len(prompt)] != prompt
             num_apart += merged
-            ids = self._alone(str(completion.text), is_laid_out) if merged else whole[len(prompt) :]
+            ids = self._alone(text[len(texts[0]) :]) if merged else whole[len(prompt) :]
             completions.append(self._ended(self._without_tail(ids) if is_laid_out else ids))
         leading = [] if prompt[: len(self.leading_ids)] == self.leading_ids else self.leading_ids
         return EncodedRecord([*leading, *prompt], completions, num_apart, spells, is_laid_out)
 
-    def _alone(self, completion: str, is_laid_out: bool) -> Ids:
-        (ids,) = self._special.tokenize([completion if is_laid_out else self._special.mark_completion(completion)])
+    def _alone(self, completion: str) -> Ids:
+        (ids,) = self._special.tokenize([completion])
         assert not isinstance(ids, BadRowError), "the whole could be tokenised, and it ends with this"
         return ids
 

@@ -30,6 +30,11 @@ class LengthLimits:
     max_prompt_length: int | None = None
     """Prompt, >= 1; uncut by default."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt or a completion that matter: a longer prompt leaves no room."""
+        return max(self.max_length, self.max_prompt_length or 0)
+
     def __post_init__(self) -> None:
         if self.max_length < 2 or (self.max_prompt_length is not None and self.max_prompt_length < 1):
             raise ValueError(
@@ -73,7 +78,7 @@ class Preparation:
             ValueError: if no row is left.
         """
         for records in _chunks(self._records()):
-            for record, encoded in zip(records, self._encoder.encode(records), strict=True):
+            for record, encoded in zip(records, self._encoder.encode(records, self._limits.longest), strict=True):
                 self._add(record, encoded)
         if not self._report.rows_kept and self._rows is None:
             remedy = (
@@ -128,7 +133,9 @@ class Preparation:
         prompt = encoded.prompt_ids if limit is None else self._encoder.keep_end(encoded.prompt_ids, limit)
         room = self._limits.max_length - len(prompt)
         if room < 1:
-            raise BadRowError(Fault.NO_ROOM, f"the prompt has {len(prompt)} tokens, max_length is {self._limits.max_length}")
+            raise BadRowError(
+                Fault.NO_ROOM, f"the prompt has {len(prompt)} tokens or more, max_length is {self._limits.max_length}"
+            )
         completions = [ids[:room] for ids in encoded.completion_ids]
         if len(set(map(tuple, completions))) < len(completions):
             raise BadRowError(Fault.SAME_WHEN_CUT, f"the completions share their first {room} tokens, all that fit")
