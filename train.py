@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
+from callbacks.stop_on_signal import StopOnSignal
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.strategies import require_supported_name
@@ -25,6 +27,13 @@ class ExperimentCLI(LightningCLI):
     <experiment> is the file name of the (first) config; a logger that is given a `name` keeps it. The saved config holds the
     name, so that running it again counts on in the same folder.
     """
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        # Behind those that write checkpoints, which Lightning puts last.
+        trainer.callbacks.sort(key=lambda callback: isinstance(callback, StopOnSignal))  # type: ignore[attr-defined]
+        return trainer
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -114,20 +123,28 @@ def _version() -> str:
 
 
 def main(args: ArgsType = None) -> LightningCLI:
-    """Run one subcommand; `args` replaces the command line (tests call it in process)."""
-    return ExperimentCLI(
-        TrainedModule,
-        BaseDataModule,
-        save_config_callback=SaveRunConfig,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        # It serves save_hyperparameters, which no module here calls: a checkpoint's would override the command line.
-        load_from_checkpoint_support=False,
-        parser_kwargs={"version": _version()},
-        args=args,
-    )
+    """Run one subcommand; `args` replaces the command line (tests call it in process).
+
+    Raises:
+        SystemExit: with 143 or 130 when SIGTERM or SIGINT has stopped the run.
+    """
+    stop = StopOnSignal()
+    with stop.listening():
+        return ExperimentCLI(
+            TrainedModule,
+            BaseDataModule,
+            # In no config, for no run does without it.
+            trainer_defaults={"callbacks": [stop]},
+            save_config_callback=SaveRunConfig,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # It serves save_hyperparameters, which no module here calls: a checkpoint's would override the command line.
+            load_from_checkpoint_support=False,
+            parser_kwargs={"version": _version()},
+            args=args,
+        )
 
 
 if __name__ == "__main__":

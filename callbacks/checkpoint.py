@@ -37,8 +37,12 @@ class RunCheckpoint(ModelCheckpoint):
         # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
         # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
         is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
-        is_due = is_final or trainer.global_step % self._every_n_train_steps == 0
-        if is_due and not self._should_skip_saving_checkpoint(trainer):
+        if is_final or trainer.global_step % self._every_n_train_steps == 0:
+            self.save_now(trainer)
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Save the step that has just been taken, unless it is saved. Call it on every rank, from `on_train_batch_end`."""
+        if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override
