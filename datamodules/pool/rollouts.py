@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from datamodules.batches import Demand
@@ -100,6 +101,11 @@ class RolloutDataModule(PoolDataModule):
 
     def _pool_prompts(self) -> list[TaskPrompt]:
         rows = list(self._rows.values())
+        if several := sum(not isinstance(row.prompt, str) and len(row.prompt) > 1 for row in rows):
+            rank_zero_warn(
+                f"{several} of {len(rows)} prompts of {self._pool} are conversations of several messages. A judge is told the last "
+                "one alone; a reward model (ModelReward) reads all."
+            )
         encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
         return [_prompt(row, record) for row, record in zip(rows, encoded, strict=True)]
 

@@ -46,7 +46,9 @@ def parse_tools(row: Mapping[str, object], column: str | None) -> str:
     if tools is None or tools in ("", []):
         return ""
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {shorten(cell)}; expected a list of tools, or JSON of one")
+        raise BadRowError(
+            Fault.WRONG_TYPE, f"{column!r} is {shorten(cell)}; expected a list of tools, or JSON of one (`tools: null` reads none)"
+        )
     return _as_json(tools, str(column))
 
 

@@ -94,7 +94,9 @@ class SpecialTokens:
     def _encode(self, texts: list[str], *, as_words: bool = False) -> list[Ids]:
         if not texts:
             return []
-        ids: list[Ids] = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=as_words)["input_ids"]
+        # Not named where it is not wanted: some tokenizers of transformers do not know it.
+        option = {"split_special_tokens": True} if as_words else {}
+        ids: list[Ids] = self._tokenizer(texts, add_special_tokens=False, **option)["input_ids"]
         return ids
 
 

@@ -55,6 +55,10 @@ class ModelReward(RewardSource):
 
     @override
     def rewards(self, samples: Samples, batches: Sequence[CompletionBatch]) -> Rewards:
+        if samples.has_other_ends():
+            # It was trained on completions that end with the end of sequence, and is read there.
+            device, longest = batches[0].input_ids.device, max(len(batch.input_ids) for batch in batches)
+            batches = [batch.to(device) for batch in samples.batches(longest, as_data=True)]
         return Rewards(torch.cat([self._standardised(batch) for batch in batches]))
 
     @override

@@ -52,14 +52,29 @@ class Samples:
         """Q lists of token ids without the end of sequence; one may be empty."""
         return [list(c.token_ids[:-1] if c.finished else c.token_ids) for c in self.completions]
 
-    def batches(self, max_tokens: int) -> Iterator[CompletionBatch]:
-        """All of it, in order, in packed batches of at most `max_tokens` rows (a larger prompt group has one to itself)."""
+    def batches(self, max_tokens: int, *, as_data: bool = False) -> Iterator[CompletionBatch]:
+        """All of it, in order, in packed batches of at most `max_tokens` rows (a larger prompt group has one to itself).
+
+        Args:
+            max_tokens: of a batch.
+            as_data: whether finished completions end with the tokenizer's end of sequence, as those of data do, where the policy
+                stopped at another end of its own (Gemma's end of a turn).
+        """
+        ids = self._as_data if as_data else lambda completion: completion.token_ids
         examples = [
-            Example(prompt.prompt_ids, tuple(TokenizedCompletion(c.token_ids, Role.SAMPLE, SAMPLE) for c in group))
+            Example(prompt.prompt_ids, tuple(TokenizedCompletion(ids(c), Role.SAMPLE, SAMPLE) for c in group))
             for prompt, group in zip(self.prompts, self.groups, strict=True)
         ]
         for run in runs_of([example.num_rows for example in examples], max_tokens):
             yield pack([examples[number] for number in run])
+
+    def has_other_ends(self) -> bool:
+        """Whether a completion is finished by another token than the tokenizer's end of sequence."""
+        return any(self._as_data(completion) != completion.token_ids for completion in self.completions)
+
+    def _as_data(self, completion: SampledCompletion) -> tuple[int, ...]:
+        is_whole = not completion.finished or completion.token_ids[-1] == self.eos_token_id
+        return completion.token_ids if is_whole else (*completion.token_ids, self.eos_token_id)
 
     def keep(self, wanted: Tensor) -> Self:
         """The completions where `[Q]` bool holds; prompts that have none left go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch.optim import AdamW
 from transformers import AutoTokenizer
 
 from datamodules.batches import Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
@@ -82,6 +85,22 @@ def test_a_reward_model_is_standardised_by_the_frozen_completions(reward_model: 
     with torch.no_grad():
         raw = RewardModelSpec(str(reward_model)).build()(frozen)
     torch.testing.assert_close(scores, (raw - raw.mean()) / raw.std(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_reward_model_reads_the_end_that_it_was_trained_on(reward_model: Path) -> None:
+    """The policy may end at another token of its own (here 9); data ends with the tokenizer's end of sequence."""
+    drawn = samples([[5, 6, 9], [7, EOS]], [[8, 5]])
+    stopped = (replace(drawn.groups[0][0], finished=True), drawn.groups[0][1])
+    drawn = replace(drawn, groups=(stopped, drawn.groups[1]))
+    source = ModelReward(str(reward_model))
+    source.prepare(Prompts(), CPU)
+    found = source.rewards(drawn, list(drawn.batches(8))).scores
+    completions: list[list[tuple[int, ...]]] = [[(5, 6, 9, EOS), (7, EOS)], [(8, 5)]]
+    data = [
+        Example(prompt.prompt_ids, tuple(TokenizedCompletion(ids, Role.SAMPLE, "sample") for ids in group))
+        for prompt, group in zip(drawn.prompts, completions, strict=True)
+    ]
+    torch.testing.assert_close(found, source.pair_scores(pack(data)), atol=1e-5, rtol=1e-5)
 
 
 def test_the_policy_follows_a_reward_model_while_a_judge_looks_on(reward_model: Path, tmp_path: Path) -> None:
