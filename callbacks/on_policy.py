@@ -52,16 +52,30 @@ def as_batch(prompts: Prompts, groups: Groups) -> CompletionBatch:
 
 
 @torch.no_grad()
-def score(reference: Policy, prompts: Prompts, groups: Groups, device: torch.device) -> ScoredSamples:
-    """Put the samples before the reference, which is moved to `device`: one forward pass."""
+def logps_under(policy: Policy, prompts: Prompts, groups: Groups, device: torch.device) -> Tensor:
+    """`[n]` log-probs of the samples under a policy on `device`, nats, float64 on the host: one forward pass."""
     batch = as_batch(prompts, groups).to(device)
-    token_logps = reference.to(device)(batch).logps.double()
+    token_logps = policy(batch).logps.double()
+    return sum_by_sequence(token_logps, batch.target_sequence, batch.num_sequences).cpu()
+
+
+def score(reference: Policy, prompts: Prompts, groups: Groups, device: torch.device, logps: Tensor | None = None) -> ScoredSamples:
+    """Put the samples before the reference, which is moved to `device`.
+
+    Args:
+        reference: what they are compared with.
+        prompts: what was asked.
+        groups: samples of each.
+        device: of the forward pass.
+        logps: `[n]` of the policy's own forward pass, which rounds as the reference's does; those of the draw by default.
+    """
     samples = [sample for group in groups for sample in group]
+    drawn = torch.stack([sample.logps.double().sum() for sample in samples])
     return ScoredSamples(
         token_ids=tuple(sample.token_ids for sample in samples),
         finished=tuple(sample.finished for sample in samples),
-        logps=torch.stack([sample.logps.double().sum() for sample in samples]),
-        reference_logps=sum_by_sequence(token_logps, batch.target_sequence, batch.num_sequences).cpu(),
+        logps=drawn if logps is None else logps,
+        reference_logps=logps_under(reference.to(device), prompts, groups, device),
     )
 
 

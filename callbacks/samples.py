@@ -9,10 +9,11 @@ from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.decoding import Decoder, decoder_of, prompts_and_completions, text_of
-from callbacks.on_policy import Groups, Prompts, divergence, floor_of, score, shape
+from callbacks.on_policy import Groups, Prompts, divergence, floor_of, logps_under, score, shape
 from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import ProbeStore
 from datamodules.ranges import require_at_least
@@ -33,6 +34,10 @@ class SamplingModule(Protocol):
     """What the logger needs of a module."""
 
     policy: Policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
 
     def reference_policy(self) -> Policy:
         """What samples are compared with."""
@@ -106,16 +111,16 @@ class SampleLogger(Callback):
             return
         prompts = [prompt for prompt, _ in examples]
         eos = _end_of(decoder)
-        with module.policy.gathered():
+        with module.policy.gathered(), trainer.precision_plugin.forward_context():
             greedy = module.policy.sample(prompts, replace(self.sampling, temperature=0.0), eos_token_id=eos, seed=self.seed)
             groups = self._draw(module.policy, prompts, self.num_samples, decoder)
+            logps = logps_under(module.policy, prompts, groups, pl_module.device) if self.against_reference else None
         for number, (prompt, chosen) in enumerate(examples):
             ids = {"prompt": prompt, "chosen": chosen, "greedy": greedy[number], "sampled": groups[number][0].token_ids}
             self._write_texts(trainer, number, {name: text_of(decoder, tokens) for name, tokens in ids.items()})
         # The others have nothing to add: what the reference scores is the same on every rank, and the reference is whole.
         if self.against_reference and trainer.is_global_zero:
-            with trainer.precision_plugin.forward_context():
-                self._measure(trainer, module, prompts, groups, pl_module.device)
+            self._measure(trainer, module, prompts, groups, logps)
 
     def _write_texts(self, trainer: Trainer, number: int, texts: dict[str, str]) -> None:
         append_row(trainer, "samples", {"step": trainer.global_step, "example": number, **texts})
@@ -126,12 +131,13 @@ class SampleLogger(Callback):
     def _draw(self, policy: Policy, prompts: Prompts, number: int, decoder: Decoder | None) -> Groups:
         return policy.generate(prompts, self.sampling, num_samples=number, eos_token_id=_end_of(decoder), seed=self.seed)
 
-    def _measure(self, trainer: Trainer, module: SamplingModule, prompts: Prompts, groups: Groups, device: torch.device) -> None:
-        reference = module.reference_policy()
-        if self._floor is None:
-            own = self._draw(reference.to(device), prompts, FLOOR_FACTOR * self.num_samples, decoder_of(trainer))
-            self._floor = floor_of(score(reference, prompts, own, device))
-        samples = score(reference, prompts, groups, device)
+    def _measure(self, trainer: Trainer, module: SamplingModule, prompts: Prompts, groups: Groups, logps: Tensor | None) -> None:
+        reference, device = module.reference_policy(), module.device
+        with trainer.precision_plugin.forward_context():
+            if self._floor is None:
+                own = self._draw(reference.to(device), prompts, FLOOR_FACTOR * self.num_samples, decoder_of(trainer))
+                self._floor = floor_of(score(reference, prompts, own, device))
+            samples = score(reference, prompts, groups, device, logps)
         values = shape(samples, self._floor)
         if self.sampling.temperature == 1 and self.sampling.top_p == 1:
             values |= divergence(samples)

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
+from lightning_modules.frozen import frozen
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
 from lightning_modules.models.sharding import Shardable
 from lightning_modules.step_output import StepOutput
@@ -90,7 +91,7 @@ class BaseModule(TrainedModule):
 
     def reference_policy(self) -> Policy:
         """What changes count from, ready to score: the policy as it starts, built anew. A second copy of the weights."""
-        return self.policy_spec.build().eval().requires_grad_(False)
+        return frozen(self.policy_spec, self.trainer.precision_plugin)
 
     @override
     def on_fit_start(self) -> None:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import PreferenceLoss
-from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.preference import PreferenceModule
 
@@ -45,9 +45,9 @@ class DiagnosisModule(PreferenceModule):
 
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own: in evaluation mode, frozen, on its device."""
-        policy = cast(Policy, self.trainer.precision_plugin.convert_module(spec.build()))
+        policy = frozen(spec, self.trainer.precision_plugin)
         self.require_readable(policy.limits)
-        self.policy = policy.to(self.device).eval().requires_grad_(False)
+        self.policy = policy.to(self.device)
 
 
 def checkpoints_in(path: str) -> list[str]:

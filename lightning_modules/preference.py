@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ReferenceStore
 from lightning_modules.base import BaseModule
+from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.reference import ReferenceScorer
@@ -53,7 +54,7 @@ class PreferenceModule(BaseModule):
 
     @override
     def reference_policy(self) -> Policy:
-        return self._reference_spec.build().eval().requires_grad_(False)
+        return frozen(self._reference_spec, self.trainer.precision_plugin)
 
     @override
     def on_fit_start(self) -> None:

@@ -52,12 +52,14 @@ def check_log_probs(policy: CausalLMPolicy) -> None:
         ValueError: if a token's log-probs depend on later tokens, which a loss would teach the model to read; or if the log-probs
             differ: the model mixes rows that do not belong together, or transforms its logits in a way the head does not know.
     """
-    batch = _made_up_batch(policy.vocab_size).to(next(policy.parameters()).device)
-    dtype = next(policy.parameters()).dtype
-    with policy.own_attention():
-        _require_causal(policy, batch)
-        expected = torch.cat([_own_log_probs(policy, batch, number) for number in range(batch.num_sequences)])
-    difference = (policy(batch).logps - expected).abs().mean().item()
+    device, dtype = next(policy.parameters()).device, next(policy.parameters()).dtype
+    batch = _made_up_batch(policy.vocab_size).to(device)
+    # Whoever builds a policy may do so under autocast, whose rounding is none of the model's.
+    with torch.autocast(device.type, enabled=False):
+        with policy.own_attention():
+            _require_causal(policy, batch)
+            expected = torch.cat([_own_log_probs(policy, batch, number) for number in range(batch.num_sequences)])
+        difference = (policy(batch).logps - expected).abs().mean().item()
     if not difference <= TOLERANCE[dtype]:
         remedy = "Use `layout: padded`." if policy.layout == "packed" else "This model cannot be a policy."
         raise ValueError(
@@ -91,14 +93,15 @@ def check_rows(model: PackedRows) -> None:
     """
     weight = next(model.parameters())
     batch = _made_up_batch(model.limits.vocab_size).to(weight.device)
-    packed = model.hidden(batch, batch.last_row)
     ends = [int(key) for key, query in zip(batch.key_lengths, batch.query_lengths, strict=True) if key > query]
-    with model.own_attention():
-        alone = [
-            model.model.base_model(_sequence(batch, number).unsqueeze(0), use_cache=False).last_hidden_state[0]
-            for number in range(batch.num_sequences)
-        ]
-        prompts = model.model.base_model(batch.input_ids[None, : batch.key_lengths[0]], use_cache=False).last_hidden_state[0]
+    with torch.autocast(weight.device.type, enabled=False):
+        packed = model.hidden(batch, batch.last_row)
+        with model.own_attention():
+            alone = [
+                model.model.base_model(_sequence(batch, number).unsqueeze(0), use_cache=False).last_hidden_state[0]
+                for number in range(batch.num_sequences)
+            ]
+            prompts = model.model.base_model(batch.input_ids[None, : batch.key_lengths[0]], use_cache=False).last_hidden_state[0]
     assert [len(rows) for rows in alone] == ends, "a sequence is its prompt and its completion"
     expected = torch.cat([torch.stack([rows[-1] for rows in alone]), prompts])
     found = torch.cat([packed, alone[0][: len(prompts)]])

@@ -37,6 +37,8 @@ class TokenReward(RewardSource):
 
     @override
     def prepare(self, store: PromptStore, device: torch.device) -> None:
+        # Not at the first rollout: what is wrong with it ends the run before.
+        _ = self._policy.policy
         path = getattr(self._spec, "path", None)
         if path is not None:
             require_same_tokens("policy of the token rewards", path, store)
