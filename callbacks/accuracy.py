@@ -84,7 +84,7 @@ class AccuracyMonitor(Diagnostic):
         own = problems[trainer.global_rank :: trainer.world_size]
         policy = cast(Policy, pl_module.policy)
         # On every rank, also one without a problem: a sharded policy needs them all to be gathered.
-        with policy.gathered():
+        with policy.gathered(), trainer.precision_plugin.forward_context():
             return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
 
     @override

@@ -174,7 +174,8 @@ class RewardModelJudge(Judge):
         longest = max(map(len, rows))
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
-        with torch.inference_mode():
+        # A score is the judge's own, whatever the precision of the run that asks.
+        with torch.inference_mode(), torch.autocast(torch.device(self._device).type, enabled=False):
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
         return [float(logit) for logit in logits[:, 0].float()]
 

@@ -20,7 +20,7 @@ from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.ppo.checks import require_fitting_models
-from lightning_modules.ppo.rewards import RewardSource, total_rewards
+from lightning_modules.ppo.rewards import RewardSource, prepare, total_rewards
 from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
@@ -78,8 +78,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
             self._frozen.use(self.trainer.precision_plugin)
             require_fitting_models(self.policy, self._frozen.policy)
             self.require_readable(self._frozen.policy.limits)
-        for source in self._sources:
-            source.prepare(self._store, self.device)
+        prepare(self._sources, self._store, self.device, self.trainer.precision_plugin)
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -14,7 +14,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
-from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar, scalar_over
+from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over
 from lightning_modules.models.sharding import shard
 from lightning_modules.token_stats import TokenStats
 
@@ -84,8 +84,7 @@ class SharedBodyCritic(Critic):
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         assert stats is not None, "the module hands over what the policy computed"
         assert stats.hidden is not None, "checked when it was built"
-        values: Tensor = self.head(self.body(stats.hidden.float()).tanh())
-        return values.squeeze(1)
+        return in_float32(self.head, in_float32(self.body, stats.hidden).tanh()).squeeze(1).float()
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,10 @@ class ReplicatedHead:
 
     def logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         """Logits (see `OutputHead`)."""
-        replica = self.replica[rows]
-        return torch.einsum("rh,rhn->rn", hidden, self.weight[replica]) + self.bias[replica]
+        weight, bias = self.weight[self.replica[rows]], self.bias[self.replica[rows]]
+        dtype = torch.promote_types(hidden.dtype, torch.promote_types(weight.dtype, torch.float32))
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.einsum("rh,rhn->rn", hidden.to(dtype), weight.to(dtype)) + bias.to(dtype)
 
     def slope(self, logits: Tensor) -> float:
         """1: nothing follows the layer."""

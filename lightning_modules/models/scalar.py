@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn import functional
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
@@ -74,8 +75,7 @@ class ScalarModel(nn.Module):
 
     def forward(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """The number at each of the packed rows: `[n]` for `rows` `[n]` int64 in [0, N), float32."""
-        scalars: Tensor = self.head(self.hidden(batch, rows))
-        return scalars.squeeze(1).float()
+        return in_float32(self.head, self.hidden(batch, rows)).squeeze(1).float()
 
     def hidden(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """`[n, H]` what the head reads at packed rows."""
@@ -110,6 +110,14 @@ class ScalarModel(nn.Module):
             FileExistsError: if the folder holds something already.
         """
         save_model(self.model, folder)
+
+
+def in_float32(layer: nn.Linear, rows: Tensor) -> Tensor:
+    """The layer's output in float32 or better, whatever weights and autocast are: bfloat16 knows a number to three digits alone."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    with torch.autocast(rows.device.type, enabled=False):
+        return functional.linear(rows.to(dtype), layer.weight.to(dtype), bias)
 
 
 def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:

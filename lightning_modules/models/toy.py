@@ -126,7 +126,10 @@ class ToyPolicy(Policy):
         return activate(torch.baddbmm(self.biases[1], first, self.weights[1]))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return torch.baddbmm(self.biases[2], hidden, self.weights[2])
+        # In float32 or better whatever the weights and the run are, as of every head.
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.baddbmm(self.biases[2].to(dtype), hidden.to(dtype), self.weights[2].to(dtype))
 
     def _require_own(self, batch: CompletionBatch, prompts: Tensor) -> None:
         num_prompts = self.shape.num_seeds * self.shape.num_prompts

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import cast
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from typing_extensions import override
 
@@ -40,12 +41,18 @@ class ModelReward(RewardSource):
         self._path = path
         self._spec = RewardModelSpec(path, per_token=per_token)
         self._model: RewardModel | None = None
+        self._precision = Precision()
         self._mean, self._std = 0.0, 1.0
+
+    @override
+    def use(self, precision: Precision) -> None:
+        self._precision = precision
 
     @override
     def prepare(self, store: PromptStore, device: torch.device) -> None:
         require_same_tokens("reward model", self._path, store)
-        self._model = self._spec.build().to(device).eval().requires_grad_(False)
+        model = cast(RewardModel, self._precision.convert_module(self._spec.build()))
+        self._model = model.to(device).eval().requires_grad_(False)
         demands = getattr(store, "demands", None)
         if demands is not None:
             self._model.limits.require(demands())

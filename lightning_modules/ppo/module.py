@@ -27,7 +27,7 @@ from lightning_modules.ppo.health import MEANING
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.objective import ppo_loss, step_metrics
 from lightning_modules.ppo.progress import Progress
-from lightning_modules.ppo.rewards import RewardSource
+from lightning_modules.ppo.rewards import RewardSource, prepare
 from lightning_modules.ppo.rollout import minibatch_plan
 from lightning_modules.ppo.samples import runs_of
 from lightning_modules.ppo.settings import PPOSettings
@@ -121,8 +121,7 @@ class PPOModule(BaseModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._reference.use(self.trainer.precision_plugin)
-        for source in self._sources:
-            source.prepare(self._store, self.device)
+        prepare(self._sources, self._store, self.device, self.trainer.precision_plugin)
         require_fitting_models(self.policy, self._reference.policy)
         self.require_readable(self._reference.policy.limits)
 
@@ -130,7 +129,9 @@ class PPOModule(BaseModule):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.trainer.global_step == 0:
-            for name, value in check_rewards(self._sources, self._store, self.device).items():
+            with self.trainer.precision_plugin.forward_context():
+                checks = check_rewards(self._sources, self._store, self.device)
+            for name, value in checks.items():
                 self._train_means.update({name: torch.tensor([value], device=self.device)})
 
     @override

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
@@ -49,8 +50,12 @@ class RewardSource(ABC):
             raise ValueError(f"expected a finite weight, got {weight}. Use 0 to watch a source that counts for nothing.")
         self.weight = weight
 
+    def use(self, precision: Precision) -> None:
+        """Told the run's precision before `prepare`, for sources with a model of their own. Nothing by default."""
+        return
+
     def prepare(self, store: PromptStore, device: torch.device) -> None:
-        """Called once before the first rollout; raise here what would be wrong in every rollout. Nothing by default."""
+        """Called once before the first rollout, under autocast where the run is; raise here what would be wrong in all of them."""
         return
 
     @abstractmethod
@@ -79,6 +84,14 @@ class TotalRewards:
     """Source -> `[Q]` its own scores, unweighted; its token rewards summed where it has them."""
     failures: Counter[str]
     """Reason -> completions without a score."""
+
+
+def prepare(sources: Sequence[RewardSource], store: PromptStore, device: torch.device, precision: Precision) -> None:
+    """Make every source ready for its first rollout, in the precision that it will score in."""
+    for source in sources:
+        source.use(precision)
+        with precision.forward_context():
+            source.prepare(store, device)
 
 
 def total_rewards(sources: Sequence[RewardSource], samples: Samples, batches: Sequence[CompletionBatch]) -> TotalRewards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from typing_extensions import override
 
@@ -36,9 +37,12 @@ class TokenReward(RewardSource):
         self._policy = FrozenPolicy(policy)
 
     @override
+    def use(self, precision: Precision) -> None:
+        # The reference's log-probs are taken off: both are rounded alike.
+        self._policy.use(precision)
+
+    @override
     def prepare(self, store: PromptStore, device: torch.device) -> None:
-        # Not at the first rollout: what is wrong with it ends the run before.
-        _ = self._policy.policy
         path = getattr(self._spec, "path", None)
         if path is not None:
             require_same_tokens("policy of the token rewards", path, store)
