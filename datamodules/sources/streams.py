@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -35,8 +36,20 @@ OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
 
 
 def open_bytes(file: Path) -> IO[bytes]:
-    """The content of a file, decompressed as its ending says."""
-    return OPENERS[file.suffix](file) if file.suffix in OPENERS else file.open("rb")
+    """The content of a file, decompressed as its ending says.
+
+    A compressed file is gone through once before: what comes before a wrong checksum may be as wrong as what comes after it. One
+    that merely ends too early is right as far as it goes.
+
+    Raises:
+        Exception: the decompressor's own, if the checksums are not those of the content.
+    """
+    if file.suffix not in OPENERS:
+        return file.open("rb")
+    with contextlib.suppress(EOFError), OPENERS[file.suffix](file) as stream:
+        while stream.read(2**20):
+            pass
+    return OPENERS[file.suffix](file)
 
 
 def format_suffix(file: Path) -> str:

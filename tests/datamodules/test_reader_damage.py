@@ -109,6 +109,10 @@ def test_a_line_longer_than_any_row_is_passed_over_in_pieces(
             asked.append(size)
             return self._stream.readline(size)
 
+        def read(self, size: int = -1) -> bytes:
+            asked.append(size)
+            return self._stream.read(size)
+
         def __enter__(self) -> Watched:
             return self
 
