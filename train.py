@@ -6,10 +6,12 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pydoc import locate
+from typing import Any, cast
 
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
@@ -49,6 +51,8 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         require_supported_name(config.trainer.strategy)
+        _require_room_for_callbacks(config.trainer)
+        _leave_out_switched_off(config.trainer)
         _require_checkpoint(config.get("ckpt_path"))
         if config.config:
             _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
@@ -66,10 +70,32 @@ class SaveRunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger | CSVLogger):
             raise ValueError(
-                f"expected TensorBoardLogger or CSVLogger as the first of trainer.logger, got {type(trainer.logger).__name__}. "
+                "expected TensorBoardLogger or CSVLogger as the first of trainer.logger, got "
+                f"{'none' if trainer.logger is None else type(trainer.logger).__name__}. "
                 "They give every run a folder of its own; list other loggers after one of them."
             )
         super().setup(trainer, pl_module, stage)
+
+
+_SWITCHES = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint, "enable_model_summary": ModelSummary}
+"""Option of the trainer -> the callbacks that it switches off."""
+
+
+def _require_room_for_callbacks(trainer: Namespace) -> None:
+    if trainer.barebones:
+        raise ValueError(
+            "expected trainer.barebones: false, got true: a run needs its logger and its callbacks. To time steps alone, pass "
+            "--trainer.callbacks '[]'; to try a config and keep nothing, --trainer.fast_dev_run true."
+        )
+
+
+def _leave_out_switched_off(trainer: Namespace) -> None:
+    """Take callbacks that an option switches off from the list: Lightning refuses the two together, and configs name both."""
+    off = tuple(kind for option, kind in _SWITCHES.items() if trainer.get(option) is False)
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] if trainer.callbacks else []
+    kept = [callback for callback in callbacks if not issubclass(cast(type, locate(callback.class_path)), off)]
+    if len(kept) < len(callbacks):
+        trainer.callbacks = kept
 
 
 def _require_checkpoint(path: str | None) -> None:

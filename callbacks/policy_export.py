@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from callbacks.decoding import decoder_of
 from callbacks.run_files import run_folder
+from lightning_modules.trainer_options import is_averaged
 
 
 class SavingPolicy(Protocol):
@@ -41,7 +42,8 @@ class SavingTokenizer(Protocol):
 class PolicyExport(Callback):
     """Saves the policy to `<run>/policy` when training has ended; never over an earlier one, and not after an error.
 
-    The tokenizer goes with it, so that the folder is all that the next stage, or another tool, needs.
+    Where weights are averaged (`WeightAveraging` of Lightning) the average is saved. The tokenizer goes with it, so that the folder
+    is all that the next stage, or another tool, needs.
 
     Raises:
         ValueError: when a fit starts without a run folder, rather than when its work is done.
@@ -70,8 +72,10 @@ class PolicyExport(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not later: before on_fit_end the strategy takes the model off its devices, and a sharded one cannot be gathered.
-        self._export(trainer, pl_module)
+        # Not later: before on_fit_end the strategy takes the model off its devices, and a sharded one cannot be gathered. An
+        # average of the weights, which is never sharded, takes their place after the last monitor has read them.
+        if not is_averaged(trainer):
+            self._export(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -82,6 +82,11 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @override
     def setup(self, stage: str) -> None:
+        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"expected overfit_batches: 0, got {self.trainer.overfit_batches}: steps are planned over all the data. To "  # type: ignore[attr-defined]
+                "overfit, read a slice of it (`limit` of a file's data, or a split such as train[:32])."
+            )
         for split in _SPLITS_OF_STAGE[stage]:
             if split not in self._datasets and (examples := self.examples(split)) is not None:
                 self._datasets[split] = SplitDataset(ExampleStore.of(examples))
@@ -219,12 +224,10 @@ class BaseDataModule(LightningDataModule, ABC):
             return
         limit = trainer.limit_train_batches
         taken = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        overfit: float = trainer.overfit_batches  # type: ignore[attr-defined]
-        if overfit or taken % self._accumulation:
+        if taken % self._accumulation:
             raise ValueError(
-                f"expected an epoch of whole optimizer steps of {self._accumulation} batches and overfit_batches: 0, got {taken} "
-                f"batches and overfit_batches: {overfit}. Choose limit_train_batches as a multiple of "
-                "accumulate_grad_batches; to overfit, read a slice of the data."
+                f"expected an epoch of whole optimizer steps of {self._accumulation} batches, got {taken} batches. Choose "
+                "limit_train_batches as a multiple of accumulate_grad_batches."
             )
 
     @property

@@ -21,6 +21,7 @@ from lightning_modules.precision import of_parameters
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
+from lightning_modules.trainer_options import settle_options
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -49,6 +50,7 @@ class TrainedModule(GuardedModule):
     def setup(self, stage: str) -> None:
         # The first hook of ours: before the policy is built, and before a batch is converted.
         require_tested(self, stage)
+        settle_options(self.trainer, stage)
         self.trainer.strategy.precision_plugin = of_parameters(self.trainer.precision_plugin)
 
     def require_readable(self, limits: ModelLimits | None) -> None:

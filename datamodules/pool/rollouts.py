@@ -83,6 +83,9 @@ class RolloutDataModule(PoolDataModule):
 
     @override
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]
+        limit = self.trainer.limit_train_batches if self.trainer else 1.0
+        if isinstance(limit, int):
+            self._require_whole_steps(limit)
         return StepTicks()
 
     @cached_property

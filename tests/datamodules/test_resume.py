@@ -158,10 +158,15 @@ def test_resuming_with_workers_that_pack_ahead(tmp_path: Path) -> None:
     compare(tmp_path, workers=2, accumulation=1, every_n_steps=3, dies_at=4, limits={"max_epochs": 2})
 
 
-@pytest.mark.parametrize("limits", [{"limit_train_batches": 3}, {"limit_train_batches": 0.9}, {"overfit_batches": 2}])
+@pytest.mark.parametrize("limits", [{"limit_train_batches": 3}, {"limit_train_batches": 0.9}])
 def test_epochs_cut_inside_a_step_are_refused(tmp_path: Path, limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="whole optimizer steps of 2 batches"):
         make_trainer(tmp_path, 2, None, max_epochs=1, **limits).fit(Recorder(), PairData(7, 0))
+
+
+def test_overfitting_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected overfit_batches: 0, got 2"):
+        make_trainer(tmp_path, 2, None, max_epochs=1, overfit_batches=2).fit(Recorder(), PairData(7, 0))
 
 
 def test_epochs_differ_and_validation_sees_every_example_once(tmp_path: Path) -> None:
