@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from lightning_modules.models import scalar, specs
+from lightning_modules.models import causal_lm, scalar, specs
 from lightning_modules.models.attention_backends import per_segment
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BackendSelector
+from lightning_modules.models.generation.choice import first_right
+from lightning_modules.models.generation.decoder import Decoder
 from lightning_modules.models.segments import PackedSegments
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -66,17 +69,28 @@ HALF_KERNEL = AttentionBackend("half kernel", attend, _obstacle)
 
 @contextmanager
 def half_kernel_is_there() -> Iterator[list[tuple[torch.dtype, str]]]:
-    """Models built inside choose between the kernel and SDPA; yields (type, backend) of each choice as it is used."""
+    """Models built inside choose between the kernel and SDPA; yields (type, backend) of each choice as it is used.
+
+    Left out are the self-tests of layout and decoder, which run in the type of the weights.
+    """
     used: list[tuple[torch.dtype, str]] = []
 
     class Recorded(BackendSelector):
         def choose(self, case: AttentionCase) -> AttentionBackend:
             backend = super().choose(case)
-            # Self-tests of the layout say nothing of their choice.
             if self._announce:
                 used.append((case.dtype, backend.name))
             return backend
 
+    def unrecorded(model: PreTrainedModel, decoders: Sequence[Decoder[Any]]) -> int:
+        before = len(used)
+        number = first_right(model, decoders)
+        del used[before:]
+        return number
+
     two = partial(Recorded, backends=(HALF_KERNEL, PER_SEGMENT))
-    with patch.object(specs, "BackendSelector", two), patch.object(scalar, "BackendSelector", two):
+    with ExitStack() as stack:
+        for module in (specs, scalar):
+            stack.enter_context(patch.object(module, "BackendSelector", two))
+        stack.enter_context(patch.object(causal_lm, "first_right", unrecorded))
         yield used
