@@ -103,7 +103,12 @@ class BaseModule(TrainedModule):
         output = self.objective(batch, self.policy(batch))
         _retain_gradients(output)
         self._train_means.update(self._prefixed("train", output, batch))
-        return {"loss": output.loss_sum * output.gradient_scale, "step": output}
+        loss = output.loss_sum * output.gradient_scale
+        balance_loss = output.stats.balance_loss
+        if balance_loss is not None:
+            self._train_means.update({"train/balance_loss": balance_loss.detach().reshape(1)})
+            loss = loss + balance_loss
+        return {"loss": loss, "step": output}
 
     @override
     def validation_step(self, batch: CompletionBatch, batch_idx: int) -> EvalStepOutput:

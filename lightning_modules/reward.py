@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryCalibrationError
@@ -68,6 +69,11 @@ class RewardModule(TrainedModule):
     @override
     def on_fit_start(self) -> None:
         self.reward_model.train()
+        if self.reward_model.asks_for_balance:
+            rank_zero_warn(
+                "The reward model's configuration asks for a load-balancing loss (output_router_logits: true), and reward models "
+                "are trained without it, as transformers' sequence classifiers are. freeze_body keeps routers as they are."
+            )
 
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> RewardStepOutput:

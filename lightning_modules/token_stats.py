@@ -14,7 +14,7 @@ from datamodules.batches import sum_by_sequence
 class TokenStats:
     """Statistics of the next-token distribution p at the K scored positions of a batch; y is the target token.
 
-    float32 (float64 when the policy is float64). Only `logps` carries a gradient; the rest is detached.
+    float32 (float64 when the policy is float64). Only `logps` and `balance_loss` carry a gradient; the rest is detached.
     """
 
     logps: Tensor
@@ -35,6 +35,9 @@ class TokenStats:
     """`[K, H]` detached input of the output head, where the policy has one (head geometry and CHES read it)."""
     other_sq_probs: Tensor | None = None
     """`[K]` sum_{v != y} p_v^2, where the head sums it apart: `sum_sq_probs` - p_y^2 has no digits left where p_y is near 1."""
+
+    balance_loss: Tensor | None = None
+    """`[]` load-balancing loss of the batch times its coefficient, where the model is trained with one. Differentiable."""
 
     def sum_by_sequence(self) -> Tensor:
         """`[Q]` sequence log-probs: token log-probs summed over each completion (nats). Differentiable."""

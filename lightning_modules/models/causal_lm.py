@@ -7,9 +7,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
@@ -24,6 +26,7 @@ from lightning_modules.models.limits import ModelLimits, limits_of
 from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
+from lightning_modules.models.router import balance_loss_of, row_weights
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import gathers, shard, whole, whole_copy
 from lightning_modules.models.tiled_logits import LogitTransform
@@ -62,6 +65,7 @@ class CausalLMPolicy(Policy):
         self.vocab_size = _adopt_head(model).out_features
         self.limits: ModelLimits = limits_of(model, window_remedy=_PADDED if layout == "packed" else None)
         self.own_ends = ends_of(model, self.vocab_size)
+        self._balance_loss = balance_loss_of(model)
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
         if layout == "packed":
@@ -72,11 +76,15 @@ class CausalLMPolicy(Policy):
 
     def forward(self, batch: CompletionBatch) -> TokenStats:
         """Statistics at the K scored positions (see `Policy`)."""
-        hidden = self._hidden(batch)
+        hidden, balance_loss = self._hidden(batch)
         stats = self._head(hidden, batch.target_ids)
         assert isinstance(stats, HeadStats), "a head given targets returns statistics"
         return TokenStats(
-            **stats._asdict(), target_sequence=batch.target_sequence, num_sequences=batch.num_sequences, hidden=hidden.detach()
+            **stats._asdict(),
+            target_sequence=batch.target_sequence,
+            num_sequences=batch.num_sequences,
+            hidden=hidden.detach(),
+            balance_loss=balance_loss,
         )
 
     def output_head(self, batch: CompletionBatch) -> LinearHead:
@@ -95,29 +103,43 @@ class CausalLMPolicy(Policy):
     def _body(self) -> nn.Module:
         return body_of(self.model)
 
-    def _hidden(self, batch: CompletionBatch) -> Tensor:
-        """`[K, H]` input of the head at the scored positions."""
+    def _hidden(self, batch: CompletionBatch) -> tuple[Tensor, Tensor | None]:
+        """`[K, H]` input of the head at the scored positions, and the load-balancing loss where one is trained."""
         self.limits.require_length(max(batch.key_lengths))
         return self._padded_hidden(batch) if self.layout == "padded" else self._packed_hidden(batch)
 
-    def _packed_hidden(self, batch: CompletionBatch) -> Tensor:
+    def _packed_hidden(self, batch: CompletionBatch) -> tuple[Tensor, Tensor | None]:
         # use_cache=False is not a matter of memory only: with a cache, masks and positions are derived differently.
         output = self._body(
             batch.input_ids.unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
             packed=PackedCall(PackedSegments.of(batch), self.attention),
+            **self._routing,
         )
         rows: Tensor = output.last_hidden_state
-        return rows.squeeze(0).index_select(0, batch.target_index)
+        return rows.squeeze(0).index_select(0, batch.target_index), self._balance(output, row_weights(batch))
 
-    def _padded_hidden(self, batch: CompletionBatch) -> Tensor:
+    def _padded_hidden(self, batch: CompletionBatch) -> tuple[Tensor, Tensor | None]:
         padded = pad(batch)
         output = self._body(
-            padded.input_ids, attention_mask=padded.attention_mask, position_ids=padded.position_ids, use_cache=False
+            padded.input_ids,
+            attention_mask=padded.attention_mask,
+            position_ids=padded.position_ids,
+            use_cache=False,
+            **self._routing,
         )
         rows: Tensor = output.last_hidden_state
-        return rows.flatten(0, 1).index_select(0, padded.target_index)
+        return rows.flatten(0, 1).index_select(0, padded.target_index), self._balance(output, padded.attention_mask)
+
+    @property
+    def _routing(self) -> dict[str, bool]:
+        """Asks the body for what the load-balancing loss reads, where a loss is to be differentiated."""
+        wanted = self._balance_loss is not None and self.training and torch.is_grad_enabled()
+        return {"output_router_logits": True} if wanted else {}
+
+    def _balance(self, output: ModelOutput, weights: Tensor) -> Tensor | None:
+        return self._balance_loss(output.router_logits, weights) if self._balance_loss and self._routing else None
 
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int

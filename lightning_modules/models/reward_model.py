@@ -20,6 +20,7 @@ from lightning_modules.models.attention_backends.selection import BackendSelecto
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.pretrained import config_at, weights_at
+from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
@@ -36,6 +37,8 @@ class RewardModel(nn.Module, ABC):
 
     limits: ModelLimits
     """What it can read."""
+    asks_for_balance: bool
+    """Whether its configuration wants a load-balancing loss, which reward models are trained without."""
 
     @abstractmethod
     def forward(self, batch: CompletionBatch) -> Tensor:
@@ -116,6 +119,7 @@ class LikelihoodReward(RewardModel):
         super().__init__()
         self.policy = policy
         self.limits = policy.limits
+        self.asks_for_balance = asks_for_balance(policy.model)
         self.scale = scale
         self.per_token = per_token
         setattr(policy.model.config, SCALE_ENTRY, scale)

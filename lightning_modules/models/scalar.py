@@ -28,6 +28,7 @@ from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
 from lightning_modules.models.lora import has_adapters, merged_state_dict
 from lightning_modules.models.pretrained import config_at, weights_at
+from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import shard
 from lightning_modules.models.weights import fingerprint, save_model
@@ -65,6 +66,7 @@ class ScalarModel(nn.Module):
             setattr(model.config, POOLING_ENTRY, "last")
         self.model = model
         self.limits = limits_of(model, window_remedy="")
+        self.asks_for_balance = asks_for_balance(model)
         self.attention = attention or BackendSelector()
 
     @property

@@ -33,12 +33,16 @@ def ppo_loss(stats: TokenStats, values: Tensor | None, table: TokenTable, settin
         settings: clip ranges and the critic's weight.
     """
     policy = clipped_policy_loss(stats.logps, table.old_logps, table.advantages, clip_range=settings.clip_range)
+    total = policy.losses.sum()
+    if stats.balance_loss is not None:
+        # A mean over tokens: of a step's microbatches each counts by its tokens.
+        total = total + stats.balance_loss * len(stats.logps)
     if values is None:
-        return PPOLoss(policy, None, policy.losses.sum())
+        return PPOLoss(policy, None, total)
     assert table.old_values is not None, "a rollout with a critic has its values"
     assert table.returns is not None, "a rollout with a critic has its targets"
     value = clipped_value_loss(values, table.old_values, table.returns, clip_range=settings.value_clip_range)
-    return PPOLoss(policy, value, policy.losses.sum() + settings.value_coefficient * value.losses.sum())
+    return PPOLoss(policy, value, total + settings.value_coefficient * value.losses.sum())
 
 
 def step_metrics(loss: PPOLoss, stats: TokenStats, table: TokenTable) -> dict[str, Tensor]:

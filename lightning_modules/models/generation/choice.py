@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,10 +31,9 @@ def body_of(model: PreTrainedModel) -> nn.Module:
         ValueError: if they cannot be had without it.
     """
     head = model.get_output_embeddings()
-    body: nn.Module
     for body in (model.get_decoder(), model.base_model):
         if isinstance(body, PreTrainedModel) and not any(module is head for module in body.modules()):
-            return body
+            return cast(nn.Module, body)
     raise ValueError(f"expected a causal LM whose layers run without its head, got {type(model).__name__}. It cannot be a policy.")
 
 
