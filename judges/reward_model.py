@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +95,7 @@ class RewardModelJudge(Judge):
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self._source)
-        tokenizer.truncation_side = "left"
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self._source)
         return tokenizer
 
     @cached_property
@@ -143,14 +142,14 @@ class RewardModelJudge(Judge):
     def _ids(self, items: Sequence[Item]) -> list[Ids | BadRowError]:
         """Token ids of each prompt with its response, or why there are none."""
         template = self._tokenizer.chat_template
-        if template is None:
-            texts = [f"{prompt}\n{response}" for prompt, response, _ in items]
-            plain: list[Ids | BadRowError] = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
-            return plain
         is_text = template == text_layout(self._tokenizer)
-        records = [_record(prompt, response, is_text=is_text) for prompt, response, _ in items]
-        is_ours = is_text or hasattr(self._config, _POOLING)
-        found = map(_whole, self._encoder.encode(records)) if is_ours else self._encoder.rendered(records)
+        found: Iterable[Ids | BadRowError]
+        if template is None:
+            found = map(self._surrounded, self._encoder.encode([_record(f"{ask}\n", said, is_text=True) for ask, said, _ in items]))
+        elif is_text or hasattr(self._config, _POOLING):
+            found = map(_whole, self._encoder.encode([_record(ask, said, is_text=is_text) for ask, said, _ in items]))
+        else:
+            found = self._encoder.rendered([_record(ask, said, is_text=False) for ask, said, _ in items])
         return [one if isinstance(one, BadRowError) else self._encoder.keep_end(one, self._max_length) for one in found]
 
     def _render(self, prompt: str, response: str) -> str:
@@ -160,6 +159,13 @@ class RewardModelJudge(Judge):
             raise JudgeError(str(ids))
         leading = self._encoder.leading_ids
         return str(self._tokenizer.decode(ids[len(leading) :] if ids[: len(leading)] == leading else ids))
+
+    def _surrounded(self, found: EncodedRecord | BadRowError) -> Ids | BadRowError:
+        """With what the tokenizer itself puts behind a text in the place of the end of sequence."""
+        ids = _whole(found)
+        if isinstance(ids, BadRowError):
+            return ids
+        return [*(ids[:-1] if ids[-1] == self._tokenizer.eos_token_id else ids), *self._encoder.trailing_ids]
 
     @cached_property
     def _encoder(self) -> PromptEncoder:

@@ -55,8 +55,8 @@ class PromptEncoder:
         self._eos: int | None = tokenizer.eos_token_id
         self._special = SpecialTokens(tokenizer)
         self._template = ChatTemplate(tokenizer, self._special)
-        self.leading_ids = self._find_leading_ids()
-        """Special tokens that the tokenizer itself puts before a text, such as a beginning-of-sequence token."""
+        self.leading_ids, self.trailing_ids = self._find_ids_around()
+        """Special tokens that the tokenizer itself puts before a text, such as a beginning-of-sequence token, and behind it."""
 
     def encode(self, records: Sequence[Record], kept: int | None = None) -> list[EncodedRecord | BadRowError]:
         """Token ids of each record, or why it has none.
@@ -196,10 +196,11 @@ class PromptEncoder:
             end -= 1
         return ids[:end] if end and ids[end - 1] in special else ids
 
-    def _find_leading_ids(self) -> Ids:
+    def _find_ids_around(self) -> tuple[Ids, Ids]:
         with_special: Ids = self._tokenizer("x")["input_ids"]
         plain: Ids = self._tokenizer("x", add_special_tokens=False)["input_ids"]
-        return with_special[: with_special.index(plain[0])] if plain else []
+        start = with_special.index(plain[0]) if plain else 0
+        return (with_special[:start], with_special[start + len(plain) :]) if plain else ([], [])
 
 
 def _messages(completion: CompletionRecord) -> tuple[Message, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 from datamodules.batches import Role
@@ -53,7 +53,7 @@ def share_laid_out(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequenc
     if tokenizer.chat_template is None or not prompts:
         return 0.0
     try:
-        first, second = (_encoded(tokenizer, text, None)[::-1] for text in ("a", "b"))
+        first, second = (_encoded(tokenizer, text, None)[::-1] for text in ("a", _another_than("a", tokenizer)))
     except ValueError:
         return 0.0
     shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
@@ -82,6 +82,16 @@ def _other_than_end(tokenizer: PreTrainedTokenizerBase) -> str:
     vocabulary = tokenizer.convert_ids_to_tokens([0, 1])
     token: str = next(token for token in (*special, *vocabulary) if token is not None and token != tokenizer.eos_token)
     return token
+
+
+def _another_than(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text of other ids: a small vocabulary may know few words."""
+    own: Ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    known = (
+        tokenizer.decode([number]).strip() for number in reversed(range(len(tokenizer))) if number not in tokenizer.all_special_ids
+    )
+    others = (word for word in chain(("b",), known) if word and tokenizer(word, add_special_tokens=False)["input_ids"] != own)
+    return next(others, "b")
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, prompt: str, reply: str | None) -> Ids:

@@ -44,7 +44,7 @@ def unigram() -> PreTrainedTokenizerFast:
 
 def seen(encoder: PromptEncoder, encoded: object) -> tuple[list[int], list[list[int]]]:
     assert isinstance(encoded, EncodedRecord)
-    return encoder.cut_prompt(encoded.prompt_ids, KEPT), [ids[:KEPT] for ids in encoded.completion_ids]
+    return encoder.keep_end(encoded.prompt_ids, KEPT), [ids[:KEPT] for ids in encoded.completion_ids]
 
 
 def record(prompt: str, chosen: str, rejected: str, *, is_chat: bool) -> Record:

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from judges.reward_model import RewardModelJudge, fingerprint
@@ -38,6 +39,20 @@ def test_batched_scores_are_those_of_single_texts(tmp_path: Path) -> None:
     for prompt, response, verdict in zip(prompts, responses, verdicts, strict=True):
         ids = torch.tensor([[WORDS.index(word) for word in f"{prompt} {response}".split()]])
         assert verdict.score == pytest.approx(model(input_ids=ids).logits.item(), abs=1e-5)
+
+
+def test_without_a_template_the_tokenizer_itself_puts_special_tokens_around(tmp_path: Path) -> None:
+    """And none twice, where the prompt begins with them."""
+    save_model(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"bos_token": "b", "sep_token": "is"})
+    around = [("b", WORDS.index("b")), ("is", WORDS.index("is"))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="b $A is", special_tokens=around)
+    tokenizer.save_pretrained(tmp_path)
+    model, judge = LlamaForSequenceClassification.from_pretrained(tmp_path), RewardModelJudge(str(tmp_path))
+    ids = torch.tensor([[WORDS.index(word) for word in ("b", "what", "two", "five", "is")]])
+    for prompt in ("what two", "b what two"):
+        assert judge.judge(prompt, "five").score == pytest.approx(model(input_ids=ids).logits.item(), abs=1e-5)
 
 
 def test_long_inputs_lose_their_beginning(tmp_path: Path) -> None:

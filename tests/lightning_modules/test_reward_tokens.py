@@ -212,3 +212,9 @@ def test_how_prompts_were_laid_out_is_seen_in_their_ids() -> None:
     text = tokenizer("hi")["input_ids"]
     assert [share_laid_out(tokenizer, prompts) for prompts in ([chat], [chat[9:]], [text], [chat, text], [])] == [1, 1, 0, 0.5, 0]
     assert share_laid_out(build(None), [text]) == 0
+
+
+def test_a_vocabulary_that_knows_neither_probe_shows_its_layout(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.write_tokenizer(tmp_path))
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "w1 w2"}], add_generation_prompt=True)["input_ids"]
+    assert [share_laid_out(tokenizer, [ids]) for ids in (chat, tokenizer("w1 w2")["input_ids"])] == [1, 0]
