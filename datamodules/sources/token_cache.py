@@ -31,6 +31,8 @@ class TokenCache:
     """
 
     def __init__(self, folder: Path) -> None:
+        if "\0" in str(folder):
+            raise ValueError(f"expected a folder for cached tokens, got {str(folder)!r}. Set cache_dir.")
         self._folder = folder
 
     def get(self, key: object, prepare: Callable[[], tuple[ExampleStore, RowReport]]) -> tuple[ExampleStore, RowReport]:

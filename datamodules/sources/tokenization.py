@@ -33,15 +33,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if path.suffix == ".gguf":
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         else:
             tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
-    except (OSError, KeyError) as error:
+    except Exception as error:  # the hub's client, JSON and the tokenizers library, whose own errors are bare exceptions
         raise ValueError(
-            f"expected a tokenizer at {name!r} (a folder, a hub name, or a .gguf file), got: {error}. "
+            f"expected a tokenizer at {name[:200]!r} (a folder, a hub name, or a .gguf file), got: {error}. "
             "Check the name, or the network."
         ) from error
     if tokenizer.eos_token_id is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_the_fingerprint_follows_what_ids_depend_on(tokenizer_folder: Path) -> N
     assert tokenizer_fingerprint(load_tokenizer(str(tokenizer_folder))) == tokenizer_fingerprint(
         load_tokenizer(str(tokenizer_folder))
     )
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "\0"])
+def test_a_damaged_tokenizer_and_a_home_of_nobody_are_named(tokenizer_folder: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(damage)
+    for name in (str(tmp_path / "tokenizer"), "~nobody_here/tokenizer"):
+        with pytest.raises(ValueError, match=f"expected a tokenizer at '{name}'"):
+            load_tokenizer(name)
