@@ -36,7 +36,7 @@ class DataSource:
     """Configuration of a hub data set."""
 
     revision: str | None = None
-    """Commit of a hub data set; its newest by default, which may change under a run."""
+    """Commit of a hub data set; its newest by default, which may change under a run. Null where another hub name is given."""
 
     def rows(self) -> Iterator[RawRow]:
         """Every row, in order; what cannot be read comes as the error it is.
@@ -126,7 +126,8 @@ class DataSource:
             return load_dataset(self.path, name=self.config, data_dir=self.data_dir, split=self.split, **options)
         except Exception as error:  # the hub's client, the network and the disk each raise their own
             raise ValueError(
-                f"expected a file, a folder, a pattern or a hub data set, got {self.path!r} (split {self.split!r}): "
+                f"expected a file, a folder, a pattern or a hub data set, got {self.path!r} (split {self.split!r}, revision "
+                f"{self.revision}): "
                 f"{type(error).__name__}: {str(error)[:300]}. Check the name, or the network."
             ) from error
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 
 from datamodules.base import BaseDataModule
@@ -68,3 +71,22 @@ def test_a_misspelt_column_option_is_named_at_parse_time(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         build(f"--data={CONFIGS / 'alpaca_eval.yaml'}", "--data.init_args.format.init_args.chosn=x")
     assert "chosn" in capsys.readouterr().err
+
+
+def sources(part: object) -> Iterator[dict[str, object]]:
+    """Every mapping of a config that says where rows are."""
+    if isinstance(part, dict):
+        if isinstance(part.get("path"), str):
+            yield part
+        part = list(part.values())
+    for item in part if isinstance(part, list) else ():
+        yield from sources(item)
+
+
+def test_hub_data_sets_stand_at_a_commit() -> None:
+    found = [source for file in CONFIGS.glob("*.yaml") for source in sources(yaml.safe_load(file.read_text(encoding="utf-8")))]
+    hub = [source for source in found if not str(source["path"]).startswith(("data/", "assets/", "runs/"))]
+    assert {str(source["path"]).count("/") for source in hub} == {1}
+    assert len(hub) >= 5
+    wrong = [source["path"] for source in hub if not re.fullmatch("[0-9a-f]{40}", str(source.get("revision")))]
+    assert wrong == []
