@@ -1,8 +1,8 @@
 """Operations that a step and a sampled token call, counted on a CPU: `python -m bench.operations`.
 
 A GPU runs small operations faster than the host can launch them, so that their number is the time of a step. Counted are calls
-that do work (views and empty tensors do none), for a decoder of 24 layers under bfloat16 autocast, with stand-ins of one operation
-each for what only a GPU has: variable-length attention and the head's fused passes over a tile.
+that do work (views and empty tensors do none), for a decoder of 24 layers under bfloat16 autocast, with stand-ins for what only a
+GPU has (see `stand_ins`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,16 +26,24 @@ from typing_extensions import override
 from bench.gpu.sampling import ours
 from bench.gpu.step import monitors
 from bench.gpu.trained_steps import DrawnPolicy, Setting, data_of, module_of, quiet
+from bench.stand_ins import as_on_a_gpu
 from bench.workload import SHAPES, Shape
-from lightning_modules.models import head, tiled_log_probs
-from lightning_modules.models.attention_backends import selection
-from lightning_modules.models.attention_backends.base import AttentionBackend
-from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.tile_kernels import TileKernels, TileSums
-from lightning_modules.models.tiled_logits import DEVICE_TILE
+from lightning_modules.models.generation.batching import TOKENS_PER_READ
 
 SHAPE = Shape(layers=24, hidden=32, intermediate=64, heads=2, kv_heads=1, vocab=151936)
-FREE = ("empty", "detach", "alias", "lift_fresh", "new_empty", "resize_", "set_", "is_", "_unsafe_view", "_reshape_alias")
+FREE = (
+    "empty",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "new_empty",
+    "resize_",
+    "set_",
+    "is_",
+    "_unsafe_view",
+    "_reshape_alias",
+    "promote_types",
+)
 """Beginnings of the names of operators that do no work."""
 
 
@@ -55,68 +63,6 @@ class Counting(TorchDispatchMode):
         elif not func.is_view and not name.startswith(FREE):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
-
-
-class _WideProducts(TorchDispatchMode):
-    """Half-precision products summed in float32, which the CPU has no kernel for."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten.mm.dtype_out:
-            return kwargs["out"].copy_(args[0].float() @ args[1].float())
-        if func is torch.ops.aten.addmm.dtype_out:
-            return kwargs["out"].add_(args[1].float() @ args[2].float())
-        return func(*args, **kwargs)
-
-
-class _OneCall(torch.autograd.Function):
-    """Attention as one operation in forward and one in backward."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # noqa: ANN401
-        """A tensor of the output's shape."""
-        ctx.shapes = [tensor.shape for tensor in (query, key, value)]
-        return query.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        """Tensors of the inputs' shapes, the first counted."""
-        _, key, value = ctx.shapes
-        return gradient.clone(), gradient.new_empty(key), gradient.new_empty(value)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, **_: object) -> Tensor:
-    rows = (tensor.index_select(0, segments.key_index) for tensor in (key, value))
-    output: Tensor = _OneCall.apply(query, *rows)  # type: ignore[no-untyped-call]
-    return output
-
-
-def _update(logits: Tensor, column: Tensor, scratch: Tensor, sums: TileSums) -> tuple[Tensor, ...]:
-    return (logits.sum(1), *sums[1:])
-
-
-def _gradient(logits: Tensor, *arguments: Any) -> Tensor:  # noqa: ANN401
-    return logits.to(arguments[-1])
-
-
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """The paths that a GPU takes, with stand-ins for its kernels."""
-    backend = AttentionBackend("stand-in", _attend, lambda _: None)
-    kernels = TileKernels("stand-in", _update, _gradient, needs_scratch=False)
-    with ExitStack() as patches:
-        patches.enter_context(patch.object(selection, "PER_SEGMENT", backend))
-        patches.enter_context(patch.object(selection.BackendSelector.__init__, "__defaults__", ("auto", (backend,))))
-        patches.enter_context(patch.object(head, "kernels_for", lambda _: kernels))
-        patches.enter_context(patch.object(head, "CPU_TILE", DEVICE_TILE))
-        patches.enter_context(patch.object(tiled_log_probs, "product_dtype", lambda *_: torch.bfloat16))
-        patches.enter_context(patch.dict(SHAPES, {"counted": SHAPE}))
-        patches.enter_context(_WideProducts())
-        yield
 
 
 class _Phases(Callback):
@@ -186,7 +132,7 @@ def step_counts(watchers: Sequence[Callback] = (), steps: int = 3) -> dict[str, 
     """Operators of the last of `steps` training steps, by phase; what watching adds once the step has ended."""
     phases, before = _Phases(), _Before()
     setting = Setting("counted", "bf16-mixed", "cpu", steps=steps, pairs_per_step=4)
-    with as_on_a_gpu(), tempfile.TemporaryDirectory() as folder:
+    with as_on_a_gpu(), patch.dict(SHAPES, {"counted": SHAPE}), tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -215,19 +161,33 @@ def step_counts(watchers: Sequence[Callback] = (), steps: int = 3) -> dict[str, 
     }
 
 
+@contextmanager
+def _copies(counting: Counting) -> Iterator[None]:
+    """What is copied to the host is a read too, though a CPU has nothing to do for it."""
+    copy = Tensor.cpu
+
+    def cpu(tensor: Tensor) -> Tensor:
+        counting.reads += 1
+        return copy(tensor)
+
+    with patch.object(Tensor, "cpu", cpu):
+        yield
+
+
 def token_counts(rows: int = 64) -> dict[str, Any]:
     """Operators of one more token for `rows` completions, under autocast."""
     counted = []
-    with as_on_a_gpu():
+    with as_on_a_gpu(), patch.dict(SHAPES, {"counted": SHAPE}):
         policy = DrawnPolicy("counted", "cpu").build().eval()
-        for new_tokens in (4, 12):
-            with torch.autocast("cpu", torch.bfloat16), Counting() as counting:
+        for new_tokens in (TOKENS_PER_READ, 3 * TOKENS_PER_READ):
+            with torch.autocast("cpu", torch.bfloat16), Counting() as counting, _copies(counting):
                 ours(policy, rows, new_tokens)
             counted.append(counting)
-    names = {name: (count - counted[0].counts[name]) / 8 for name, count in counted[1].counts.items()}
+    more = 2 * TOKENS_PER_READ
+    names = {name: (count - counted[0].counts[name]) / more for name, count in counted[1].counts.items()}
     return {
         "token": sum(names.values()),
-        "reads": (counted[1].reads - counted[0].reads) / 8,
+        "reads": (counted[1].reads - counted[0].reads) / more,
         "most called": dict(sorted(names.items(), key=lambda entry: -entry[1])[:25]),
     }
 

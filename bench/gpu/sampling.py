@@ -13,6 +13,7 @@ from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import DrawnPolicy, free_memory, quiet
 from bench.sampling import GSM8K_LENGTHS, NO_EOS
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.generation.batching import TOKENS_PER_READ
 from lightning_modules.models.policy import SamplingParameters
 
 SAMPLES = 8
@@ -73,7 +74,7 @@ def operations(policy: CausalLMPolicy, rows: int) -> dict[str, float]:
     """Of one more token: operators called, kernels launched, numbers read by the host."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     counts = []
-    for new_tokens in (4, 12):
+    for new_tokens in (TOKENS_PER_READ, 3 * TOKENS_PER_READ):
         with profile(activities=activities) as profiler:
             ours(policy, rows, new_tokens)
         events = profiler.key_averages()
@@ -85,7 +86,7 @@ def operations(policy: CausalLMPolicy, rows: int) -> dict[str, float]:
                 "waits": sum(event.count for event in events if event.key in ("cudaStreamSynchronize", "cudaMemcpyAsync")),
             }
         )
-    return {name: (counts[1][name] - count) / 8 for name, count in counts[0].items()}
+    return {name: (counts[1][name] - count) / (2 * TOKENS_PER_READ) for name, count in counts[0].items()}
 
 
 def main(options: PartOptions) -> None:

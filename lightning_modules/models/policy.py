@@ -84,7 +84,7 @@ class SamplingProgress:
 
 
 OnProgress = Callable[[SamplingProgress], None]
-"""Told how far sampling has come, after every token of the batch."""
+"""Told how far sampling has come, each time that new tokens have reached the host."""
 
 
 class Policy(nn.Module, ABC):

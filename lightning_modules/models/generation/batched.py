@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_modules.models.generation.batching import Batching
-from lightning_modules.models.generation.completions import Place, Request, Row, requests, rows_of
+from lightning_modules.models.generation.completions import Place, Request, Row, requests, rows_of, uniforms_of
 from lightning_modules.models.generation.decoder import CohortT, Decoder
 from lightning_modules.models.generation.draw import draw
 from lightning_modules.models.generation.engine import SamplingEngine
@@ -32,12 +33,12 @@ class BatchedEngine(SamplingEngine, Generic[CohortT]):
 
     Args:
         decoder: runs the model.
-        batching: how much is decoded together.
+        batching: how much is decoded together; what suits the model's device by default.
     """
 
     def __init__(self, decoder: Decoder[CohortT], batching: Batching | None = None) -> None:
         self._decoder = decoder
-        self._batching = batching or Batching()
+        self._batching = batching
 
     @override
     @torch.no_grad()
@@ -51,12 +52,14 @@ class BatchedEngine(SamplingEngine, Generic[CohortT]):
         seed: int,
         on_progress: OnProgress | None,
     ) -> list[list[SampledCompletion]]:
-        call = _Call(self._decoder, self._batching, parameters, ends, seed)
-        for request in requests(prompts, num_samples, greedy=parameters.temperature == 0):
-            call.waiting.extend(request.pieces(self._batching.max_rows))
-        num_completions = sum(len(request.places) for request in call.waiting)
-        meter = ProgressMeter(on_progress, num_completions, parameters.max_new_tokens)
+        wanted = requests(prompts, num_samples, greedy=parameters.temperature == 0)
+        meter = ProgressMeter(on_progress, sum(len(request.places) for request in wanted), parameters.max_new_tokens)
         with self._decoder.mode():
+            longest = max((len(request.prompt) for request in wanted), default=0)
+            batching = self._batching or self._decoder.batching(longest + parameters.max_new_tokens)
+            call = _Call(self._decoder, batching, parameters, ends, seed)
+            for request in wanted:
+                call.waiting.extend(request.pieces(batching.max_rows))
             while call.waiting or call.flights:
                 meter.step(*call.step())
         return [[call.done[prompt, sample] for sample in range(num_samples)] for prompt in range(len(prompts))]
@@ -68,6 +71,20 @@ class _Flight(Generic[CohortT]):
 
     cohort: CohortT
     rows: list[Row]
+    uniforms: Tensor
+    """`[R, max_new_tokens]` float64, on the model's device."""
+    hidden: Tensor | None
+    """`[R, H]`, what predicts the first tokens; None once they are drawn."""
+    last: Tensor
+    """`[R]` int64, the tokens drawn last, on the model's device; empty before the first."""
+    num_drawn: int = 0
+
+    def keep(self, order: list[int]) -> None:
+        """Row i becomes what row `order[i]` was."""
+        self.rows = [self.rows[number] for number in order]
+        self.cohort.keep(order)
+        index = torch.tensor(order, device=self.last.device)
+        self.uniforms, self.last = self.uniforms[index], self.last[index]
 
 
 class _Call(Generic[CohortT]):
@@ -83,40 +100,56 @@ class _Call(Generic[CohortT]):
         self.done: dict[Place, SampledCompletion] = {}
 
     def step(self) -> tuple[int, list[int]]:
-        """One token for every row, new ones included; returns how many tokens, and the lengths of the rows done by them."""
-        hidden = self._go_on()
-        # Its first tokens are drawn together with the others' next.
-        hidden += self._start()
-        rows = [row for flight in self.flights for row in flight.rows]
-        self._draw(torch.cat(hidden), rows)
-        lengths = [len(row.token_ids) for row in rows if row.is_done]
+        """A few tokens for every row, new ones included; returns how many tokens, and the lengths of the rows done by them."""
+        self._start()
+        left = min(self._parameters.max_new_tokens - flight.num_drawn for flight in self.flights)
+        drawn = [self._draw() for _ in range(min(left, self._batching.tokens_per_read))]
+        num_tokens = self._read(drawn)
+        lengths = [len(row.token_ids) for flight in self.flights for row in flight.rows if row.is_done]
         if lengths:
             self._land()
-        return len(rows), lengths
+        return num_tokens, lengths
 
-    def _go_on(self) -> list[Tensor]:
-        if not self.flights:
-            return []
-        last = torch.tensor([row.token_ids[-1] for flight in self.flights for row in flight.rows])
-        return [self._decoder.advance([flight.cohort for flight in self.flights], last)]
-
-    def _start(self) -> list[Tensor]:
+    def _start(self) -> None:
         num_active = sum(len(flight.rows) for flight in self.flights)
         count = self._batching.next_bucket(self.waiting, num_active, equal_lengths=self._decoder.equal_lengths)
         if not count:
-            return []
+            return
         bucket = [self.waiting.popleft() for _ in range(count)]
         copies = [len(request.places) for request in bucket]
-        cohort, hidden = self._decoder.start([request.prompt for request in bucket], copies, self._parameters.max_new_tokens)
-        rows = [row for request in bucket for row in rows_of(request, self._parameters, self._seed)]
-        self.flights.append(_Flight(cohort, rows))
-        return [hidden]
+        max_new_tokens = self._parameters.max_new_tokens
+        cohort, hidden = self._decoder.start([request.prompt for request in bucket], copies, max_new_tokens)
+        rows = [row for request in bucket for row in rows_of(request, max_new_tokens)]
+        streams = np.stack([stream for request in bucket for stream in uniforms_of(request, max_new_tokens, self._seed)])
+        uniforms = torch.from_numpy(streams).to(hidden.device)
+        self.flights.append(_Flight(cohort, rows, uniforms, hidden, torch.empty(0, dtype=torch.int64, device=hidden.device)))
 
-    def _draw(self, hidden: Tensor, rows: Sequence[Row]) -> None:
-        uniforms = torch.tensor([row.next_uniform() for row in rows], dtype=torch.float64, device=hidden.device)
-        token_ids, logps = draw(self._decoder.logits(hidden), uniforms, self._parameters)
-        for row, token_id, logp in zip(rows, token_ids.tolist(), logps.tolist(), strict=True):
-            row.append(token_id, logp, self._ends)
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """`[B]` next tokens and their log-probs; the device goes on with them before the host has seen them."""
+        uniforms = _joined([flight.uniforms[:, flight.num_drawn] for flight in self.flights])
+        token_ids, logps = draw(self._decoder.logits(self._hidden()), uniforms, self._parameters)
+        for flight, last in zip(self.flights, torch.split(token_ids, [len(flight.rows) for flight in self.flights]), strict=True):
+            flight.last, flight.hidden = last, None
+            flight.num_drawn += 1
+        return token_ids, logps
+
+    def _hidden(self) -> Tensor:
+        """`[B, H]`. New rows' first tokens are drawn together with the others' next."""
+        going = [flight for flight in self.flights if flight.hidden is None]
+        parts = [flight.hidden for flight in self.flights if flight.hidden is not None]
+        if going:
+            last = _joined([flight.last for flight in going])
+            parts.insert(0, self._decoder.advance([flight.cohort for flight in going], last))
+        return _joined(parts)
+
+    def _read(self, drawn: Sequence[tuple[Tensor, Tensor]]) -> int:
+        """Give the rows what was drawn for them; returns how many tokens they took. The one wait for the device."""
+        token_ids, logps = (torch.stack(tensors) for tensors in zip(*drawn, strict=True))
+        # float64 holds every token id, so that both come in one copy.
+        columns = torch.stack([token_ids.double(), logps.double()]).cpu().transpose(1, 2)
+        rows = [row for flight in self.flights for row in flight.rows]
+        each = zip(rows, columns[0].long().tolist(), columns[1].tolist(), strict=True)
+        return sum(row.take(ids, values, self._ends) for row, ids, values in each)
 
     def _land(self) -> None:
         """Take rows that are done out of the batch."""
@@ -126,9 +159,14 @@ class _Call(Generic[CohortT]):
                 if row.is_done:
                     self.done.update(dict.fromkeys(row.places, row.completion()))
             if order and len(order) < len(flight.rows):
-                flight.cohort.keep(order)
-            flight.rows = [flight.rows[number] for number in order]
+                flight.keep(order)
+            elif not order:
+                flight.rows = []
         self.flights = [flight for flight in self.flights if flight.rows]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _survivors(alive: Sequence[bool]) -> list[int]:

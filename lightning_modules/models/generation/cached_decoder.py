@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lightning_modules.models.generation.decoder import Cohort, Decoder
 from lightning_modules.models.generation.logits import head_logits
-from lightning_modules.models.generation.mode import decoding_mode
+from lightning_modules.models.generation.mode import sampling_mode
 
 
 class CachedCohort(Cohort):
@@ -43,17 +43,17 @@ class CachedDecoder(Decoder[CachedCohort]):
     equal_lengths = True
 
     def __init__(self, model: PreTrainedModel, body: nn.Module, attention: str) -> None:
-        self._model = model
+        self.model = model
         self._body = body
         self._attention = attention
 
     @override
     def mode(self) -> AbstractContextManager[None]:
-        return decoding_mode(self._model, self._attention)
+        return sampling_mode(self.model, self._attention)
 
     @override
     def start(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], max_new_tokens: int) -> tuple[CachedCohort, Tensor]:
-        device = self._model.get_input_embeddings().weight.device
+        device = self.model.get_input_embeddings().weight.device
         input_ids = torch.tensor([list(prompt) for prompt in prompts], device=device)
         output = self._body(input_ids, use_cache=True)
         prompt_of_row = torch.arange(len(prompts)).repeat_interleave(torch.tensor(copies))
@@ -63,8 +63,7 @@ class CachedDecoder(Decoder[CachedCohort]):
 
     @override
     def advance(self, cohorts: Sequence[CachedCohort], token_ids: Tensor) -> Tensor:
-        on_device = token_ids.to(self._model.get_input_embeddings().weight.device)
-        parts = torch.split(on_device, [cohort.num_rows for cohort in cohorts])
+        parts = torch.split(token_ids, [cohort.num_rows for cohort in cohorts])
         return torch.cat([self._advance(cohort, part) for cohort, part in zip(cohorts, parts, strict=True)])
 
     def _advance(self, cohort: CachedCohort, token_ids: Tensor) -> Tensor:
@@ -76,4 +75,4 @@ class CachedDecoder(Decoder[CachedCohort]):
 
     @override
     def logits(self, hidden: Tensor) -> Tensor:
-        return head_logits(self._model, hidden)
+        return head_logits(self.model, hidden)

@@ -83,7 +83,8 @@ def _log_probs(decoder: Decoder[Any]) -> Tensor:
     """`[rows of three steps, V]`: rows of two prompts, one of them leaving on the way."""
     with decoder.mode():
         cohort, hidden = decoder.start([(1, 2, 0, 1, 2), (2, 1, 1, 0, 2)], _COPIES, 3)
-        logits = [decoder.logits(hidden), decoder.logits(decoder.advance([cohort], torch.tensor([0, 1, 2])))]
+        tokens = torch.tensor([0, 1, 2], device=hidden.device)
+        logits = [decoder.logits(hidden), decoder.logits(decoder.advance([cohort], tokens))]
         cohort.keep(_KEPT)
-        logits.append(decoder.logits(decoder.advance([cohort], torch.tensor([1, 0]))))
+        logits.append(decoder.logits(decoder.advance([cohort], tokens[[1, 0]])))
     return torch.cat(logits).log_softmax(-1)

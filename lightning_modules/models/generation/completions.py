@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lightning_modules.models.generation.streams import uniforms
-from lightning_modules.models.policy import SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import SampledCompletion
 
 Place = tuple[int, int]
 """(prompt of the call, sample of the prompt)."""
@@ -37,7 +38,7 @@ class Row:
     """A completion in progress."""
 
     places: tuple[Place, ...]
-    uniforms: npt.NDArray[np.float64]
+    max_new_tokens: int
     token_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finished: bool = False
@@ -46,17 +47,22 @@ class Row:
     @property
     def is_done(self) -> bool:
         """Finished, or cut."""
-        return self.finished or len(self.token_ids) == len(self.uniforms)
+        return self.finished or len(self.token_ids) == self.max_new_tokens
 
-    def next_uniform(self) -> float:
-        """The number that decides the next token."""
-        return float(self.uniforms[len(self.token_ids)])
+    def take(self, token_ids: Sequence[int], logps: Sequence[float], ends: frozenset[int]) -> int:
+        """Take tokens that were drawn, up to an end of sequence; returns how many.
 
-    def append(self, token_id: int, logp: float, ends: frozenset[int]) -> None:
-        """Take the token that was drawn."""
-        self.token_ids.append(token_id)
-        self.logps.append(logp)
-        self.finished = token_id in ends
+        Raises:
+            ValueError: if the logits that one was drawn from were not finite.
+        """
+        end = next((number for number, token_id in enumerate(token_ids) if token_id in ends), None)
+        self.finished = end is not None
+        count = len(token_ids) if end is None else end + 1
+        if not all(map(math.isfinite, logps[:count])):
+            raise ValueError("expected finite logits to sample from, got NaN or infinity. The policy's weights have diverged.")
+        self.token_ids.extend(token_ids[:count])
+        self.logps.extend(logps[:count])
+        return count
 
     def completion(self) -> SampledCompletion:
         """What the caller gets."""
@@ -91,8 +97,12 @@ def requests(prompts: Sequence[Sequence[int]], num_samples: int, *, greedy: bool
     return sorted(merged.values(), key=lambda request: len(request.prompt), reverse=True)
 
 
-def rows_of(request: Request, parameters: SamplingParameters, seed: int) -> list[Row]:
-    """A row for each completion of the request, with its stream."""
-    count = parameters.max_new_tokens
-    numbered = enumerate(request.places, start=request.first_sample)
-    return [Row(places, uniforms(seed, request.prompt, sample, count)) for sample, places in numbered]
+def rows_of(request: Request, max_new_tokens: int) -> list[Row]:
+    """A row for each completion of the request."""
+    return [Row(places, max_new_tokens) for places in request.places]
+
+
+def uniforms_of(request: Request, max_new_tokens: int, seed: int) -> list[npt.NDArray[np.float64]]:
+    """The stream of each completion of the request, a number for every token."""
+    samples = range(request.first_sample, request.first_sample + len(request.places))
+    return [uniforms(seed, request.prompt, sample, max_new_tokens) for sample in samples]

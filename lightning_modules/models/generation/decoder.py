@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightning_modules.models.generation.batching import Batching, batching_for
 
 
 class Cohort(ABC):
@@ -27,8 +30,13 @@ CohortT = TypeVar("CohortT", bound=Cohort)
 class Decoder(ABC, Generic[CohortT]):
     """Runs a model's body a token at a time. All calls are made inside `mode()` and without gradient."""
 
+    model: PreTrainedModel
     equal_lengths: bool
     """Whether the prompts of a cohort must have the same length."""
+
+    def batching(self, num_tokens: int) -> Batching:
+        """How much to decode together, with prompt and completion of `num_tokens`; called inside `mode()`."""
+        return batching_for(self.model, num_tokens)
 
     @abstractmethod
     def mode(self) -> AbstractContextManager[None]:
@@ -49,7 +57,7 @@ class Decoder(ABC, Generic[CohortT]):
 
     @abstractmethod
     def advance(self, cohorts: Sequence[CohortT], token_ids: Tensor) -> Tensor:
-        """Append `[B]` tokens (from the host), cohort by cohort; returns `[B, H]`, what predicts the tokens after them."""
+        """Append `[B]` tokens (on the model's device), cohort by cohort; returns `[B, H]`, what predicts the tokens after them."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

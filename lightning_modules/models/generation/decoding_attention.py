@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lightning_modules.models.attention import PackedCall, in_compute_type, packed_attention
-from lightning_modules.models.generation.kv_store import LayerStore, padded_prompts
 from lightning_modules.models.generation.packed_cohort import PackedCohort
-from lightning_modules.models.generation.shared_prefix import KeyValues, attend
+from lightning_modules.models.generation.shared_prefix import KeyValues
 
 DECODING_ATTENTION = "prefscope_decoding"
 """Name under which transformers finds `decoding_attention`."""
@@ -58,10 +57,10 @@ class PromptCall:
                 f"expected a sliding window of at least {longest} tokens (prompt plus max_new_tokens), got {window}. "
                 "Use `layout: padded` for this model, or shorten prompts or max_new_tokens."
             )
+        # Before they are stored: float32 keys would be cast again at every token.
+        query, key, value = in_compute_type(query, key, value)
         output, _ = packed_attention(module, query, key, value, None, packed=self.packed, **options)
-        lengths = segments.query_lengths
-        prompt = KeyValues(*(padded_prompts(tensor[0].transpose(0, 1), lengths) for tensor in (key, value)))
-        self.cohort.stores[module] = LayerStore(prompt, self.cohort.num_rows)
+        self.cohort.store(module, key[0].transpose(0, 1), value[0].transpose(0, 1))
         return output
 
 
@@ -76,16 +75,16 @@ class StepCall:
         sizes = [cohort.num_rows for cohort in self.cohorts]
         parts = (torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value))
         outputs = [_attend_cohort(module, cohort, q, k, v, options) for cohort, q, k, v in zip(self.cohorts, *parts, strict=True)]
-        return torch.cat(outputs).unsqueeze(0)
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0)
 
 
 def _attend_cohort(
     module: nn.Module, cohort: PackedCohort, query: Tensor, key: Tensor, value: Tensor, options: LayerOptions
 ) -> Tensor:
-    store, scaling = cohort.stores[module], options.get("scaling")
-    own = store.append(key, value, cohort.num_own)
+    scaling = options.get("scaling")
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend(query, store.prompt, own, cohort.layout, scaling=factor, softcap=options.get("softcap"))
+    new = KeyValues(key, value)
+    return cohort.stores[module].attend(query, new, cohort.num_own, cohort.layout, factor, options.get("softcap"))
 
 
 def decoding_attention(
@@ -108,8 +107,7 @@ def decoding_attention(
             f"expected {type(module).__name__} to hand on what it decodes and no mask, got decoding={decoding is not None}, "
             f"mask={attention_mask is not None}. Use `layout: padded` for this model."
         )
-    # Before they are stored: float32 keys would be cast again at every token.
-    return decoding.attend(module, *in_compute_type(query, key, value), **options), None
+    return decoding.attend(module, query, key, value, **options), None
 
 
 def register_decoding_attention() -> None:

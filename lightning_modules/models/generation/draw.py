@@ -29,14 +29,10 @@ def draw(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> tu
         parameters: temperature and nucleus.
 
     Returns:
-        `[B]` int64 tokens, and `[B]` their log-probs softmax(z)_y (nats), at temperature 1 and over the whole vocabulary.
-
-    Raises:
-        ValueError: if a row has logits that are not finite.
+        `[B]` int64 tokens, and `[B]` their log-probs log softmax(z)_y (nats), at temperature 1 and over the whole vocabulary.
+        Where the normaliser of a row is not finite its log-prob is not either, and the token means nothing.
     """
     normalizers = logits.logsumexp(-1)
-    if not torch.isfinite(normalizers).all():
-        raise ValueError("expected finite logits to sample from, got NaN or infinity. The policy's weights have diverged.")
     tokens = logits.argmax(-1) if parameters.temperature == 0 else _sampled(logits, uniforms, parameters)
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normalizers
 
@@ -71,7 +67,8 @@ def _smallest_kept(weights: Tensor, wanted: Tensor, candidates: int) -> Tensor:
     heaviest = weights.topk(candidates).values
     mass = heaviest.cumsum(-1, dtype=torch.float64)
     num_kept = (mass - heaviest < wanted[:, None]).sum(-1)
-    smallest = heaviest.gather(1, num_kept[:, None] - 1).squeeze(1)
+    # None are kept where the mass is NaN.
+    smallest = heaviest.gather(1, num_kept.clamp_(min=1)[:, None] - 1).squeeze(1)
     short = mass[:, -1] < wanted
     if candidates < weights.shape[1] and short.any():
         smallest[short] = _smallest_kept(weights[short], wanted[short], 16 * candidates)
@@ -93,7 +90,8 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     block, rest = _locate(masses, uniforms * masses.sum(-1))
     rows = torch.arange(len(weights), device=weights.device)
     offset, _ = _locate(blocks[rows, block].double(), rest)
-    return block * _BLOCK + offset
+    # Among NaNs the search may end anywhere.
+    return (block * _BLOCK + offset).clamp_(max=weights.shape[1] - 1)
 
 
 def _locate(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +99,6 @@ def _locate(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     running = masses.cumsum(-1)
     # Sums taken in another order may differ in the last bit: the target must stay below this one.
     target = torch.minimum(target, torch.nextafter(running[:, -1], torch.zeros_like(target)))
-    index = torch.searchsorted(running, target[:, None], right=True)
+    index = torch.searchsorted(running, target[:, None], right=True).clamp_(max=masses.shape[1] - 1)
     before = running.gather(1, index) - masses.gather(1, index)
     return index.squeeze(1), (target - before.squeeze(1)).clamp_(min=0)

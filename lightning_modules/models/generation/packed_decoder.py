@@ -22,7 +22,7 @@ from lightning_modules.models.generation.decoding_attention import (
     register_decoding_attention,
 )
 from lightning_modules.models.generation.logits import head_logits
-from lightning_modules.models.generation.mode import decoding_mode
+from lightning_modules.models.generation.mode import sampling_mode
 from lightning_modules.models.generation.packed_cohort import PackedCohort
 from lightning_modules.models.segments import PackedSegments
 
@@ -40,19 +40,19 @@ class PackedDecoder(Decoder[PackedCohort]):
 
     def __init__(self, model: PreTrainedModel, body: nn.Module, selector: BackendSelector) -> None:
         register_decoding_attention()
-        self._model = model
+        self.model = model
         self._body = body
         self._selector = selector
 
     @override
     def mode(self) -> AbstractContextManager[None]:
-        return decoding_mode(self._model, DECODING_ATTENTION)
+        return sampling_mode(self.model, DECODING_ATTENTION)
 
     @override
     def start(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], max_new_tokens: int) -> tuple[PackedCohort, Tensor]:
-        device = self._model.get_input_embeddings().weight.device
+        device = self.model.get_input_embeddings().weight.device
         lengths = tuple(map(len, prompts))
-        cohort = PackedCohort(lengths, copies, device)
+        cohort = PackedCohort(lengths, copies, max_new_tokens, device)
         call = PromptCall(PackedCall(_prompt_segments(lengths, device), self._selector), cohort, max_new_tokens)
         input_ids = torch.tensor(list(chain.from_iterable(prompts)), device=device)
         hidden = self._hidden(input_ids, torch.cat([torch.arange(length, device=device) for length in lengths]), call)
@@ -61,15 +61,15 @@ class PackedDecoder(Decoder[PackedCohort]):
 
     @override
     def advance(self, cohorts: Sequence[PackedCohort], token_ids: Tensor) -> Tensor:
-        positions = torch.cat([cohort.positions() for cohort in cohorts])
-        hidden = self._hidden(token_ids.to(positions.device), positions, StepCall(cohorts))
+        positions = [cohort.positions() for cohort in cohorts]
+        hidden = self._hidden(token_ids, positions[0] if len(positions) == 1 else torch.cat(positions), StepCall(cohorts))
         for cohort in cohorts:
             cohort.num_own += 1
         return hidden
 
     @override
     def logits(self, hidden: Tensor) -> Tensor:
-        return head_logits(self._model, hidden)
+        return head_logits(self.model, hidden)
 
     def _hidden(self, input_ids: Tensor, position_ids: Tensor, call: DecodingCall) -> Tensor:
         """`[N, H]`."""

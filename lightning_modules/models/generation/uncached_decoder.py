@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.decoder import Cohort, Decoder
 from lightning_modules.models.generation.logits import head_logits
-from lightning_modules.models.generation.mode import decoding_mode
+from lightning_modules.models.generation.mode import sampling_mode
 
 
 class UncachedCohort(Cohort):
@@ -38,19 +39,24 @@ class UncachedDecoder(Decoder[UncachedCohort]):
     equal_lengths = True
 
     def __init__(self, model: PreTrainedModel, body: nn.Module, attention: str) -> None:
-        self._model = model
+        self.model = model
         self._body = body
         self._attention = attention
 
     @property
     def device(self) -> torch.device:
         """Of the model."""
-        device: torch.device = self._model.get_input_embeddings().weight.device
+        device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @override
+    def batching(self, num_tokens: int) -> Batching:
+        # Its memory is that of a pass over all tokens of all rows, which the keys and values say nothing of.
+        return Batching()
+
+    @override
     def mode(self) -> AbstractContextManager[None]:
-        return decoding_mode(self._model, self._attention)
+        return sampling_mode(self.model, self._attention)
 
     @override
     def start(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], max_new_tokens: int) -> tuple[UncachedCohort, Tensor]:
@@ -60,7 +66,7 @@ class UncachedDecoder(Decoder[UncachedCohort]):
 
     @override
     def advance(self, cohorts: Sequence[UncachedCohort], token_ids: Tensor) -> Tensor:
-        parts = torch.split(token_ids.to(self.device), [len(cohort.token_ids) for cohort in cohorts])
+        parts = torch.split(token_ids, [len(cohort.token_ids) for cohort in cohorts])
         for cohort, part in zip(cohorts, parts, strict=True):
             cohort.token_ids = torch.cat([cohort.token_ids, part[:, None]], dim=1)
         return torch.cat([self._last_hidden(cohort.token_ids) for cohort in cohorts])
@@ -71,4 +77,4 @@ class UncachedDecoder(Decoder[UncachedCohort]):
 
     @override
     def logits(self, hidden: Tensor) -> Tensor:
-        return head_logits(self._model, hidden)
+        return head_logits(self.model, hidden)

@@ -117,8 +117,19 @@ def test_tiny_temperature_is_greedy_and_does_not_overflow() -> None:
     assert tokens.tolist() == [1]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_diverged_weights_are_named(temperature: float) -> None:
-    logits = torch.tensor([[1.0, math.nan, 2.0]])
-    with pytest.raises(ValueError, match="diverged"):
-        draw(logits, torch.tensor([0.5], dtype=torch.float64), SamplingParameters(temperature=temperature))
+@pytest.mark.parametrize("parameters", [SamplingParameters(1, 0), SamplingParameters(1), SamplingParameters(1, 0.7, 0.5)])
+@pytest.mark.parametrize("bad", [[1.0, math.nan, 2.0], [math.nan] * 3, [1.0, math.inf, 2.0], [-math.inf] * 3])
+def test_logits_that_are_not_finite_give_a_token_of_the_vocabulary_and_no_log_prob(
+    parameters: SamplingParameters, bad: list[float]
+) -> None:
+    # The host looks later: until then the token must be one that can be fed, or a device fails for good.
+    logits = torch.tensor([bad, [1.0, 2.0, 3.0]])
+    tokens, logps = draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), parameters)
+    assert ((tokens >= 0) & (tokens < 3)).all()
+    assert torch.isfinite(logps).tolist() == [False, True]
+
+
+def test_logits_of_minus_infinity_are_never_drawn() -> None:
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
+    tokens, logps = draw(logits, torch.tensor([0.999], dtype=torch.float64), SamplingParameters(1))
+    assert (tokens.tolist(), logps.tolist()) == ([1], [0.0])
