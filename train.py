@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pydoc import locate
+from types import NoneType
 from typing import Any, cast
 
 from jsonargparse import Namespace, _typehints
@@ -44,7 +46,7 @@ class ExperimentCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        with _class_change_forgets_arguments():
+        with _class_change_forgets_arguments(), _nested_values_stay_what_they_are():
             super().parse_arguments(parser, args)
 
     @override
@@ -141,6 +143,28 @@ def _class_change_forgets_arguments() -> Iterator[None]:
         yield
     finally:
         _typehints.discard_init_args_on_class_path_change = original
+
+
+@contextmanager
+def _nested_values_stay_what_they_are() -> Iterator[None]:
+    """Make `null` null, two and more levels deep, and in a list or a mapping there.
+
+    jsonargparse 4.53 reads such a value and writes it back as Python does: `null` becomes the text None. Written as JSON it is read
+    for what it is; the function that does it is replaced while arguments are parsed.
+    """
+
+    def adapt(value: Any, *args: object, **kwargs: object) -> object:  # noqa: ANN401
+        given = value.get("init_args") if isinstance(value, Namespace | dict) else None
+        if isinstance(given, _typehints.NestedArg) and isinstance(given.val, NoneType | list | dict):
+            value["init_args"] = given._replace(val=json.dumps(given.val))
+        return original(value, *args, **kwargs)
+
+    original = _typehints.adapt_class_type
+    _typehints.adapt_class_type = adapt
+    try:
+        yield
+    finally:
+        _typehints.adapt_class_type = original
 
 
 def _version() -> str:

@@ -21,6 +21,9 @@ from lightning_modules.step_output import StepOutput
 
 SIDES = ("chosen", "rejected")
 
+ROUNDING = 2e-6
+"""Of 1 + |log pi0| a token: a change below it is the order in which float32 was added up, some 16 of its last places."""
+
 _MOMENTS = ("x", "y", "xx", "yy", "xy")
 
 
@@ -51,17 +54,21 @@ def band(geometry: PairGeometry, incentives: tuple[Tensor, Tensor]) -> dict[str,
     }
 
 
-def against_realised(predicted: tuple[Tensor, Tensor], realised: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def against_realised(
+    predicted: tuple[Tensor, Tensor], realised: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor]
+) -> dict[str, Counted]:
     """What `explained` is made of: moments of the predicted and the realised changes of each side, and whether signs agree.
 
     Args:
         predicted: `([pairs], [pairs])` dL+ and dL-, any unit.
         realised: `([pairs], [pairs])` Delta+ and Delta-, nats.
+        known: `([pairs], [pairs])` bool: whether a realised change is more than rounding; others count for nothing.
     """
-    values = {"sign_agreement": predicted[0].sign() == realised[0].sign()}
-    for side, x, y in zip(SIDES, predicted, realised, strict=True):
+    values = {"sign_agreement": _where((predicted[0].sign() == realised[0].sign()).double(), known[0])}
+    for side, x, y, counts in zip(SIDES, predicted, realised, known, strict=True):
         x, y = x.double(), y.double()
-        values |= {f"{side}/moment/{name}": value for name, value in zip(_MOMENTS, (x, y, x * x, y * y, x * y), strict=True)}
+        moments = zip(_MOMENTS, (x, y, x * x, y * y, x * y), strict=True)
+        values |= {f"{side}/moment/{name}": _where(value, counts) for name, value in moments}
     return values
 
 
@@ -88,11 +95,13 @@ class DisentanglementMonitor(Diagnostic):
     def __init__(self, every_n_steps: int = 20, max_columns: int = MAX_COLUMNS) -> None:
         super().__init__(every_n_steps)
         self._reader = HeadReader(max_columns)
+        self._has_moved = False
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.is_due(trainer.global_step + 1):
             self._reader.watch(cast(Policy, pl_module.policy))
+            self._has_moved = trainer.global_step > 0
 
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
@@ -101,10 +110,11 @@ class DisentanglementMonitor(Diagnostic):
             return {}
         assert output.stats.hidden is not None, "there is no geometry without it"
         values = {**band(geometry, incentives), **ches(output.stats.hidden, batch)}
-        if batch.reference_token_logps is not None:
-            changes = output.stats.logps.detach() - batch.reference_token_logps
-            realised = sum_by_sequence(changes, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
-            values |= against_realised(geometry.predicted(incentives), cast(tuple[Tensor, Tensor], realised))
+        if batch.reference_token_logps is not None and self._has_moved:
+            realised = _pairs_of(output.stats.logps.detach() - batch.reference_token_logps, batch)
+            scales = _pairs_of(1 + batch.reference_token_logps.abs(), batch)
+            known = (realised[0].abs() > ROUNDING * scales[0], realised[1].abs() > ROUNDING * scales[1])
+            values |= against_realised(geometry.predicted(incentives), realised, known)
         return {f"head/{name}": value for name, value in values.items()}
 
     @override
@@ -116,6 +126,12 @@ class DisentanglementMonitor(Diagnostic):
         shares = {f"{side}/explained": explained(values, side) for side in SIDES}
         kept |= {name: share for name, share in shares.items() if share is not None}
         return {f"head/{name}": value for name, value in kept.items()}
+
+
+def _pairs_of(token_values: Tensor, batch: CompletionBatch) -> tuple[Tensor, Tensor]:
+    """`([pairs], [pairs])` sums over the tokens of both sides."""
+    chosen, rejected = sum_by_sequence(token_values, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
+    return chosen, rejected
 
 
 def _where(values: Tensor, counts: Tensor) -> Counted:

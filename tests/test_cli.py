@@ -117,6 +117,28 @@ def test_misspelt_hyperparameters_are_refused_by_name(run: Run, experiment: Path
     assert "betta" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("data.format.chosen", "null", None),
+        ("data.format.init_args.prompt", "null", None),
+        ("data.train.data_dir", "null", None),
+        ("model.policy.config", "{model_type: llama, head_dim: null}", {"model_type": "llama", "head_dim": None}),
+        ("model.policy.seed", "4", 4),
+        ("data.format.rejected", "nullable", "nullable"),
+    ],
+)
+def test_null_is_null_at_any_depth(
+    option: str, value: str, expected: object, run: Run, experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run("fit", "--config", experiment, f"--{option}", value, "--print_config")
+    found = yaml.safe_load(capsys.readouterr().out)
+    for part in option.split("."):
+        found = found[part] if part in found else found["init_args"][part]
+    assert found == expected
+
+
 def test_a_module_that_is_not_ours_is_refused(run: Run, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("fit", "--config", experiment, "--model", "lightning.pytorch.demos.boring_classes.BoringModel")

@@ -91,6 +91,10 @@ class PreferenceLoss(ABC):
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and implicit rewards."""
 
+    def likelihood_remedy(self) -> str:
+        """First clause of an alarm's advice where likelihoods fall; a loss with a term that holds chosen names its weight."""
+        return "Add a likelihood term (SFTDPOLoss)"
+
 
 def incentives(loss: PreferenceLoss, logps: SequenceLogps) -> tuple[Tensor, Tensor]:
     """d_w = -dl/dlog pi+ and d_l = +dl/dlog pi- of every pair's own loss, `([pairs], [pairs])`, by autograd on the tiny graph.

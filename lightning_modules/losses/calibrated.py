@@ -36,6 +36,10 @@ class CalibratedLoss(PreferenceLoss):
         # The class's attribute is that of the default loss; a frozen dataclass lets nothing be assigned.
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
 
+    def likelihood_remedy(self) -> str:
+        """See PreferenceLoss."""
+        return self.loss.likelihood_remedy()
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = _scaled(logps.policy_chosen, self.gain), _scaled(logps.policy_rejected, 1 / self.gain)

@@ -37,6 +37,10 @@ class CPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(weight=self.weight)
 
+    def likelihood_remedy(self) -> str:
+        """See PreferenceLoss."""
+        return f"Raise weight, that of the likelihood term (now {self.weight:g})"
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = self.beta * logps.policy_chosen, self.beta * logps.policy_rejected

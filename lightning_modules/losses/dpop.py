@@ -32,6 +32,10 @@ class DPOPLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(penalty=self.penalty)
 
+    def likelihood_remedy(self) -> str:
+        """See PreferenceLoss."""
+        return f"Raise penalty, the weight of the term that holds chosen (now {self.penalty:g})"
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen_logratios, rejected_logratios = logps.logratios()

@@ -37,6 +37,10 @@ class SFTDPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(gamma=self.gamma)
 
+    def likelihood_remedy(self) -> str:
+        """See PreferenceLoss."""
+        return f"Raise gamma, the weight of the likelihood term (now {self.gamma:g})"
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)

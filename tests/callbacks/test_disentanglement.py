@@ -44,16 +44,44 @@ def test_band_of_numbers_made_by_hand() -> None:
     assert [ratio.total.exp().item(), ratio.number.item()] == pytest.approx([0.5, 2])
 
 
+def _padded(values: tuple[torch.Tensor, ...], known: torch.Tensor) -> dict[str, Counted]:
+    x, y = values
+    return against_realised((x, y), (y, torch.ones(48)), (known, known))
+
+
 def test_explained_is_the_squared_correlation() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 40, generator=generator, dtype=torch.float64)
     y = 3 * x + 2 * y + 5
-    values = against_realised((x, y), (y, torch.ones(40)))
-    means = {name: value.double().mean().item() for name, value in values.items()}
+    everywhere = torch.ones(40, dtype=torch.bool)
+    # Eight more that have not moved beyond rounding count for nothing.
+    padded, known = (torch.cat([values, torch.full((8,), 7.0)]) for values in (x, y)), torch.arange(48) < 40
+    for values in (against_realised((x, y), (y, torch.ones(40)), (everywhere, everywhere)), _padded(tuple(padded), known)):
+        means = {name: (value.total / value.number).item() for name, value in values.items()}
+        assert means["sign_agreement"] == pytest.approx((x.sign() == y.sign()).double().mean().item())
     expected = torch.corrcoef(torch.stack([x, y]))[0, 1].item() ** 2
     assert explained(means, "chosen") == pytest.approx(expected)
     assert explained(means, "rejected") is None, "what never varies is not explained"
-    assert means["sign_agreement"] == pytest.approx((x.sign() == y.sign()).double().mean().item())
+
+
+@pytest.mark.parametrize(("rate", "moves"), [(0.0, False), (0.5, True)])
+def test_what_has_not_moved_is_left_out(rate: float, moves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached reference that rounded otherwise than the training pass, as it does where batches are packed otherwise."""
+    attach = ProbedPairs.set_reference_logps
+
+    def rounded(self: ProbedPairs, split: str, token_logps: torch.Tensor) -> None:
+        noise = torch.rand(len(token_logps), generator=torch.Generator().manual_seed(0)) - 0.5
+        attach(self, split, token_logps + 2e-6 * noise)
+
+    monkeypatch.setattr(ProbedPairs, "set_reference_logps", rounded)
+    module = PreferenceModule(TINY, DPOLoss(), partial(SGD, lr=rate), cache_dir=str(tmp_path))
+    data = ProbedPairs(make_pairs(4), [[0, 1], [2, 3], [0, 2], [1, 3]], 2)
+    trainer = fit(module, [DisentanglementMonitor(every_n_steps=2)], tmp_path, data=data, accumulate=2)
+    first, second = read_rows(Path(trainer.log_dir or ""), "disentanglement")
+    promised = {"head/sign_agreement", "head/chosen/explained", "head/rejected/explained"}
+    assert not promised & first.keys()
+    assert (promised & second.keys() == promised) == moves
+    assert moves or not promised & second.keys()
 
 
 def test_rows_are_the_geometry_of_the_policy_each_step_started_from(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from callbacks.alarms.conditions import MAX_WINDOW, Condition, Histories, History
 from callbacks.alarms.property_rules import PROPERTY_RULES
@@ -14,7 +17,13 @@ from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
 from callbacks.alarms.remedies import advice, centred_beta
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import Alarm, AlarmWatch
+from lightning_modules import losses
+from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
+from lightning_modules.losses.cal_dpo import CalDPOLoss
+from lightning_modules.losses.calibrated import CalibratedLoss
+from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.dpop import DPOPLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.ppo.kl_penalty import KLPenalty
@@ -141,9 +150,38 @@ def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
     assert alarms(again, SERIES) == []
 
 
+def every_loss() -> list[PreferenceLoss]:
+    """Each loss with its defaults. DPOP holds chosen below the reference alone, Cal-DPO aims at a value of either side."""
+    apart = (DPOPLoss, CalDPOLoss)
+    for module in pkgutil.iter_modules(losses.__path__):
+        importlib.import_module(f"{losses.__name__}.{module.name}")
+    return [kind() for kind in PreferenceLoss.__subclasses__() if kind.__module__.startswith(losses.__name__) and kind not in apart]
+
+
+def pull_of_a_perfect_pair(loss: PreferenceLoss) -> float:
+    """d_w - d_l where the pair is won by far: a contrast pulls as it pushes, so that what is left is a likelihood term."""
+    far = SequenceLogps(
+        policy_chosen=torch.tensor([-1.0], dtype=torch.float64),
+        policy_rejected=torch.tensor([-4000.0], dtype=torch.float64),
+        chosen_lengths=torch.tensor([4]),
+        rejected_lengths=torch.tensor([4]),
+        reference_chosen=torch.tensor([-900.0], dtype=torch.float64),
+        reference_rejected=torch.tensor([-900.0], dtype=torch.float64),
+        chosen_scores=torch.tensor([1.0]),
+        rejected_scores=torch.tensor([0.0]),
+    )
+    pull, push = incentives(loss, far)
+    return float(pull - push)
+
+
 def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
     assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
     assert advice({}, KLPenalty(0.01))["likelihood_term"] == "Raise the KL coefficient (now 0.01)"
+    for loss in every_loss():
+        term = advice({}, loss)["likelihood_term"]
+        assert ("Add" in str(term)) == (pull_of_a_perfect_pair(loss) < 1e-3), type(loss).__name__
+    held = CalibratedLoss(loss=CPOLoss(weight=2.0))
+    assert advice({}, held)["likelihood_term"] == "Raise weight, that of the likelihood term (now 2)"
     told = advice({"head/centre": 0.5}, SFTDPOLoss(beta=0.1, gamma=0.05))
     assert told["likelihood_term"] == "Raise gamma, the weight of the likelihood term (now 0.05)"
     assert told["beta_rejected"] == 0.05
