@@ -21,6 +21,7 @@ from typing_extensions import override
 from callbacks.stop_on_signal import StopOnSignal
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
+from lightning_modules.precision import require_supported_precision
 from lightning_modules.strategies import require_supported_name
 from lightning_modules.trained import TrainedModule
 
@@ -53,6 +54,7 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         require_supported_name(config.trainer.strategy)
+        require_supported_precision(config.trainer.precision, config.trainer.accelerator)
         _require_room_for_callbacks(config.trainer)
         _leave_out_switched_off(config.trainer)
         _require_checkpoint(config.get("ckpt_path"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -57,8 +58,10 @@ class GuardedModule(LightningModule):
         # float16 overflows now and then: the scaler leaves out what it has seen, and lowers its factor, which has an end.
         scaler = self._scaler
         overflows = scaler is not None and scaler.get_scale() > 1 and any(scaler._found_inf_per_device(optimizer).values())
-        self._train_means.update({} if overflows else norms)
         step = self.trainer.global_step + 1
+        if scaler is not None and overflows:
+            rank_zero_info(f"Step {step} is left out: its float16 gradients overflowed at a loss scale of {scaler.get_scale():g}.")
+        self._train_means.update({} if overflows else norms)
         if not self._guard.judge(step, optimizer, self._train_means.are_finite(), waits=scaler is not None):
             self.require_finite_means(self._train_means.compute())
 

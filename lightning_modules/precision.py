@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
-from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from torch import nn
 from typing_extensions import override
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+"""What is tested."""
+
+_ALIASES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+"""Lightning's short names."""
 
 
 class ParameterPrecision(Precision):
@@ -33,10 +41,43 @@ class ParameterPrecision(Precision):
         return module
 
 
+def require_supported_precision(precision: object, accelerator: object) -> None:
+    """Refuse a precision of the command line before anything is built, and before Lightning takes another one in its place.
+
+    Args:
+        precision: as `trainer.precision` has it.
+        accelerator: as `trainer.accelerator` has it; what is no name counts as a GPU.
+
+    Raises:
+        ValueError: if it is none that is tested, or float16 would have to be autocast on a CPU.
+    """
+    name = _ALIASES.get(str(precision), str(precision))
+    if name not in PRECISIONS:
+        _refuse(name)
+    if name == "16-mixed" and (accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())):
+        raise ValueError(
+            "expected a GPU under trainer.precision: 16-mixed, got a CPU, on which Lightning would train in bf16-mixed. "
+            "Use bf16-mixed or 32-true."
+        )
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(
+        f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {name}: it puts other layers in the place of those "
+        "that log-probs and diagnostics read. Use bf16-mixed."
+    )
+
+
 def of_parameters(plugin: Precision) -> Precision:
-    """The plugin to use in the place of Lightning's: `ParameterPrecision` for the true half and double precisions."""
+    """The plugin to use in the place of Lightning's: `ParameterPrecision` for the true half and double precisions.
+
+    Raises:
+        ValueError: if it is none that is tested.
+    """
     if isinstance(plugin, HalfPrecision):
         return ParameterPrecision(plugin.precision, plugin._desired_input_dtype)
     if isinstance(plugin, DoublePrecision):
         return ParameterPrecision(plugin.precision, torch.float64)
+    if type(plugin) is not Precision and not isinstance(plugin, MixedPrecision | ParameterPrecision):
+        _refuse(type(plugin).__name__)
     return plugin

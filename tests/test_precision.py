@@ -14,7 +14,7 @@ from callbacks.rows import read_rows
 from lightning_modules.base import BaseModule
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy
-from lightning_modules.precision import of_parameters
+from lightning_modules.precision import of_parameters, require_supported_precision
 from tests import tiny
 from tests.conftest import Run
 
@@ -83,6 +83,26 @@ def test_half_precision_weights_are_refused_where_steps_would_be_rounded_away(fi
         fit(precision, rounded=False)
 
 
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("16-mixed", "expected a GPU under trainer.precision: 16-mixed, got a CPU, on which Lightning would train in bf16-mixed"),
+        ("16", "expected a GPU under trainer.precision: 16-mixed"),
+        ("transformer-engine", "expected trainer.precision to be one of 32-true, .*, got transformer-engine: .*Use bf16-mixed"),
+        ("transformer-engine-float16", "got transformer-engine-float16"),
+    ],
+)
+def test_what_would_be_another_precision_is_refused_before_anything_is_built(precision: str, message: str, run: Run) -> None:
+    config = Path(__file__).parents[1] / "configs" / "experiment" / "arithmetic_dpo.yaml"
+    with pytest.raises(ValueError, match=message):
+        run("fit", "--config", config, "--trainer.accelerator", "cpu", "--trainer.precision", precision)
+
+
+@pytest.mark.parametrize("precision", [None, 32, "32", "bf16", "64-true", "bf16-true", "16-true"])
+def test_lightnings_other_names_are_taken(precision: object) -> None:
+    require_supported_precision(precision, "cpu")
+
+
 def test_only_the_true_precisions_are_replaced() -> None:
     plain, mixed = Precision(), MixedPrecision("bf16-mixed", "cpu")
     assert of_parameters(plain) is plain
@@ -90,6 +110,12 @@ def test_only_the_true_precisions_are_replaced() -> None:
     replaced = of_parameters(HalfPrecision("bf16-true"))
     assert replaced.precision == "bf16-true"
     assert of_parameters(replaced) is replaced
+
+    class Other(Precision):
+        """As a package's plugin is."""
+
+    with pytest.raises(ValueError, match=r"expected trainer\.precision to be one of .*, got Other"):
+        of_parameters(Other())
     tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
     of_parameters(DoublePrecision()).convert_module(tied)

@@ -175,7 +175,11 @@ def test_steps_of_several_microbatches_are_named_whole(folder: Path, tmp_path: P
 
 @pytest.mark.parametrize("optimizer", ["fused", "foreach"])
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_an_overflow_of_float16_is_left_to_the_scaler(stage: str, optimizer: str, folder: Path, tmp_path: Path) -> None:
+def test_an_overflow_of_float16_is_left_to_the_scaler(
+    stage: str, optimizer: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     def fit_scaled(name: str, initial: float, *callbacks: Callback) -> tuple[TrainedModule, torch.amp.GradScaler]:
         scaler = torch.amp.GradScaler("cpu", init_scale=initial, growth_interval=1000)
         module = module_of(stage, OPTIMIZERS[optimizer], folder)
@@ -185,6 +189,7 @@ def test_an_overflow_of_float16_is_left_to_the_scaler(stage: str, optimizer: str
 
     module, scaler = fit_scaled("overflow", 2.0**127, SpoilBackward(2))
     assert scaler.get_scale() < 2.0**127
+    assert "Step 2 is left out: its float16 gradients overflowed at a loss scale of " in caplog.text
     assert all(tensor.isfinite().all() for tensor in weights(module).values())
     # The factor sinks from 4 to 1 in vain.
     with pytest.raises(ValueError, match=r"grad_norm, got nan in step 4,"):
