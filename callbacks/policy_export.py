@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 from typing_extensions import override
 
 from callbacks.decoding import decoder_of
 from callbacks.run_files import run_folder
+from lightning_modules.models.sharding import is_sharded
+from lightning_modules.models.weights import keep_weights
 from lightning_modules.trainer_options import is_averaged
 
 
@@ -20,6 +24,9 @@ class SavingPolicy(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder that is not there yet."""
+
+    def try_save(self, folder: Path) -> None:
+        """Raise what would make that fail; weights are not written."""
 
 
 class ExportedModule(Protocol):
@@ -45,8 +52,12 @@ class PolicyExport(Callback):
     Where weights are averaged (`WeightAveraging` of Lightning) the average is saved. The tokenizer goes with it, so that the folder
     is all that the next stage, or another tool, needs.
 
+    What can fail is tried before the first step. If it fails all the same, the weights as they were trained are written to
+    `<run>/policy_weights.safetensors`, a state that `load_state_dict` of the same recipe takes; a half-written folder is called
+    `policy.partial`.
+
     Raises:
-        ValueError: when a fit starts without a run folder, rather than when its work is done.
+        ValueError: when a fit starts without a run folder or with a policy that cannot be saved, rather than when its work is done.
     """
 
     folder_name = "policy"
@@ -55,7 +66,13 @@ class PolicyExport(Callback):
         self._is_done = False
 
     def exported(self, pl_module: LightningModule) -> SavingPolicy:
-        """What is saved."""
+        """What is saved.
+
+        Raises:
+            ValueError: if the module trains no policy.
+        """
+        if not hasattr(pl_module, "policy"):
+            raise ValueError(f"expected a module with a policy to export, got {type(pl_module).__name__}. Use RewardExport.")
         return cast(ExportedModule, pl_module).policy
 
     def save_tokenizer(self, tokenizer: SavingTokenizer, folder: Path) -> None:
@@ -65,10 +82,21 @@ class PolicyExport(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._is_done = False
-        if trainer.is_global_zero and not _is_trial(trainer) and run_folder(trainer) is None:
+        if _is_trial(trainer):
+            return
+        if not trainer.is_global_zero:
+            # The first rank alone knows the folder; the others take part in gathering.
+            self.exported(pl_module).try_save(Path())
+            return
+        folder = run_folder(trainer)
+        if folder is None:
             raise ValueError(
                 "expected a logger with a folder to save the policy in, got none. Set trainer.logger to TensorBoardLogger."
             )
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".try_save_") as name:
+            self.exported(pl_module).try_save(Path(name))
+            self._write_tokenizer(trainer, Path(name))
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,12 +116,34 @@ class PolicyExport(Callback):
         self._is_done = True
         cast(ExportedModule, pl_module).require_finite()
         target = _agreed_folder(trainer, self.folder_name)
-        # Every rank calls it, for a sharded policy is gathered; the first one writes.
-        self.exported(pl_module).save(target)
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            # Every rank calls it, for a sharded policy is gathered; the first one writes.
+            self.exported(pl_module).save(partial)
+            self._write_tokenizer(trainer, partial)
+            if trainer.is_global_zero:
+                partial.rename(target)
+        except Exception as error:
+            kept = self._keep(pl_module, target)
+            raise ValueError(f"expected to write the trained {self.folder_name} to {target}, got: {error!r}. {kept}") from error
+        rank_zero_info(f"The trained {self.folder_name.replace('_', ' ')} is in {target}")
+
+    def _write_tokenizer(self, trainer: Trainer, folder: Path) -> None:
         tokenizer: object = decoder_of(trainer)
         if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
-            self.save_tokenizer(tokenizer, target)
-        rank_zero_info(f"The trained {self.folder_name.replace('_', ' ')} is in {target}")
+            self.save_tokenizer(tokenizer, folder)
+
+    def _keep(self, pl_module: LightningModule, target: Path) -> str:
+        """Write the weights as they were trained; says where they are."""
+        model, file = self.exported(pl_module), target.with_name(f"{target.name}_weights.safetensors")
+        # Gathering shards takes all ranks, of which this one alone may be here.
+        if not isinstance(model, nn.Module) or is_sharded(model):
+            return "The last checkpoint of the run has the weights."
+        keep_weights(model, file)
+        return (
+            f"Nothing is lost: the weights as they were trained are in {file}, for load_state_dict of what the config builds "
+            "(safetensors.torch.load_file reads it)."
+        )
 
 
 def _agreed_folder(trainer: Trainer, name: str) -> Path:

@@ -30,7 +30,7 @@ from lightning_modules.models.router import balance_loss_of, row_weights
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import gathers, shard, whole, whole_copy
 from lightning_modules.models.tiled_logits import LogitTransform
-from lightning_modules.models.weights import fingerprint, save_model
+from lightning_modules.models.weights import fingerprint, save_model, try_save
 from lightning_modules.token_stats import TokenStats
 
 Layout = Literal["packed", "padded"]
@@ -212,6 +212,10 @@ class CausalLMPolicy(Policy):
     def save(self, folder: Path) -> None:
         """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`)."""
         save_model(self.model, folder)
+
+    def try_save(self, folder: Path) -> None:
+        """Find out whether `save` can fail, without writing weights (see `weights.try_save`)."""
+        try_save(self.model, folder)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the model over the ranks of `mesh`, layer by layer (see `Policy`)."""

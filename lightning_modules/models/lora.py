@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -39,31 +39,44 @@ def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> None:
     config = LoraConfig(r=spec.r, lora_alpha=spec.alpha, lora_dropout=0.0, target_modules=spec.target_modules)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inject_adapter_in_model(config, model)
+        with warnings.catch_warnings():
+            # Of peft's own translation to fused experts, whose rank and alpha it then leaves as they are.
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")
+            inject_adapter_in_model(config, model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def merged_state_dict(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     """State of the plain model that computes the same: W + (alpha / r) B A under the name of W.
 
     Args:
-        model: the adapted model, which is left as it is.
-        state: its whole state.
+        model: the adapted model with whole weights, which is left as it is.
+
+    Raises:
+        ValueError: if an adapter has no weight to be merged into.
     """
     from peft.tuners.lora import LoraLayer
 
-    merged = {name: value for name, value in state.items() if ".lora_" not in name and ".base_layer." not in name}
-    merged |= {name.replace(".base_layer.", "."): value for name, value in state.items() if ".base_layer." in name}
+    merged = {_plain(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            down, up = (state[f"{name}.lora_{side}.default.weight"] for side in "AB")
-            update = module.scaling["default"] * (up @ down)
-            weight = merged[f"{name}.weight"]
-            # GPT-2 keeps its weights the other way round.
-            merged[f"{name}.weight"] = (weight + (update.T if module.fan_in_fan_out else update)).to(weight.dtype)
+            # Experts are one parameter of three dimensions, which peft wraps by its own name, one wrapper in another.
+            own = f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"
+            if own not in merged:
+                raise ValueError(
+                    f"expected a weight {own} to merge an adapter into, got none: {type(module).__name__} around "
+                    f"{type(module.get_base_layer()).__name__}. Leave it out of lora.target_modules."
+                )
+            weight = merged[own]
+            update = module.get_delta_weight("default")
+            merged[own] = (weight + update.reshape(weight.shape)).to(weight.dtype)
     return merged
+
+
+def _plain(name: str) -> str:
+    return name.replace(".base_layer", "")
 
 
 def has_adapters(model: PreTrainedModel) -> bool:

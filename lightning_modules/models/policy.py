@@ -192,6 +192,14 @@ class Policy(nn.Module, ABC):
         """Where a sharded policy samples on each rank by itself, as often as that rank likes; enter it on every rank."""
         yield
 
+    def try_save(self, folder: Path) -> None:
+        """Raise now what would make `save` fail when the work is done; nothing by default. Call it on every rank.
+
+        Args:
+            folder: an empty one, on the disk that the weights will go to.
+        """
+        return
+
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
         shard(self, mesh, ())

@@ -60,6 +60,10 @@ class RewardModel(nn.Module, ABC):
             FileExistsError: if the folder holds something already.
         """
 
+    @abstractmethod
+    def try_save(self, folder: Path) -> None:
+        """Raise now what would make `save` fail when the work is done (see `Policy.try_save`)."""
+
 
 class LastTokenReward(ScalarModel, RewardModel):
     """The scalar of each completion's last token."""
@@ -142,6 +146,10 @@ class LikelihoodReward(RewardModel):
     @override
     def save(self, folder: Path) -> None:
         self.policy.save(folder)
+
+    @override
+    def try_save(self, folder: Path) -> None:
+        self.policy.try_save(folder)
 
 
 def _trained_pooling(config: PreTrainedConfig) -> Pooling | None:

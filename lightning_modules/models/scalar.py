@@ -31,7 +31,7 @@ from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import shard
-from lightning_modules.models.weights import fingerprint, save_model
+from lightning_modules.models.weights import fingerprint, save_model, try_save
 
 POOLING_ENTRY = "reward_pooling"
 """Configuration entry of a model whose head this project trains: where it is read. The judge knows by it what the model reads."""
@@ -113,6 +113,10 @@ class ScalarModel(nn.Module):
         """
         save_model(self.model, folder)
 
+    def try_save(self, folder: Path) -> None:
+        """Find out whether `save` can fail, without writing weights (see `weights.try_save`)."""
+        try_save(self.model, folder)
+
 
 def in_float32(layer: nn.Linear, rows: Tensor) -> Tensor:
     """The layer's output in float32 or better, whatever weights and autocast are: bfloat16 knows a number to three digits alone."""
@@ -161,8 +165,7 @@ def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
     config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForSequenceClassification.from_config(config, dtype=next(decoder.parameters()).dtype)
-    state = decoder.state_dict()
-    model.get_decoder().load_state_dict(merged_state_dict(decoder, state) if has_adapters(decoder) else state)
+    model.get_decoder().load_state_dict(merged_state_dict(decoder) if has_adapters(decoder) else decoder.state_dict())
     scalar = ScalarModel(model)
     nn.init.zeros_(scalar.head.weight)
     return _checked(scalar)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_modules.models.lora import has_adapters, merged_state_dict
-from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_state_dict
+from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_copy, whole_state_dict
 
 _NOT_WEIGHING = ("_name_or_path", "transformers_version", "_attn_implementation", "quantization_config", "use_cache")
 """Configuration entries that log-probs do not depend on."""
@@ -49,11 +52,51 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     # The first rank alone looks: another one, if late, would find what the first has written.
     if is_first_rank() and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"expected {folder} to be empty, found {len(list(folder.iterdir()))} entries. Choose another folder.")
-    weights = _gathered(model)
-    if is_first_rank() and has_adapters(model):
-        weights = merged_state_dict(model, model.state_dict() if weights is None else weights)
+    weights = _to_write(model)
     if is_first_rank():
         model.save_pretrained(folder, state_dict=weights)
+
+
+def try_save(model: PreTrainedModel, folder: Path) -> None:
+    """Do all of `save_model` that can fail, but for the writing of the weights: merge adapters, write the rest, look for room.
+
+    Call it on every rank.
+
+    Args:
+        model: as `save_model` takes it.
+        folder: an empty one on the disk that the model will go to; the first rank writes configurations into it.
+
+    Raises:
+        ValueError: if an adapter cannot be merged, a configuration cannot be written, or there is no room for the weights.
+    """
+    if has_adapters(model):
+        _to_write(model)
+    if not is_first_rank():
+        return
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"expected {needed / 1e9:.1f} GB of room for the weights on the disk of {folder}, got {free / 1e9:.1f}. Free some, or "
+            "set trainer.logger.init_args.save_dir to another disk."
+        )
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+
+
+def keep_weights(model: nn.Module, file: Path) -> None:
+    """Write a state as it is, one tensor after another, where the proper save has failed: `load_state_dict` takes it back."""
+    state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+    save_file(state, file)
+
+
+def _to_write(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
+    """The plain model's weights on the first rank; None where the model itself has them. A collective for a sharded model."""
+    if not has_adapters(model):
+        return _gathered(model)
+    whole = whole_copy(model) if is_sharded(model) else model
+    return merged_state_dict(whole) if is_first_rank() else None
 
 
 def _gathered(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
