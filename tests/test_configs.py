@@ -185,6 +185,14 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def test_the_lock_has_a_hash_of_every_tested_version() -> None:
+    lock = (ROOT / "constraints.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split() for line in lock.splitlines() if not line.startswith("#")]
+    # A marker, such as `; sys_platform == 'linux'`, may stand between version and hashes.
+    assert {normal(line[0].split("==")[0]): line[0].split("==")[1] for line in lines} == pinned()
+    assert [line[0] for line in lines if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", " ".join(line))] == []
+
+
 def test_the_tested_versions_lie_within_the_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
