@@ -26,6 +26,7 @@ from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.dpop import DPOPLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
+from lightning_modules.losses.sppo import SPPOLoss
 from lightning_modules.ppo.kl_penalty import KLPenalty
 
 
@@ -151,8 +152,8 @@ def test_a_changed_rule_counts_anew_but_keeps_what_was_said() -> None:
 
 
 def every_loss() -> list[PreferenceLoss]:
-    """Each loss with its defaults. DPOP holds chosen below the reference alone, Cal-DPO aims at a value of either side."""
-    apart = (DPOPLoss, CalDPOLoss)
+    """Each loss with its defaults. DPOP holds chosen below the reference alone, Cal-DPO and SPPO aim at values."""
+    apart = (DPOPLoss, CalDPOLoss, SPPOLoss)
     for module in pkgutil.iter_modules(losses.__path__):
         importlib.import_module(f"{losses.__name__}.{module.name}")
     return [kind() for kind in PreferenceLoss.__subclasses__() if kind.__module__.startswith(losses.__name__) and kind not in apart]
