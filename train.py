@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
+from callbacks.checkpoint_file import require_whole
 from callbacks.stop_on_signal import StopOnSignal
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
@@ -34,6 +35,12 @@ class ExperimentCLI(LightningCLI):
     """
 
     @override
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        # Of both: the loader takes up a position, the module its weights.
+        self.model.allow_changed_data = self.datamodule.allow_changed_data = self.config[self.subcommand].allow_changed_data
+
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         # Behind those that write checkpoints, which Lightning puts last.
@@ -42,6 +49,14 @@ class ExperimentCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--allow_changed_data",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="Resume (ckpt_path) although the training data, or the reference, are not the checkpoint's.",
+        )
         parser.link_arguments("data.init_args.scenario", "model.init_args.policy.init_args.initial_row", compute_fn=initial_row)
         parser.link_arguments("data.init_args.num_seeds", "model.init_args.policy.init_args.num_seeds")
 
@@ -51,13 +66,17 @@ class ExperimentCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        # Lightning's own reads the whole file here, for hyperparameters that no checkpoint of ours has.
+        _require_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
+    @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         require_supported_name(config.trainer.strategy)
         require_supported_precision(config.trainer.precision, config.trainer.accelerator)
         _require_room_for_callbacks(config.trainer)
         _leave_out_switched_off(config.trainer)
-        _require_checkpoint(config.get("ckpt_path"))
         if config.config:
             _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
         _share_tokenizer(config)
@@ -103,9 +122,12 @@ def _leave_out_switched_off(trainer: Namespace) -> None:
 
 
 def _require_checkpoint(path: str | None) -> None:
-    """Refuse a checkpoint that is not there before models and data are built."""
+    """Refuse a checkpoint that is not there, or is damaged, before models and data are built."""
     # Lightning's own words for one, such as best, last and registry:<model>, are no paths.
-    if path is None or not path.endswith(".ckpt") or Path(path).exists():
+    if path is None or not path.endswith(".ckpt"):
+        return
+    if Path(path).exists():
+        require_whole(Path(path))
         return
     known = sorted(Path("runs").glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     newest = f"The newest one here is {known[-1]}." if known else "Runs keep theirs at <run folder>/checkpoints/last.ckpt."

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from callbacks.checkpoint_file import WholeFileIO
 from datamodules.ranges import require_at_least
 
 
@@ -33,6 +36,13 @@ class RunCheckpoint(ModelCheckpoint):
         """The checkpoint that was written last."""
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        # A plugin that the user chose stays.
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
+
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
         # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
@@ -52,6 +62,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
+        for logger in trainer.loggers:
+            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
         super()._save_checkpoint(trainer, filepath)
         self.newest = filepath
         # Now, before the older file goes.

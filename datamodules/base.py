@@ -50,6 +50,9 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
+    allow_changed_data = False
+    """Whether a checkpoint of a run on other data is resumed."""
+
     def __init__(
         self,
         batch_size: int | None = 32,
@@ -99,7 +102,8 @@ class BaseDataModule(LightningDataModule, ABC):
         plan = self.step_plan()
         self._log_left_out(plan)
         rank, world_size = self.step_part
-        loader = ResumableLoader(self.dataset("train"), plan, rank=rank, world_size=world_size, num_workers=self.num_workers)
+        part = {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
+        loader = ResumableLoader(self.dataset("train"), plan, **part, accepts_changes=self.allow_changed_data)
         self._require_whole_steps(len(loader))
         return loader
 
@@ -156,6 +160,10 @@ class BaseDataModule(LightningDataModule, ABC):
         if split not in self._fingerprints:
             self._fingerprints[split] = self.dataset(split).examples.fingerprint()
         return self._fingerprints[split]
+
+    def training_content(self) -> dict[str, str]:
+        """`{what: hex digest}` of what a run trains on, and a resumed one has to."""
+        return {"training data": self.dataset("train").examples.content()}
 
     def splits(self) -> Iterable[str]:
         """Names of the splits that are set up."""

@@ -93,6 +93,11 @@ class OnPolicyPreferenceModule(PreferenceModule):
             return self._with_reference(pairs) if self.loss.needs_reference else pairs
 
     @override
+    def made_with(self) -> dict[str, str]:
+        own = {"reference": self._frozen.policy.fingerprint()} if self.loss.needs_reference else {}
+        return super().made_with() | own
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["rollouts"] = self._number

@@ -62,6 +62,11 @@ class PreferenceModule(BaseModule):
         self._ensure_reference()
 
     @override
+    def made_with(self) -> dict[str, str]:
+        known = self._scorer.fingerprint
+        return super().made_with() | ({"reference": known} if self.loss.needs_reference and known else {})
+
+    @override
     def on_validation_start(self) -> None:
         self._ensure_reference()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -35,3 +35,27 @@ def apply_changes(optimizer: Optimizer, then: Sequence[dict[str, Any]], now: Hyp
         if changed:
             rank_zero_warn(f"The config differs from the checkpoint's, and wins: the optimizer goes on with {changed}.")
         group.update(changed)
+
+
+def require_same(then: Mapping[str, str] | None, now: Mapping[str, str], *, is_allowed: bool) -> None:
+    """Refuse to go on with other data, or another reference, than the checkpoint was trained with.
+
+    Args:
+        then: `{what: digest}` of the run that wrote the checkpoint; None where it does not say.
+        now: of this run.
+        is_allowed: whether a difference is only warned of.
+
+    Raises:
+        ValueError: if something differs and is not allowed to; it is named.
+    """
+    if then is None:
+        rank_zero_warn("The checkpoint does not say which data it was trained on: whether they are these cannot be seen.")
+        return
+    changed = " and ".join(name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name))
+    if changed and is_allowed:
+        rank_zero_warn(f"The {changed} differ from the checkpoint's, as --allow_changed_data allows.")
+    elif changed:
+        raise ValueError(
+            f"expected the {changed} that the checkpoint was trained with, got others. Resume with those of the run that wrote it, "
+            "start a new run from its weights, or go on with --allow_changed_data."
+        )

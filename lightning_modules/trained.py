@@ -18,7 +18,7 @@ from lightning_modules.means import CountedMeans
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import whole
 from lightning_modules.precision import of_parameters
-from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters
+from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters, require_same
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
 from lightning_modules.trainer_options import settle_options
@@ -38,6 +38,9 @@ class TrainedModule(GuardedModule):
         lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
     """
 
+    allow_changed_data = False
+    """Whether a checkpoint that was trained on other data, or against another reference, is resumed."""
+
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__()
         self._make_optimizer = optimizer
@@ -45,6 +48,8 @@ class TrainedModule(GuardedModule):
         self._eval_means = CountedMeans()
         self._configured: Hyperparameters = []
         self._configured_then: Hyperparameters = []
+        self._made_with: dict[str, str] = {}
+        self._made_with_then: dict[str, str] | None = None
 
     @override
     def setup(self, stage: str) -> None:
@@ -69,6 +74,11 @@ class TrainedModule(GuardedModule):
         """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def made_with(self) -> dict[str, str]:
+        """`{what: digest}` of what, besides the config, a resumed run has to have again: the training data, the reference."""
+        content = getattr(self.trainer.datamodule, "training_content", None)  # type: ignore[attr-defined]
+        return {} if content is None else dict(content())
+
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer(self.trained_parameters())
@@ -81,8 +91,10 @@ class TrainedModule(GuardedModule):
 
     @override
     def on_train_start(self) -> None:
+        self._made_with = self.made_with()
         # on_fit_start would be too early: the optimizer is restored between the two.
         if self._configured_then:
+            require_same(self._made_with_then, self._made_with, is_allowed=self.allow_changed_data)
             is_scheduled = self._make_scheduler is not None
             apply_changes(self.trainer.optimizers[0], self._configured_then, self._configured, is_scheduled=is_scheduled)
 
@@ -125,11 +137,13 @@ class TrainedModule(GuardedModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["train_means"] = self._train_means.state_dict()
         checkpoint["optimizer_config"] = self._configured
+        checkpoint["made_with"] = self._made_with
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._configured_then = checkpoint["optimizer_config"]
+        self._made_with_then = checkpoint.get("made_with")
         keep = self.trainer.is_global_zero
         self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
 

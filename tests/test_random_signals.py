@@ -17,7 +17,6 @@ from lightning.pytorch import Callback
 
 from tests import test_resume_ppo, tiny
 from tests.test_resume import differences, start
-from tests.test_strategies import DDP
 
 STEPS = 60
 PATIENCE = 120.0
@@ -43,7 +42,7 @@ def config(stage: str, processes: int, folder: Path) -> dict[str, Any]:
     keeper = {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 4}}
     pace = {"class_path": "tests.test_random_signals.Pace"}
     parts["trainer"] |= {"callbacks": [keeper, pace], "max_steps": STEPS, "devices": processes}
-    parts["trainer"] |= {"strategy": DDP} if processes > 1 else {}
+    parts["trainer"] |= {"strategy": "ddp"} if processes > 1 else {}
     return parts
 
 

@@ -15,6 +15,9 @@ from datamodules.loading.sampler import Microbatch, StepPlan
 from datamodules.packing import pack
 from datamodules.sources.store import ExampleStore
 
+_OF_DATA = {"number of prompts", "lengths of the prompts"}
+"""Parts of a plan that come from the data."""
+
 
 class SplitDataset(Dataset[CompletionBatch]):
     """The examples of a split, packed on request; carries the reference log-probs once they are known.
@@ -100,14 +103,25 @@ class ResumableLoader:
         rank: of this process.
         world_size: ranks; rank r takes the microbatches r, r + world_size, ... of each step.
         num_workers: processes that pack ahead; 0 packs in this one.
+        accepts_changes: whether a position in other data is taken up.
     """
 
-    def __init__(self, dataset: SplitDataset, plan: StepPlan, *, rank: int = 0, world_size: int = 1, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: SplitDataset,
+        plan: StepPlan,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        accepts_changes: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._plan = plan
         self._rank = rank
         self._world_size = world_size
         self._num_workers = num_workers
+        self._accepts_changes = accepts_changes
         self._epoch = 0
         self._position = 0
         self._announced: int | None = None
@@ -136,7 +150,7 @@ class ResumableLoader:
             "position": self._position,
             "announced": self._announced,
             "accumulation": self._accumulation,
-            "plan": self._plan.fingerprint(),
+            "plan": self._plan.parts(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -145,14 +159,17 @@ class ResumableLoader:
         Raises:
             ValueError: if the data, its order, or the accumulation is not what the position was saved with.
         """
-        expected = {"plan": self._plan.fingerprint(), "accumulation": self._accumulation}
-        saved = {name: state[name] for name in expected}
-        if saved != expected:
+        now = self._plan.parts() | {"accumulate_grad_batches": str(self._accumulation)}
+        then = state["plan"] | {"accumulate_grad_batches": str(state["accumulation"])}
+        changed = {name for name in now if then.get(name) != now[name]} - (_OF_DATA if self._accepts_changes else set())
+        if changed:
+            named = "; ".join(f"{name}: {then.get(name)}, now {now[name]}" for name in now if name in changed)
             raise ValueError(
-                f"expected a checkpoint of this data and order ({expected}), got one of {saved}. Resume with the data, seed, "
-                "batch size and accumulate_grad_batches of the run that wrote it, or start a new run from its weights."
+                f"expected a checkpoint of this data and order, got one of others ({named}). Resume with the data, seed, batch "
+                "size and accumulate_grad_batches of the run that wrote it, or start a new run from its weights. Other data "
+                "alone are accepted with --allow_changed_data."
             )
-        self._epoch, self._position, self._announced = state["epoch"], state["position"], state["announced"]
+        self._epoch, self._position, self._announced = state["epoch"], min(state["position"], len(self)), state["announced"]
 
     def __len__(self) -> int:
         return self._plan.steps_per_epoch * self._accumulation

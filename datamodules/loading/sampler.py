@@ -94,9 +94,17 @@ class StepPlan(ABC):
 
     def fingerprint(self) -> str:
         """Hex digest: plans with equal digests give the same steps in every epoch."""
-        digest = hashlib.sha256(repr((type(self).__name__, self.seed, self.settings())).encode())
-        digest.update(self.lengths.rows.tobytes())
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(repr(self.parts()).encode()).hexdigest()[:16]
+
+    def parts(self) -> dict[str, str]:
+        """What the plan is made of, by name: what differs between two plans can be said."""
+        return {
+            "order": type(self).__name__,
+            "seed": str(self.seed),
+            "batch size": str(self.settings()),
+            "number of prompts": str(len(self.lengths.rows)),
+            "lengths of the prompts": hashlib.sha256(self.lengths.rows.tobytes()).hexdigest()[:16],
+        }
 
     def generator(self, *key: int) -> np.random.Generator:
         """Random numbers that depend on the seed and `key` alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -80,6 +81,11 @@ class RolloutDataModule(PoolDataModule):
         yield from super().demands()
         if self.trainer and self.trainer.training:
             yield demand_of_prompts(self._prompts, self.max_new_tokens, "prompts with their answers")
+
+    @override
+    def training_content(self) -> dict[str, str]:
+        asked = repr([prompt.prompt_ids for prompt in self._prompts]).encode()
+        return {"prompts": hashlib.sha256(asked).hexdigest()}
 
     @override
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]

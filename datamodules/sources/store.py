@@ -120,6 +120,14 @@ class ExampleStore(Sequence[Example]):
             digest.update(arrays.tokens[token:end_token].tobytes())
         return digest.hexdigest()
 
+    def content(self) -> str:
+        """Hex digest of all that training reads: the tokens and their order, and every completion's role and score."""
+        digest = hashlib.sha256(self.fingerprint().encode())
+        for first, last in zip(*(bound.tolist() for bound in self._segments()), strict=True):
+            digest.update(self._arrays.roles[first:last].tobytes())
+            digest.update(self._arrays.scores[first:last].tobytes())
+        return digest.hexdigest()
+
     @override
     def __len__(self) -> int:
         return len(self._indices)

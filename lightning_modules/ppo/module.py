@@ -160,8 +160,7 @@ class PPOModule(BaseModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # Here the gradients are those that the optimizer sees: unscaled, and after what callbacks did to them.
-        self.unscale(optimizer)
+        self.unscale(optimizer)  # here the gradients are those that the optimizer sees, whatever callbacks did to them
         parts = {"train/grad_norm": self.policy} | ({} if self.critic is None else {"val/grad_norm": self.critic})
         self.admit_step(optimizer, {name: clip(part, self.settings.max_grad_norm) for name, part in parts.items()})
 
@@ -175,6 +174,10 @@ class PPOModule(BaseModule):
     @override
     def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
         raise AssertionError("objective has refused the batch")
+
+    @override
+    def made_with(self) -> dict[str, str]:
+        return super().made_with() | {"reference": self._reference.policy.fingerprint()}
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
