@@ -50,8 +50,7 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
-    allow_changed_data = False
-    """Whether a checkpoint of a run on other data is resumed."""
+    allow_changed_data = False  # whether a checkpoint of a run on other data is resumed
 
     def __init__(
         self,

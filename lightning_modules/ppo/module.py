@@ -246,6 +246,5 @@ class PPOModule(BaseModule):
         optimizer = cast(Optimizer, self.optimizers())
         optimizer.step()
         optimizer.zero_grad()
-        schedule = self.lr_schedulers()
-        if schedule is not None:
-            cast(torch.optim.lr_scheduler.LRScheduler, schedule).step()
+        for schedule in self.trainer.lr_scheduler_configs:
+            cast(torch.optim.lr_scheduler.LRScheduler, schedule.scheduler).step()
