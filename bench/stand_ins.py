@@ -39,6 +39,9 @@ class _WideProducts(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+_ZERO = torch.zeros((), dtype=torch.bfloat16)
+
+
 class _OneCall(torch.autograd.Function):
     """Attention as one operation in forward and one in backward."""
 
@@ -52,7 +55,7 @@ class _OneCall(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         """Tensors of the inputs' shapes, the first counted."""
         _, key, value = ctx.shapes
-        return gradient.clone(), gradient.new_empty(key), gradient.new_empty(value)
+        return gradient.clone(), _ZERO.expand(key), _ZERO.expand(value)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, **_: object) -> Tensor:

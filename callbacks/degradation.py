@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.pair_tokens import TokenClass, pair_tokens, sums_by_class
 from callbacks.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
@@ -78,12 +78,8 @@ def chosen_change_by_class(batch: CompletionBatch, token_changes: Tensor) -> dic
     Returns:
         `{chosen/<class>/change_per_token: sum and count over the tokens of the class}`.
     """
-    tokens = pair_tokens(batch)
-    members = {c: (tokens.sides == 0) & (tokens.classes == c) for c in TokenClass}
-    return {
-        f"chosen/{token_class.label}/change_per_token": Counted((token_changes * member).sum(), member.sum())
-        for token_class, member in members.items()
-    }
+    sums, numbers = (of_sides[0] for of_sides in sums_by_class(pair_tokens(batch), token_changes[None]))
+    return {f"chosen/{c.label}/change_per_token": Counted(sums[c, 0], numbers[c]) for c in TokenClass}
 
 
 def pair_movements(batch: CompletionBatch, token_logps: Tensor, baseline: Tensor) -> dict[str, Tensor | Counted]:

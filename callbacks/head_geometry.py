@@ -10,7 +10,7 @@ Shape legend: K scored positions, H hidden width, V vocabulary, n columns of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -27,6 +27,9 @@ from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
 
 MAX_COLUMNS = 4096
 """Vocabularies up to this size are summed exactly; of larger ones the likeliest tokens (docs/results/diagnostics has the error)."""
+
+ROWS_TOGETHER = 4096
+"""Scored positions whose inner products an accelerator takes together: 64 MiB of them in float32."""
 
 SAMPLED_ROWS = 64
 """Scored positions whose whole distribution says which tokens are likely."""
@@ -102,9 +105,33 @@ def sequence_grams(
 ) -> Tensor:
     """`[groups, m, m]` inner products of s within groups of m sequences (see `pair_geometry`)."""
     rows = _rows(batch)
+    grams: list[Tensor] = []
     with torch.no_grad():
         residuals = _Residuals(head, batch, stats, max_columns)
-        return torch.stack([_gram(residuals, [rows[number] for number in group]) for group in groups])
+        for together in _together([[rows[number] for number in group] for group in groups], stats.logps.device):
+            size = len(together[0])
+            products = _gram(residuals, [member for group in together for member in group])
+            grams += [products[start : start + size, start : start + size] for start in range(0, len(products), size)]
+    return torch.stack(grams)
+
+
+def _together(groups: list[list[slice]], device: torch.device) -> Iterator[list[list[slice]]]:
+    """Groups whose inner products are taken in one go.
+
+    One by one on a CPU. An accelerator multiplies what no group asks for faster than the host makes the calls for each.
+    """
+    limit = 0 if device.type == "cpu" else ROWS_TOGETHER
+    bundle: list[list[slice]] = []
+    size = 0
+    for group in groups:
+        length = sum(member.stop - member.start for member in group)
+        if bundle and size + length > limit:
+            yield bundle
+            bundle, size = [], 0
+        bundle.append(group)
+        size += length
+    if bundle:
+        yield bundle
 
 
 def likely_tokens(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -49,11 +50,38 @@ class PairTokens:
     """`[pairs, 2]` int64: scored position of the first divergent token of each side, NONE for a side that has none."""
 
 
+_LAST: WeakKeyDictionary[CompletionBatch, PairTokens] = WeakKeyDictionary()
+"""Several diagnostics ask for the classes of one batch."""
+
+
 def pair_tokens(batch: CompletionBatch) -> PairTokens:
-    """Compare the completions of every pair of `batch.pairs`; no device sync.
+    """Compare the completions of every pair of `batch.pairs`; no device sync, once a batch.
 
     Where one completion is a prefix of the other (it was cut), only the longer one has a first divergent token.
     """
+    if batch not in _LAST:
+        _LAST[batch] = _compared(batch)
+    return _LAST[batch]
+
+
+def sums_by_class(tokens: PairTokens, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of token values over every side and class.
+
+    Args:
+        tokens: sides and classes of the K positions.
+        values: `[m, K]`.
+
+    Returns:
+        `[2, 4, m]` float64 sums by side (chosen, rejected) and TokenClass; `[2, 4]` int64 numbers of tokens.
+    """
+    number = len(TokenClass)
+    cells = torch.arange(2 * number, device=values.device)[:, None]
+    member = torch.where(tokens.sides == NONE, NONE, tokens.sides * number + tokens.classes) == cells
+    sums = member.double() @ values.double().T
+    return sums.view(2, number, -1), member.sum(1).view(2, number)
+
+
+def _compared(batch: CompletionBatch) -> PairTokens:
     lengths, sequence = batch.lengths, batch.target_sequence
     starts = lengths.cumsum(0) - lengths
     partners, sides = _by_sequence(batch)

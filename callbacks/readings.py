@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 
@@ -53,7 +56,7 @@ class _Sums(NamedTuple):
 
 
 class Readings:
-    """Collects values without a device sync; `take` moves everything in one transfer.
+    """Collects values as they are, without an operation on the device; `take` moves them in one copy a type and sums on the host.
 
     Ranks may hold different names: they are merged by name.
 
@@ -63,22 +66,17 @@ class Readings:
 
     def __init__(self, keeps: Callable[[str], bool] = lambda _: False) -> None:
         self._keeps = keeps
-        self._counted: dict[str, Counted] = {}
-        self._kept: dict[str, list[Tensor]] = {}
+        self._values: dict[str, list[Tensor | Counted]] = {}
 
     def update(self, values: Values) -> None:
         """Add values; n may differ from name to name, and be 0."""
         for name, value in values.items():
-            if isinstance(value, Tensor) and self._keeps(name) and value.numel():
-                self._kept.setdefault(name, []).append(value.detach())
-            added = _counted(value)
-            before = self._counted.get(name)
-            self._counted[name] = added if before is None else Counted(before.total + added.total, before.number + added.number)
+            self._values.setdefault(name, []).append(value)
 
     def take(self) -> Reading:
         """Everything since the last call, reduced over ranks; leaves nothing behind. Call it on every rank."""
         sums = self._to_host()
-        self._counted, self._kept = {}, {}
+        self._values = {}
         shares: list[_Sums | None] = [sums]
         if distributed.is_available() and distributed.is_initialized():
             shares = [None] * distributed.get_world_size()
@@ -86,26 +84,34 @@ class Readings:
         return _merge([share for share in shares if share is not None])
 
     def _to_host(self) -> _Sums:
-        if not self._counted:
-            return _Sums({}, {})
-        kept = {name: torch.cat(parts) for name, parts in self._kept.items()}
-        counted = [part for value in self._counted.values() for part in value]
-        device = counted[0].device
-        spread = [values.to(device).double() for values in kept.values()]
-        host = torch.cat([torch.stack([part.to(device) for part in counted]), *spread]).cpu()
-        totals = host[: len(counted)].reshape(-1, 2).tolist()
-        parts = torch.split(host[len(counted) :], [values.numel() for values in spread])
-        return _Sums(
-            {name: (total, count) for name, (total, count) in zip(self._counted, totals, strict=True)},
-            dict(zip(kept, parts, strict=True)),
-        )
+        on_host = _moved([part for parts in self._values.values() for value in parts for part in _parts(value)])
+        sums = _Sums({}, {})
+        for name, parts in self._values.items():
+            arrays = [[next(on_host) for _ in _parts(value)] for value in parts]
+            total = sum(float(array[0].sum()) for array in arrays)
+            count = sum(float(array[1][0]) if len(array) > 1 else len(array[0]) for array in arrays)
+            sums.totals[name] = total, count
+            items = [array[0] for array in arrays if len(array) == 1]
+            if self._keeps(name) and any(map(len, items)):
+                sums.kept[name] = torch.from_numpy(np.concatenate(items))
+        return sums
 
 
-def _counted(value: Tensor | Counted) -> Counted:
-    if isinstance(value, Counted):
-        return Counted(value.total.detach().double(), value.number.double())
-    total = value.detach().double().sum()
-    return Counted(total, torch.full_like(total, value.numel()))
+def _parts(value: Tensor | Counted) -> Sequence[Tensor]:
+    return value if isinstance(value, Counted) else (value,)
+
+
+def _moved(tensors: Sequence[Tensor]) -> Iterator[npt.NDArray[np.float64]]:
+    """The same numbers on the host, flat and in order: one copy for each type."""
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for number, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(number)
+    moved: dict[int, npt.NDArray[np.float64]] = {}
+    for numbers in groups.values():
+        flat = torch.cat([tensors[number].detach().reshape(-1) for number in numbers]).cpu().double().numpy()
+        ends = list(accumulate(tensors[number].numel() for number in numbers))
+        moved |= zip(numbers, np.split(flat, ends[:-1]), strict=True)
+    return iter([moved[number] for number in range(len(tensors))])
 
 
 def _merge(shares: list[_Sums]) -> Reading:

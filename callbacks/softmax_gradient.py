@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.base import Diagnostic
-from callbacks.pair_tokens import PairTokens, TokenClass, pair_tokens
+from callbacks.pair_tokens import PairTokens, TokenClass, pair_tokens, sums_by_class
 from callbacks.readings import Counted, Values
 from callbacks.selection import sequences_by_kind, tokens_by_kind
 from datamodules.batches import CompletionBatch, sum_by_sequence
@@ -31,15 +31,17 @@ def by_class(l2: Tensor, pairs: PairTokens) -> dict[str, Tensor | Counted]:
         For every side and class: `<side>/<class>/l2` (mean over the class), `<side>/<class>/tokens` (share of the side's
         tokens, in [0, 1]), and `<side>/<class>/l2_squared` (sum over the class by the side's number of tokens).
     """
+    wide = l2.double()
+    sums, numbers = sums_by_class(pairs, torch.stack([wide, wide.square()]))
+    on_side = numbers.sum(1)
     values: dict[str, Tensor | Counted] = {}
-    for number, side in enumerate(SIDES):
-        on_side = pairs.sides == number
+    for side, name in enumerate(SIDES):
         for token_class in TokenClass:
-            member = on_side & (pairs.classes == token_class)
-            name = f"{side}/{token_class.label}"
-            values[f"{name}/l2"] = Counted((l2 * member).sum(), member.sum())
-            values[f"{name}/tokens"] = Counted(member.sum(), on_side.sum())
-            values[f"{name}/l2_squared"] = Counted((l2.double().square() * member).sum(), on_side.sum())
+            norms, squares = sums[side, token_class]
+            number = numbers[side, token_class]
+            values[f"{name}/{token_class.label}/l2"] = Counted(norms, number)
+            values[f"{name}/{token_class.label}/tokens"] = Counted(number, on_side[side])
+            values[f"{name}/{token_class.label}/l2_squared"] = Counted(squares, on_side[side])
     return values
 
 
@@ -78,12 +80,15 @@ def likelihood_gradients(
     if reference is not None:
         changes = sides - reference[pairs]
         levels |= {"_from_reference": changes, "_per_token_from_reference": changes / lengths}
+    gradients, both = logs - torch.stack(list(levels.values())), pushed.all(1)
+    # `[levels, 2]` and `[levels]`, over the pairs that are pushed. Rejected minus chosen of log|d| - L is the log of the ratio
+    # of the two gradients.
+    by_side, numbers = torch.where(pushed, gradients, 0).sum(1), pushed.sum(0)
+    ratios, number = torch.where(both, gradients.diff(dim=2).squeeze(2), 0).sum(1), both.sum()
     values: dict[str, Counted] = {}
-    for name, level in levels.items():
-        gradients = logs - level
-        values |= {f"{side}/log_pi_gradient{name}": _where(gradients[:, i], pushed[:, i]) for i, side in enumerate(SIDES)}
-        # Rejected minus chosen of log|d| - L is the log of the ratio of the two gradients.
-        values[f"corollary1{name}"] = _where(gradients.diff(dim=1).squeeze(1), pushed.all(1))
+    for name, of_sides, ratio in zip(levels, by_side, ratios, strict=True):
+        values |= {f"{side}/log_pi_gradient{name}": Counted(of_sides[i], numbers[i]) for i, side in enumerate(SIDES)}
+        values[f"corollary1{name}"] = Counted(ratio, number)
     return values
 
 
@@ -166,7 +171,3 @@ class SoftmaxGradientMonitor(Diagnostic):
         if step == 1 or step % self.histogram_every_n_steps == 0:
             for name, values in kept.items():
                 writer.add_histogram(name, values.numpy(), step)
-
-
-def _where(values: Tensor, counts: Tensor) -> Counted:
-    return Counted(torch.where(counts, values, 0).sum(), counts.sum())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from callbacks import head_geometry
 from callbacks.head_geometry import HeadReader, PairGeometry, likely_tokens, pair_geometry
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
@@ -177,3 +178,24 @@ def test_scale_of_the_logits_scales_the_gradients() -> None:
     one, two = (pair_geometry(h, batch, stats, batch.pairs.tolist()) for h in (head, doubled))
     torch.testing.assert_close(two.inner, 4 * one.inner)
     torch.testing.assert_close(two.chosen_norms, 2 * one.chosen_norms)
+
+
+def test_pairs_taken_together_have_the_geometry_they_have_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator takes several pairs in one go."""
+    policy, batch = untied(), pack([*make_pairs(4), *PAIRS])
+    alone = read(policy, batch)
+    monkeypatch.setattr(head_geometry, "_together", lambda groups, _: [groups[:3], groups[3:]])
+    together = read(policy, batch)
+    torch.testing.assert_close(together.chosen_norms, alone.chosen_norms)
+    torch.testing.assert_close(together.rejected_norms, alone.rejected_norms)
+    torch.testing.assert_close(together.inner, alone.inner)
+
+
+@pytest.mark.parametrize(("rows_together", "bundles"), [(1, 3), (12, 2), (10_000, 1)])
+def test_how_many_are_taken_together(monkeypatch: pytest.MonkeyPatch, rows_together: int, bundles: int) -> None:
+    groups = [[slice(0, 4), slice(4, 9)], [slice(9, 10), slice(10, 12)], [slice(12, 20), slice(20, 21)]]
+    monkeypatch.setattr(head_geometry, "ROWS_TOGETHER", rows_together)
+    taken = list(head_geometry._together(groups, torch.device("meta")))
+    assert [group for bundle in taken for group in bundle] == groups
+    assert len(taken) == bundles
+    assert len(list(head_geometry._together(groups, torch.device("cpu")))) == 3

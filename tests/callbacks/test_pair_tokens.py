@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from callbacks.pair_tokens import NONE, TokenClass, pair_tokens
+from callbacks.pair_tokens import NONE, TokenClass, pair_tokens, sums_by_class
 from callbacks.selection import host_lengths, sequences_by_kind, tokens_by_kind
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from tests.callbacks.rig import PAIRS, ProbedPairs, pair
+from tests.lightning_modules.stubs import make_pairs
 
 S, D, O, N = TokenClass.SHARED, TokenClass.DIVERGENT, TokenClass.OVERLAP, TokenClass.NOVEL  # noqa: E741
 
@@ -69,3 +70,17 @@ def test_kinds_are_told_from_the_host_side() -> None:
     for kind, index in tokens_by_kind(batch).items():
         expected = [k for k, sequence in enumerate(batch.target_sequence.tolist()) if batch.kinds[sequence] == kind]
         assert index.tolist() == expected
+
+
+def test_sums_by_class_are_those_of_a_loop() -> None:
+    batch = pack([*make_pairs(3), *make_pairs(1)])
+    tokens = pair_tokens(batch)
+    assert pair_tokens(batch) is tokens, "several diagnostics ask, one comparison is made"
+    values = torch.randn(2, batch.num_targets, generator=torch.Generator().manual_seed(0))
+    sums, numbers = sums_by_class(tokens, values)
+    for side in range(2):
+        for token_class in TokenClass:
+            member = (tokens.sides == side) & (tokens.classes == token_class)
+            assert int(numbers[side, token_class]) == int(member.sum())
+            torch.testing.assert_close(sums[side, token_class], values[:, member].double().sum(1))
+    assert int(numbers.sum()) == int((tokens.sides >= 0).sum())
