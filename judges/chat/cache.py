@@ -25,6 +25,9 @@ class VerdictCache:
 
     Args:
         path: The file, made with its folders if need be; None keeps the verdicts in memory, for this object's life only.
+
+    Raises:
+        ValueError: if the file is no such table, or damaged.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -33,8 +36,14 @@ class VerdictCache:
         # The write-ahead log lets processes read while one writes; a killed program leaves at most an unfinished, ignored entry.
         # One thread uses it at a time, though not always the one that opened it.
         self._connection = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute(_SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise ValueError(
+                f"expected a cache of verdicts at {path}, got: {error}. Move the file away: its verdicts are then asked for again."
+            ) from error
 
     def get(self, key: str) -> Verdict | None:
         """The verdict stored under a key, at no cost now; None if there is none."""
