@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TypedDict, cast
 
 import torch
@@ -55,6 +56,7 @@ class BaseModule(TrainedModule):
     def __init__(self, policy: PolicySpec, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__(optimizer, lr_scheduler)
         self.policy_spec = policy
+        self._sampling = ExitStack()
         self._probe_memo: tuple[int, list[tuple[CompletionBatch, TokenStats]]] | None = None
 
     @abstractmethod
@@ -133,6 +135,8 @@ class BaseModule(TrainedModule):
                 "expected prompts to answer, got rows that have their responses: `predict` draws new ones. Use SamplingDataModule, "
                 "as configs/experiment/arithmetic_sample.yaml does; `validate` measures a model on pairs."
             )
+        # Until the end of the loop, for ranks may have different numbers of batches.
+        self._sampling.enter_context(self.policy.gathered())
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
         groups = self.policy.generate(
@@ -144,6 +148,14 @@ class BaseModule(TrainedModule):
             on_progress=self.on_sampling_progress,
         )
         return [[list(completion.token_ids) for completion in group] for group in groups]
+
+    @override
+    def on_predict_end(self) -> None:
+        self._sampling.close()
+
+    @override
+    def on_test_end(self) -> None:
+        self._sampling.close()
 
     def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
         """The frozen probe bank under the policy as it is now, without gradient; evaluated once per step however many ask."""

@@ -76,11 +76,14 @@ class TaskDataModule(BaseDataModule):
         """This rank's share of the held-out problems, to be decoded: without a trainer all of them.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there are none, or fewer than ranks.
         """
         if not self._task_prompts:
             raise ValueError("expected a task with test problems, got none. Set data.init_args.task, and what it is to test on.")
-        own = self._task_prompts[self._rank :: self._world_size]
+        rank, world_size = self.step_part
+        if len(self._task_prompts) < world_size:
+            raise ValueError(f"expected a test problem for each of {world_size} processes, got {len(self._task_prompts)}. Use fewer.")
+        own = self._task_prompts[rank::world_size]
         return self._test_decoding.loader(own, self.tokenizer.eos_token_id)
 
     def task_prompts(self) -> Sequence[TaskPrompt]:
