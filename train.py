@@ -23,7 +23,7 @@ from callbacks.stop_on_signal import StopOnSignal
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.precision import require_supported_precision
-from lightning_modules.strategies import require_supported_name
+from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
 from lightning_modules.trained import TrainedModule
 
 
@@ -77,6 +77,7 @@ class ExperimentCLI(LightningCLI):
         require_supported_precision(config.trainer.precision, config.trainer.accelerator)
         _require_room_for_callbacks(config.trainer)
         _leave_out_switched_off(config.trainer)
+        require_readable_checkpoint(config.get("ckpt_path"), config.trainer.strategy)
         if config.config:
             _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
         _share_tokenizer(config)

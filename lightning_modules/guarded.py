@@ -102,9 +102,12 @@ class GuardedModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        parameters = checkpoint["state_dict"].keys() & dict(self.named_parameters()).keys()
-        found = {name: checkpoint["state_dict"][name] for name in parameters} | tensors_of(checkpoint["optimizer_states"])
-        broken = names_of_not_finite(found)
+        own = dict(self.named_parameters())
+        # FSDP2 has loaded both by now and left them out of what it hands on.
+        weights = checkpoint.get("state_dict", own)
+        states = checkpoint.get("optimizer_states", [optimizer.state_dict() for optimizer in self.trainer.optimizers])
+        found = {name: weights[name] for name in weights.keys() & own.keys()} | tensors_of(states)
+        broken = sorted(set(over_ranks(names_of_not_finite(found))))
         if broken:
             raise ValueError(
                 f"expected finite weights and optimizer state in the checkpoint, got NaN or infinity in {some_of(broken)}. Resume "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from lightning.pytorch import LightningModule
@@ -85,11 +86,30 @@ def require_supported_name(strategy: object) -> None:
         if strategy not in NAMES:
             _refuse_strategy(f"the strategy {strategy}", strategy)
         return
-    name = str(getattr(strategy, "class_path", "")).rsplit(".", 1)[-1]
+    name = _class_name(strategy)
     if name not in {kind.__name__ for kind in (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)}:
         _refuse_strategy(name, name)
     if getattr(getattr(strategy, "init_args", None), "start_method", "popen") != "popen":
         _refuse_strategy("DDPStrategy with another start_method than popen", "ddp")
+
+
+def require_readable_checkpoint(path: str | None, strategy: object) -> None:
+    """Refuse a checkpoint in parts where the strategy of the command line reads files.
+
+    Args:
+        path: of the checkpoint, if there is one.
+        strategy: as of `require_supported_name`.
+
+    Raises:
+        ValueError: if it is a folder, and the strategy is not FSDP2.
+    """
+    reads_folders = _class_name(strategy) == ModelParallelStrategy.__name__
+    if path is not None and Path(path).is_dir() and not reads_folders:
+        raise ValueError(
+            f"expected a checkpoint that is one file, got the folder {path}, which FSDP2 wrote, a part a process. Resume it with "
+            "the strategy and the number of processes of the run that wrote it. ModelParallelStrategy with "
+            "`save_distributed_checkpoint: false` writes files, which DDP reads too; for weights alone, take the exported folder."
+        )
 
 
 def require_tested(module: LightningModule, stage: str) -> None:
@@ -172,6 +192,10 @@ def require_same_ranks(data: Split, gradients: Split) -> None:
             f"expected the data to be split over the processes that average gradients, got part {data.rank} of {data.size} of "
             f"each step at place {gradients.rank} of {gradients.size}: the step would not be that of the whole batch. {CHOICES}"
         )
+
+
+def _class_name(strategy: object) -> str:
+    return str(getattr(strategy, "class_path", "")).rsplit(".", 1)[-1]
 
 
 def _require_plain_average(strategy: DDPStrategy) -> None:

@@ -46,6 +46,7 @@ REWARDS: dict[str, dict[str, Any]] = {
     "likelihood": {"likelihood_scale": 0.5, "per_token": True},
     "head_alone": {"freeze_body": True},
 }
+SIZES = "--trainer.strategy.data_parallel_size 2 --trainer.strategy.tensor_parallel_size 1"
 CASES = [(strategy, stage, plan) for strategy in ("ddp", "fsdp2") for stage in ("sft", "dpo", "last_token") for plan in PLANS]
 CASES += [(strategy, stage, "prompts") for strategy in ("ddp", "fsdp2") for stage in list(REWARDS)[1:]]
 CASES += [("ddp_options", "dpo", "prompts")]
@@ -141,3 +142,67 @@ def test_two_processes_equal_one(
     for name in names:
         for one, two in zip(rows(alone, name), rows(together, name), strict=True):
             assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
+
+
+def resumable(folder: Path, strategy: Any, devices: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """Four steps of DPO with checkpoints after two and four."""
+    folder.mkdir()
+    callbacks, module, data = stage_parts(folder, "dpo", {})
+    keeper = {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2, "keep_all": True}}
+    trainer = tiny.trainer(folder, [callbacks[-1], keeper], strategy=strategy, devices=devices)
+    trainer |= {"accumulate_grad_batches": 2 // devices, "max_steps": 4}
+    return command(folder, {"seed_everything": 0, "trainer": trainer, "model": module, "data": data}, *options)
+
+
+def run_of(folder: Path) -> Path:
+    (run,) = {file.parent.parent for file in (folder / "runs").glob("*/*/policy/model.safetensors")}
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1700)
+@pytest.mark.parametrize("is_folder", [True, False], ids=["folder", "file"])
+def test_a_sharded_run_goes_on_or_says_how(tmp_path: Path, is_folder: bool) -> None:
+    """To the same bits under FSDP2; DDP reads files; one process has no use for a folder, and is told so."""
+    strategy = {"class_path": FSDP2, "init_args": STRATEGIES["fsdp2"]["init_args"] | {"save_distributed_checkpoint": is_folder}}
+    assert resumable(tmp_path / "whole", strategy, 2).returncode == 0
+    (saved,) = (tmp_path / "whole").glob("runs/*/*/checkpoints/*step=2.ckpt")
+    assert saved.is_dir() == is_folder
+    for name, other in {"fsdp2": strategy, "ddp": "ddp"}.items():
+        done = resumable(tmp_path / name, other, 2, "--ckpt_path", str(saved))
+        if is_folder and other == "ddp":
+            assert done.returncode != 0
+            assert "expected a checkpoint that is one file, got the folder" in done.stderr
+        else:
+            assert done.returncode == 0, done.stderr[-4000:]
+            assert largest_difference(weights(run_of(tmp_path / name)), weights(run_of(tmp_path / "whole"))) == 0
+    alone = resumable(tmp_path / "alone", "auto", 1, "--ckpt_path", str(saved))
+    assert alone.returncode != 0
+    assert "expected a checkpoint that is one file" in alone.stderr or "number of processes" in alone.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1700)
+@pytest.mark.parametrize("experiment", ["arithmetic_dpo", "arithmetic_sft"])
+def test_shipped_experiments_run_sharded_as_they_are(tmp_path: Path, experiment: str) -> None:
+    """With everything that samples: what is drawn, judged and identified is what one process finds."""
+    runs = {}
+    for name, options in {"one": "", "fsdp2": f"--trainer.devices 2 --trainer.strategy.class_path {FSDP2} {SIZES}"}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for part in ("assets", "configs"):
+            (folder / part).symlink_to(ROOT / part)
+        config = str(ROOT / "configs" / "experiment" / f"{experiment}.yaml")
+        words = [sys.executable, str(ROOT / "train.py"), "fit", "--config", config, "--trainer.max_steps", "2", *options.split()]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        (runs[name],) = (folder / "runs").glob("*/version_0")
+    names = {path.stem for path in (runs["one"] / "diagnostics").glob("*.jsonl")}
+    assert names >= {"accuracy"} | ({"samples", "freshness", "on_policy"} if experiment == "arithmetic_dpo" else set())
+    # From the same weights; two steps on other microbatches are not the same bits, and greedy answers may turn.
+    for name in names & {"accuracy", "samples", "freshness", "on_policy"}:
+        one, two = ([row for row in rows(runs[kind], name) if row["step"] == 0] for kind in ("one", "fsdp2"))
+        assert one
+        for row, other in zip(one, two, strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-6)

@@ -166,8 +166,8 @@ class ResumableLoader:
             named = "; ".join(f"{name}: {then.get(name)}, now {now[name]}" for name in now if name in changed)
             raise ValueError(
                 f"expected a checkpoint of this data and order, got one of others ({named}). Resume with the data, seed, batch "
-                "size and accumulate_grad_batches of the run that wrote it, or start a new run from its weights. Other data "
-                "alone are accepted with --allow_changed_data."
+                "size, number of processes and accumulate_grad_batches of the run that wrote it, or start a new run from its "
+                "weights. Other data alone are accepted with --allow_changed_data."
             )
         self._epoch, self._position, self._announced = state["epoch"], min(state["position"], len(self)), state["announced"]
 

@@ -82,7 +82,9 @@ class TaskDataModule(BaseDataModule):
             raise ValueError("expected a task with test problems, got none. Set data.init_args.task, and what it is to test on.")
         rank, world_size = self.step_part
         if len(self._task_prompts) < world_size:
-            raise ValueError(f"expected a test problem for each of {world_size} processes, got {len(self._task_prompts)}. Use fewer.")
+            raise ValueError(
+                f"expected a test problem for each of {world_size} ranks, got {len(self._task_prompts)}. Use fewer ranks."
+            )
         own = self._task_prompts[rank::world_size]
         return self._test_decoding.loader(own, self.tokenizer.eos_token_id)
 

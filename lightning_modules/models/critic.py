@@ -84,7 +84,7 @@ class SharedBodyCritic(Critic):
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         assert stats is not None, "the module hands over what the policy computed"
         assert stats.hidden is not None, "checked when it was built"
-        return in_float32(self.head, in_float32(self.body, stats.hidden).tanh()).squeeze(1).float()
+        return in_float32(self.head, in_float32(self.body, stats.hidden).tanh()).squeeze(1).float().clone()
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ class ScalarModel(nn.Module):
 
     def forward(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """The number at each of the packed rows: `[n]` for `rows` `[n]` int64 in [0, N), float32."""
-        return in_float32(self.head, self.hidden(batch, rows)).squeeze(1).float()
+        # A copy: FSDP2 watches what comes out, and would miss what is done to a view in place.
+        return in_float32(self.head, self.hidden(batch, rows)).squeeze(1).float().clone()
 
     def hidden(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """`[n, H]` what the head reads at packed rows."""

@@ -26,7 +26,15 @@ from lightning_modules import strategies
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.strategies import Parallel, Split, averaging, kind_of, require_same_ranks, require_supported_name
+from lightning_modules.strategies import (
+    Parallel,
+    Split,
+    averaging,
+    kind_of,
+    require_readable_checkpoint,
+    require_same_ranks,
+    require_supported_name,
+)
 from tests import tiny
 from tests.callbacks.rig import BigramSpec
 from train import main
@@ -123,8 +131,8 @@ def test_data_split_over_other_ranks_is_refused() -> None:
 
 
 def attached(module: LightningModule, strategy: Strategy, part: Split) -> LightningModule:
-    trainer = SimpleNamespace(strategy=strategy, world_size=part.size, datamodule=SimpleNamespace(step_part=tuple(part)))
-    module._trainer = trainer  # type: ignore[assignment]
+    data = SimpleNamespace(step_part=tuple(part))
+    module._trainer = SimpleNamespace(strategy=strategy, world_size=part.size, datamodule=data)  # type: ignore[assignment]
     return module
 
 
@@ -138,6 +146,15 @@ def test_a_module_is_checked_against_the_table_and_its_data() -> None:
     strategies.require_tested(attached(on_policy, alone, Split(0, 1)), "fit")
     with pytest.raises(ValueError, match=r"OnPolicyPreferenceModule to run `fit` under one process.*got DDP with 2 process"):
         strategies.require_tested(attached(on_policy, DDPStrategy(), Split(0, 2)), "fit")
+
+
+def test_a_sharded_checkpoint_is_not_opened_as_a_file(tmp_path: Path) -> None:
+    sharded = SimpleNamespace(class_path="lightning.pytorch.strategies.ModelParallelStrategy")
+    (tmp_path / "file.ckpt").touch()
+    for path, strategy in ((None, "ddp"), (str(tmp_path / "file.ckpt"), "ddp"), (str(tmp_path), sharded)):
+        require_readable_checkpoint(path, strategy)
+    with pytest.raises(ValueError, match=r"one file, got the folder .*which FSDP2 wrote.*save_distributed_checkpoint: false"):
+        require_readable_checkpoint(str(tmp_path), "auto")
 
 
 def test_the_page_shows_the_table() -> None:

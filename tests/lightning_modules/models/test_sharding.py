@@ -1,0 +1,103 @@
+"""A sharded model (FSDP2) is the whole one: sampled, identified, and read by a critic. One rank; two are in test_strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from datamodules.batches import CompletionBatch, Role
+from datamodules.examples import Example, TokenizedCompletion
+from datamodules.packing import pack
+from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.critic import CriticSpec, OwnBody, SharedBody
+from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.policy import SamplingParameters
+from lightning_modules.models.sharding import whole
+from lightning_modules.models.specs import RandomPolicy
+from tests import tiny
+
+CONFIG = tiny.POLICY["init_args"]["config"]
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def build(**options: Any) -> CausalLMPolicy:
+    tied = options.pop("tied", False)
+    return RandomPolicy(CONFIG | {"tie_word_embeddings": tied}, seed=3, **options).build()
+
+
+def example() -> CompletionBatch:
+    completions = (TokenizedCompletion((5, 6, 2), Role.CHOSEN, "chosen"), TokenizedCompletion((7, 2), Role.REJECTED, "rejected"))
+    return pack([Example((3, 4), completions)])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tied": True}, {"layout": "padded"}, {"lora": LoraSpec(r=2)}, {"gradient_checkpointing": True}], ids=str
+)
+def test_a_sharded_policy_samples_as_the_whole_one(mesh: DeviceMesh, options: dict[str, Any]) -> None:
+    whole_one, sharded = build(**options), build(**options)
+    sharded.shard(mesh)
+    parameters = SamplingParameters(max_new_tokens=12)
+    # Before the first forward pass, between passes, and after a backward pass: other groups are gathered each time.
+    for _ in range(2):
+        drawn = [
+            policy.generate([[3, 4], [5]], parameters, num_samples=3, eos_token_id=2, seed=1) for policy in (whole_one, sharded)
+        ]
+        assert [[s.token_ids for s in group] for group in drawn[0]] == [[s.token_ids for s in group] for group in drawn[1]]
+        assert len({sample.token_ids for group in drawn[1] for sample in group}) > 3
+        for policy in (whole_one, sharded):
+            policy(example()).logps.sum().backward()
+    gradients = {name: parameter.grad for name, parameter in whole_one.named_parameters() if parameter.grad is not None}
+    for name, parameter in sharded.named_parameters():
+        assert isinstance(parameter, DTensor), name
+        if name in gradients:
+            assert parameter.grad is not None
+            torch.testing.assert_close(whole(parameter.grad), gradients[name])
+    assert "_whole" not in dict(sharded.named_children())
+
+
+def test_a_sharded_policy_has_the_fingerprint_of_the_whole_one(mesh: DeviceMesh) -> None:
+    for tied in (False, True):
+        whole_one, sharded = build(tied=tied), build(tied=tied)
+        sharded.shard(mesh)
+        assert sharded.fingerprint() == whole_one.fingerprint()
+        # Layers are of one shape: each of them has to count.
+        layer = sharded.model.get_submodule("model.layers.1.mlp.up_proj")
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        assert sharded.fingerprint() != whole_one.fingerprint()
+
+
+@pytest.mark.parametrize("spec", [OwnBody(), SharedBody()], ids=["own", "shared"])
+def test_a_sharded_critic_is_the_whole_one(mesh: DeviceMesh, spec: CriticSpec) -> None:
+    values, gradients = [], []
+    for shards in (False, True):
+        policy = build()
+        critic = spec.build(policy)
+        with torch.no_grad():
+            for parameter in critic.parameters():
+                parameter.add_(0.01)
+        if shards:
+            critic.shard(mesh)
+            assert all(isinstance(parameter, DTensor) for parameter in critic.parameters())
+        batch = example()
+        values.append(critic(batch, policy(batch)))
+        values[-1].square().sum().backward()
+        found = {name: parameter.grad for name, parameter in critic.named_parameters()}
+        gradients.append({name: whole(gradient) for name, gradient in found.items() if gradient is not None})
+    torch.testing.assert_close(values[1], values[0])
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(gradient.any() for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0])
