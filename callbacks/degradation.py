@@ -60,8 +60,11 @@ def rankings(now: Sides, before: Sides | None) -> dict[str, Tensor]:
 def control(pairs: PairOutput) -> dict[str, Tensor]:
     """How much each pair still pushes: `weight` w = sigma(-margin) in (0, 1) and `saturated` 1[w < 0.01] (D2.2).
 
-    The margin is the loss's own: chosen minus rejected implicit reward. For DPO w is 1/2 at the start, and d_w = beta w.
+    The margin is the loss's own: chosen minus rejected implicit reward. For DPO w is 1/2 at the start, and d_w = beta w. Nothing
+    where a loss pushes otherwise (a hinge, a square, an offset): there w would say nothing of the push.
     """
+    if not pairs.is_logistic:
+        return {}
     weight = (pairs.rejected_rewards - pairs.chosen_rewards).sigmoid()
     return {"weight": weight, "saturated": weight < SATURATED}
 

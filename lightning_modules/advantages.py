@@ -62,7 +62,10 @@ def leave_one_out_advantages(scores: Tensor, groups: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Unit variance (biased estimate, as in the summarisation and TRL code), and mean 0 if `shift_mean`, over `[K]` values."""
+    """Unit variance, and mean 0 if `shift_mean`, over `[K]` values.
+
+    The variance is the mean of squares, over K, as in OpenAI's summarisation code; TRL divides by K - 1.
+    """
     mean, variance = values.mean(), values.var(correction=0)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return whitened if shift_mean else whitened + mean

@@ -84,7 +84,7 @@ class PreferenceModule(BaseModule):
             num_units=losses.shape[0],
             gradient_scale=batch.share.prompt_scale(),
             accumulation=self.trainer.accumulate_grad_batches,
-            pairs=PairOutput(sequences, losses.detach(), chosen_rewards, rejected_rewards),
+            pairs=PairOutput(sequences, losses.detach(), chosen_rewards, rejected_rewards, self.loss.is_logistic),
         )
 
     @override

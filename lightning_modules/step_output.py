@@ -23,6 +23,8 @@ class PairOutput:
     """`[pairs]` detached, implicit reward of the loss."""
     rejected_rewards: Tensor
     """`[pairs]` detached."""
+    is_logistic: bool = True
+    """Whether the loss pushes each pair by sigma(-margin) of these rewards, times a constant."""
 
 
 @dataclass(frozen=True, eq=False)

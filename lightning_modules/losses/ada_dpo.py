@@ -18,8 +18,8 @@ class AdaDPOLoss(PreferenceLoss):
 
     Where c is not clipped and the completions are one token long, |dl/dpi+| = |dl/dpi-|: in DPO their ratio is pi- / pi+.
 
-    Source: Chen et al., arXiv 2605.28440, from a summary; the paper's formulas were not at hand, so that the clip
-    on both sides and the geometric mean over tokens are choices made here.
+    Source: Chen et al., arXiv 2605.28440, which balances per token and clips; that the ratio is a geometric mean over tokens,
+    that it is clipped on both sides, and C, are choices made here. Its equations were not compared.
     Incentives: d_w = c beta sig(-m), d_l = beta sig(-m).
     Rewards: c beta h_w and beta h_l.
 
@@ -35,6 +35,11 @@ class AdaDPOLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_positive(beta=self.beta)
         require(1 <= self.max_ratio < math.inf, "finite max_ratio >= 1", self.max_ratio)
+
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
 
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""

@@ -91,6 +91,11 @@ class PreferenceLoss(ABC):
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and implicit rewards."""
 
+    @property
+    def is_logistic(self) -> bool:
+        """Whether each pair is pushed by sigma(-margin) of the rewards that the loss gives, times a constant; False by default."""
+        return False
+
     def likelihood_remedy(self) -> str:
         """First clause of an alarm's advice where likelihoods fall; a loss with a term that holds chosen names its weight."""
         return "Add a likelihood term (SFTDPOLoss)"

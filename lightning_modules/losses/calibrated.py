@@ -40,6 +40,11 @@ class CalibratedLoss(PreferenceLoss):
         """See PreferenceLoss."""
         return self.loss.likelihood_remedy()
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return self.loss.is_logistic
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = _scaled(logps.policy_chosen, self.gain), _scaled(logps.policy_rejected, 1 / self.gain)

@@ -41,6 +41,11 @@ class CPOLoss(PreferenceLoss):
         """See PreferenceLoss."""
         return f"Raise weight, that of the likelihood term (now {self.weight:g})"
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = self.beta * logps.policy_chosen, self.beta * logps.policy_rejected

@@ -30,6 +30,11 @@ class DPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require(0 <= self.label_smoothing < 0.5, "label_smoothing in [0, 0.5)", self.label_smoothing)
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return self.label_smoothing == 0
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)

@@ -36,6 +36,11 @@ class DPOPLoss(PreferenceLoss):
         """See PreferenceLoss."""
         return f"Raise penalty, the weight of the term that holds chosen (now {self.penalty:g})"
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen_logratios, rejected_logratios = logps.logratios()

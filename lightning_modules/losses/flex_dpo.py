@@ -31,6 +31,11 @@ class FlexDPOLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_positive(beta_chosen=self.beta_chosen, beta_rejected=self.beta_rejected)
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen_logratios, rejected_logratios = logps.logratios()

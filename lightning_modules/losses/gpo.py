@@ -31,6 +31,11 @@ class GPOLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_positive(beta=self.beta)
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return isinstance(self.function, Logistic)
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)

@@ -32,6 +32,11 @@ class RDPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(alpha=self.alpha)
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)

@@ -41,6 +41,11 @@ class SFTDPOLoss(PreferenceLoss):
         """See PreferenceLoss."""
         return f"Raise gamma, the weight of the likelihood term (now {self.gamma:g})"
 
+    @property
+    def is_logistic(self) -> bool:
+        """See PreferenceLoss."""
+        return True
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)

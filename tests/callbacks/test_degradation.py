@@ -12,6 +12,7 @@ from callbacks.rows import read_rows
 from datamodules.packing import pack
 from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import PairOutput
@@ -50,6 +51,13 @@ def test_a_large_margin_saturates() -> None:
     found = control(output)
     torch.testing.assert_close(found["weight"], torch.tensor([0.5, 0.0066929]))
     assert found["saturated"].tolist() == [False, True]
+
+
+def test_a_loss_that_pushes_otherwise_has_no_weight(tmp_path: Path) -> None:
+    module = PreferenceModule(BigramSpec(), HingeLoss(), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
+    rows = read_rows(Path(fit(module, [DegradationMonitor(1, 1)], tmp_path).log_dir or ""), "degradation")
+    assert "degradation/displaced" in rows[1]
+    assert not any(name.startswith(("degradation/weight", "degradation/saturated")) for row in rows for name in row)
 
 
 def test_chosen_tokens_are_split_by_what_rejected_holds() -> None:

@@ -175,6 +175,18 @@ def pull_of_a_perfect_pair(loss: PreferenceLoss) -> float:
     return float(pull - push)
 
 
+def test_a_loss_that_says_it_is_logistic_pushes_by_its_margin_alone() -> None:
+    """d_l over sigma(-margin) of random pairs is one number where `is_logistic`, and several elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    logps = (-20 * torch.rand(4, 12, generator=generator, dtype=torch.float64)).unbind()
+    lengths, scores = torch.randint(2, 9, (2, 12), generator=generator).unbind(), torch.rand(2, 12, generator=generator).unbind()
+    pairs = SequenceLogps(logps[0], logps[1], *lengths, logps[2], logps[3], scores[0] + 1, scores[1])
+    for loss in [*every_loss(), DPOPLoss(), CalDPOLoss(), SPPOLoss(), DPOLoss(label_smoothing=0.1), CalibratedLoss(loss=CPOLoss())]:
+        _, chosen, rejected = loss(pairs)
+        push = incentives(loss, pairs)[1] / (rejected - chosen).sigmoid()
+        assert (bool(push.abs().max() > 0) and push.max() - push.min() < 1e-9) == loss.is_logistic, type(loss).__name__
+
+
 def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
     assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
     assert advice({}, KLPenalty(0.01))["likelihood_term"] == "Raise the KL coefficient (now 0.01)"
