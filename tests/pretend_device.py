@@ -2,22 +2,26 @@
 
 `Elsewhere` tensors compute on the CPU but say that they are on another device, and an operation that mixes them with tensors of
 the host is refused as CUDA would refuse it. So code that forgets to move a tensor is found on a machine without an accelerator.
-Not found: what only kernels of a real one would say, and synchronisation.
+Products are autocast as on one, and attention that only its slowest kernel takes is refused (that of half-precision kernels has
+a stand-in: half_kernel). Not found: what else only kernels of a real one would say, and synchronisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 from typing_extensions import override
+
+from lightning_modules.models.attention_backends import self_test
 
 DEVICE = torch.device("lazy", 0)
 """A device type that autograd serves on the host."""
@@ -27,6 +31,23 @@ CROSSING = {aten._to_copy.default, aten.copy_.default, aten.lift_fresh.default}
 """What moves numbers between devices."""
 HOST_INDICES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor}
 """What takes indices from the host, too."""
+
+WIDE_PRODUCTS = {aten.mm.dtype_out, aten.addmm.dtype_out}
+"""Half-precision factors with sums in float32, which the host's kernels do not have."""
+HALVES = (torch.float16, torch.bfloat16)
+PRODUCTS = {
+    functional.linear,
+    functional.scaled_dot_product_attention,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.__matmul__,
+}
+"""What autocast takes in half precision."""
 
 
 class Elsewhere(Tensor):
@@ -70,40 +91,79 @@ class _Operations(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
-class _Literals(TorchFunctionMode):
-    """`torch.tensor` makes its tensor below the dispatcher."""
+class _Autocast:
+    """Of the device, which torch knows no autocast of: its state, in the place of torch's own functions."""
+
+    def __init__(self) -> None:
+        self.dtype: torch.dtype | None = None
+        self._is_enabled, self._get_dtype, self._context = torch.is_autocast_enabled, torch.get_autocast_dtype, torch.autocast
+
+    def is_autocast_enabled(self, device_type: str) -> bool:
+        return self.dtype is not None if device_type == DEVICE.type else self._is_enabled(device_type)
+
+    def get_autocast_dtype(self, device_type: str) -> torch.dtype:
+        return self.dtype or torch.bfloat16 if device_type == DEVICE.type else self._get_dtype(device_type)
+
+    def autocast(self, device_type: str, dtype: torch.dtype = torch.bfloat16, enabled: bool = True, **options: Any) -> Any:
+        if device_type != DEVICE.type:
+            return self._context(device_type, dtype=dtype, enabled=enabled, **options)
+        return self._set(dtype if enabled else None)
+
+    @contextmanager
+    def _set(self, dtype: torch.dtype | None) -> Iterator[None]:
+        before, self.dtype = self.dtype, dtype
+        try:
+            yield
+        finally:
+            self.dtype = before
+
+    def cast(self, arguments: Any) -> Any:
+        """Arguments of a product, as autocast hands them on: float64 stays."""
+        return tree_map_only(Elsewhere, lambda t: t.to(self.dtype) if t.dtype in (torch.float32, *HALVES) else t, arguments)
+
+
+class _Functions(TorchFunctionMode):
+    """What happens above the dispatcher: `torch.tensor` makes its tensor below it, autocast comes before autograd."""
+
+    def __init__(self, autocast: _Autocast) -> None:
+        super().__init__()
+        self._autocast = autocast
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
-        if func is not torch.tensor or torch.device(options.get("device") or "cpu").type != DEVICE.type:
-            return func(*args, **options)
-        return func(*args, **{**options, "device": None}).to(DEVICE)
+        if func is torch.tensor and torch.device(options.get("device") or "cpu").type == DEVICE.type:
+            return func(*args, **{**options, "device": None}).to(DEVICE)
+        if func in PRODUCTS and self._autocast.dtype is not None:
+            args, options = self._autocast.cast((args, options))
+        if func is functional.scaled_dot_product_attention and isinstance(args[0], Elsewhere):
+            _refuse_slow(args, options)
+        return func(*args, **options)
 
 
-class _Autocast:
-    """Of torch, which knows no autocast of the device: there is none."""
-
-    is_enabled, context = torch.is_autocast_enabled, torch.autocast
-
-    @classmethod
-    def is_autocast_enabled(cls, device_type: str) -> bool:
-        return device_type != DEVICE.type and cls.is_enabled(device_type)
-
-    @classmethod
-    def autocast(cls, device_type: str, **options: Any) -> Any:
-        return nullcontext() if device_type == DEVICE.type else cls.context(device_type, **options)
+def _refuse_slow(args: Any, options: dict[str, Any]) -> None:
+    """Refuse attention for which CUDA has no kernel but the one that forms all scores."""
+    if args[0].shape[1] != args[1].shape[1] and options.get("attn_mask") is not None:
+        raise RuntimeError("expected as many key heads as query heads beside a mask: no fused kernel takes fewer")
 
 
 @contextmanager
 def pretend_device() -> Iterator[torch.device]:
     """The device; inside, tensors can be made on it and moved to it."""
+    autocast = _Autocast()
     with ExitStack() as stack:
         stack.enter_context(_Operations())
-        stack.enter_context(_Literals())
-        for name in ("is_autocast_enabled", "autocast"):
-            stack.enter_context(patch.object(torch, name, getattr(_Autocast, name)))
+        stack.enter_context(_Functions(autocast))
+        for name in ("is_autocast_enabled", "get_autocast_dtype", "autocast"):
+            stack.enter_context(patch.object(torch, name, getattr(autocast, name)))
+        stack.enter_context(patch.object(self_test, "in_a_fresh_thread", _here))
         yield DEVICE
+
+
+def _here(work: Callable[[], float]) -> float:
+    """The self-test of a backend in this thread, as another one would not know the device."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return work()
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -118,6 +178,10 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     inner_args, inner_kwargs = tree_map_only(Elsewhere, lambda tensor: tensor.hosted, (args, kwargs))
+    if func in WIDE_PRODUCTS:
+        *added, left, right, wide = inner_args
+        product = left.to(wide) @ right.to(wide)
+        return _same((kwargs["out"],), (inner_kwargs["out"],), inner_kwargs["out"].copy_(sum(added, start=product)))
     result = func(*inner_args, **inner_kwargs)
     if func is aten._to_copy.default and result is inner_args[0]:
         result = result.clone()

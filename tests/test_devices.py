@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import AdamW
@@ -28,6 +29,7 @@ from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
+from tests.half_kernel import half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch
 from tests.lightning_modules.ppo import rig
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
@@ -52,6 +54,14 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
             there + torch.ones(4)
         with pytest.raises(RuntimeError, match="at least two devices"):
             torch.nn.functional.embedding(host, there)
+        few = torch.ones(1, 2, 3, 4).to(DEVICE)
+        with pytest.raises(RuntimeError, match="no fused kernel takes fewer"):
+            torch.nn.functional.scaled_dot_product_attention(
+                torch.ones(1, 4, 3, 4).to(DEVICE), few, few, attn_mask=torch.ones(3, 3).to(DEVICE), enable_gqa=True
+            )
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            assert (there @ there.T).dtype == torch.bfloat16
+            assert (there.double() @ there.double().T).dtype == torch.float64
         with torch.device(DEVICE), pytest.raises(RuntimeError, match="generator of the device"):
             torch.rand(2, generator=torch.Generator())
 
@@ -74,6 +84,7 @@ def test_a_policy_scores_learns_and_samples(layout: str) -> None:
         for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
             torch.testing.assert_close(_on_host(parameter.grad), _on_host(gradient))
         assert policy.sample(prompts, parameters, eos_token_id=2, seed=0) == drawn
+        assert policy._decoder == 0, "a slower way to sample would be right too"
 
 
 def monitors() -> list[Callback]:
@@ -108,6 +119,27 @@ def test_training_with_the_monitors_gives_the_numbers_of_the_host(kind: str, tmp
     host, there = rows_of(tmp_path / "host"), rows_of(tmp_path / "there")
     assert len(host) > 20
     assert there == [pytest.approx(row, rel=1e-3, abs=1e-5, nan_ok=True) for row in host]
+
+
+def test_autocast_on_the_device_reaches_the_half_precision_kernel(tmp_path: Path) -> None:
+    wide = RandomPolicy({**TINY.config, "hidden_size": 32}, seed=3)
+
+    def train(folder: Path, device_type: str, **options: Any) -> list[Tensor]:
+        module = PreferenceModule(wide, DPOLoss(beta=0.5), partial(AdamW, lr=1e-3), cache_dir=str(folder))
+        data = InMemoryPairs(make_pairs(4), [[0, 1], [2, 3]] * 2, 1)
+        rig.fit(folder, module, data, monitors(), plugins=[MixedPrecision("bf16-mixed", device_type)], **options)
+        return [parameter.detach().cpu().clone() for parameter in module.policy.parameters()]
+
+    with half_kernel_is_there() as used:
+        expected = train(tmp_path / "host", "cpu")
+        on_host = list(used)
+        used.clear()
+        with pretend_device(), patch.object(CPUAccelerator, "setup_device"):
+            weights = train(tmp_path / "there", DEVICE.type, strategy=SingleDeviceStrategy(device=DEVICE))
+    assert set(used) == {(torch.bfloat16, "half kernel")}
+    assert used == on_host
+    # Signs of tiny gradients may differ, and each costs 2 lr a step.
+    torch.testing.assert_close(weights, expected, atol=5e-3, rtol=0)
 
 
 def reward_weights(folder: Path, spec: RewardModelSpec, **options: Any) -> list[Tensor]:

@@ -86,5 +86,5 @@ def _log_probs(decoder: Decoder[Any]) -> Tensor:
         tokens = torch.tensor([0, 1, 2], device=hidden.device)
         logits = [decoder.logits(hidden), decoder.logits(decoder.advance([cohort], tokens))]
         cohort.keep(_KEPT)
-        logits.append(decoder.logits(decoder.advance([cohort], tokens[[1, 0]])))
+        logits.append(decoder.logits(decoder.advance([cohort], tokens[:2].flip(0))))
     return torch.cat(logits).log_softmax(-1)
