@@ -179,8 +179,8 @@ def test_a_loss_that_says_it_is_logistic_pushes_by_its_margin_alone() -> None:
     """d_l over sigma(-margin) of random pairs is one number where `is_logistic`, and several elsewhere."""
     generator = torch.Generator().manual_seed(0)
     logps = (-20 * torch.rand(4, 12, generator=generator, dtype=torch.float64)).unbind()
-    lengths, scores = torch.randint(2, 9, (2, 12), generator=generator).unbind(), torch.rand(2, 12, generator=generator).unbind()
-    pairs = SequenceLogps(logps[0], logps[1], *lengths, logps[2], logps[3], scores[0] + 1, scores[1])
+    (short, long), scores = torch.randint(2, 9, (2, 12), generator=generator), torch.rand(2, 12, generator=generator)
+    pairs = SequenceLogps(logps[0], logps[1], short, long, logps[2], logps[3], scores[0] + 1, scores[1])
     for loss in [*every_loss(), DPOPLoss(), CalDPOLoss(), SPPOLoss(), DPOLoss(label_smoothing=0.1), CalibratedLoss(loss=CPOLoss())]:
         _, chosen, rejected = loss(pairs)
         push = incentives(loss, pairs)[1] / (rejected - chosen).sigmoid()
