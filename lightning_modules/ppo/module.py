@@ -247,4 +247,4 @@ class PPOModule(BaseModule):
         optimizer.step()
         optimizer.zero_grad()
         for schedule in self.trainer.lr_scheduler_configs:
-            cast(torch.optim.lr_scheduler.LRScheduler, schedule.scheduler).step()
+            cast(Any, schedule.scheduler).step()
