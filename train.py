@@ -147,7 +147,10 @@ def _share_tokenizer(config: Namespace) -> None:
     data, policy = config.data.init_args, config.model.init_args.get("policy")
     if policy is not None and data.get("tokenizer", "") is None:
         # A reward model's recipe is of one class, which the config does not name.
-        data.tokenizer = policy.get("init_args", policy).get("path")
+        arguments = policy.get("init_args", policy)
+        data.tokenizer = arguments.get("path")
+        if arguments.get("trust_remote_code"):
+            data.trust_remote_code = True
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class FileDataModule(BaseDataModule):
         num_workers: processes that pack ahead.
         seed: of the order of the data, the split, and the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
+        trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class FileDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
         if not 0 <= val_fraction < 1:
@@ -82,6 +84,7 @@ class FileDataModule(BaseDataModule):
         require_at_least(1, limit=limit)
         self._limit = limit
         self._tokenizer_name = tokenizer
+        self._trust_remote_code = trust_remote_code
         self._sources = {"train": train, "val": val, "test": test}
         self._format = format
         self._val_fraction = val_fraction
@@ -165,7 +168,7 @@ class FileDataModule(BaseDataModule):
 
     @cached_property
     def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self._tokenizer_name)
+        return load_tokenizer(self._tokenizer_name, trust_remote_code=self._trust_remote_code)
 
     def _write_report(self, split: str, report: RowReport) -> None:
         if self.trainer is None or not self.trainer.loggers:

@@ -56,6 +56,7 @@ class MixtureDataModule(BaseDataModule):
         num_workers: processes that pack ahead.
         seed: of the draw, the splits, the order of the data, and the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
+        trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class MixtureDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
         require_at_least(1, num_examples=num_examples)
@@ -81,6 +83,7 @@ class MixtureDataModule(BaseDataModule):
                 "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
             )
         self._tokenizer_name = tokenizer
+        self._trust_remote_code = trust_remote_code
         self._weights = {name: part.weight for name, part in parts.items()}
         self._num_examples = num_examples
         self._val_fraction = val_fraction
@@ -95,6 +98,7 @@ class MixtureDataModule(BaseDataModule):
                 on_bad_row=on_bad_row,
                 cache_dir=cache_dir,
                 seed=seed,
+                trust_remote_code=trust_remote_code,
             )
             for name, part in parts.items()
         }
@@ -137,7 +141,7 @@ class MixtureDataModule(BaseDataModule):
 
     @cached_property
     def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self._tokenizer_name)
+        return load_tokenizer(self._tokenizer_name, trust_remote_code=self._trust_remote_code)
 
 
 def mixture_counts(sizes: Mapping[str, int], weights: Mapping[str, float], total: int | None) -> dict[str, int]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.batches import Role
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
@@ -44,6 +44,7 @@ class RewardModelJudge(Judge):
         batch_size: Responses scored at once.
         max_length: Tokens kept of prompt and response together.
         device: Where the model runs, e.g. `cpu` or `cuda`.
+        trust_remote_code: Run the Python files that come with the model, with all your rights: read them first.
 
     Raises:
         ValueError: if a size is not positive.
@@ -53,12 +54,15 @@ class RewardModelJudge(Judge):
     version = VERSION
     scale = (-math.inf, math.inf)
 
-    def __init__(self, model: str, batch_size: int = 16, max_length: int = 1024, device: str = "cpu") -> None:
+    def __init__(
+        self, model: str, batch_size: int = 16, max_length: int = 1024, device: str = "cpu", trust_remote_code: bool = False
+    ) -> None:
         if batch_size < 1 or max_length < 1:
             raise ValueError(f"expected batch_size and max_length >= 1, got {batch_size} and {max_length}. Give counts.")
         self.name = f"reward_model:{Path(model).name if Path(model).is_dir() else model}"
         self.version = f"{VERSION}-{fingerprint(Path(model))}" if Path(model).is_dir() else VERSION
         self._source = model
+        self._trust_remote_code = trust_remote_code
         self._batch_size = batch_size
         self._max_length = max_length
         self._device = device
@@ -95,7 +99,7 @@ class RewardModelJudge(Judge):
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self._source)
+        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
         return tokenizer
 
     @cached_property
@@ -103,9 +107,7 @@ class RewardModelJudge(Judge):
         from transformers import AutoModelForSequenceClassification
 
         self._require_last_token(self._config)
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            self._source, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        model, found = self._load(AutoModelForSequenceClassification, output_loading_info=True, ignore_mismatched_sizes=True)
         lost = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
         lost |= {name for name in found["unexpected_keys"] if name.startswith("score.")}
         if lost:
@@ -124,8 +126,19 @@ class RewardModelJudge(Judge):
     def _config(self) -> PreTrainedConfig:
         from transformers import AutoConfig
 
-        config: PreTrainedConfig = AutoConfig.from_pretrained(self._source)
+        config: PreTrainedConfig = self._load(AutoConfig)
         return config
+
+    def _load(self, kind: Any, **options: bool) -> Any:  # noqa: ANN401 (one of the Auto classes of transformers, and what it gives)
+        try:
+            return kind.from_pretrained(self._source, trust_remote_code=self._trust_remote_code, **options)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"expected a reward model that transformers has the code of, got {self._source}, which brings Python files of its "
+                "own (auto_map). They would run with all your rights: read them, and then give the judge trust_remote_code: true."
+            ) from error
 
     def _require_last_token(self, config: PreTrainedConfig) -> None:
         if hasattr(config, "likelihood_scale"):

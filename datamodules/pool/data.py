@@ -51,6 +51,7 @@ class PoolDataModule(TaskDataModule):
         seed: of the order of the data, the split, and the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
         test_decoding: how `test` draws responses to the task's problems; greedy by default.
+        trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PoolDataModule(TaskDataModule):
         seed: int = 0,
         num_probe_prompts: int = 16,
         test_decoding: Decoding | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -87,6 +89,7 @@ class PoolDataModule(TaskDataModule):
             seed=seed,
             num_probe_prompts=num_probe_prompts,
             test_decoding=test_decoding,
+            trust_remote_code=trust_remote_code,
         )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"expected val_fraction in [0, 1), got {val_fraction}. Use 0 to hold nothing out.")

@@ -22,11 +22,12 @@ class Tokenizer(Protocol):
         """Text of the ids, special tokens included."""
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """A fast tokenizer with an end-of-sequence token.
 
     Args:
         name: folder, hub name, or a `.gguf` file.
+        trust_remote_code: run the Python files that come with it, with all the rights of the user.
 
     Raises:
         ValueError: if there is none, or it has no end-of-sequence token.
@@ -38,8 +39,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         if path.suffix == ".gguf":
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+            tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=trust_remote_code)
     except Exception as error:  # the hub's client, JSON and the tokenizers library, whose own errors are bare exceptions
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"expected a tokenizer that transformers has the code of, got {name!r}, which brings Python files of its own "
+                "(auto_map). They would run with all your rights: read them, and then set data.init_args.trust_remote_code: "
+                "true; or save it as a fast tokenizer."
+            ) from error
         raise ValueError(
             f"expected a tokenizer at {name[:200]!r} (a folder, a hub name, or a .gguf file), got: {error}. "
             "Check the name, or the network."

@@ -39,6 +39,7 @@ class TaskDataModule(BaseDataModule):
         seed: of the order of the data, and of the probe bank.
         num_probe_prompts: prompts in the frozen probe bank.
         test_decoding: how `test` draws responses to the held-out problems; greedy by default.
+        trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TaskDataModule(BaseDataModule):
         seed: int = 0,
         num_probe_prompts: int = 16,
         test_decoding: Decoding | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
         if tokenizer is None:
@@ -61,6 +63,7 @@ class TaskDataModule(BaseDataModule):
                 "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
             )
         self._tokenizer_name = tokenizer
+        self._trust_remote_code = trust_remote_code
         self._limits = LengthLimits(max_length, max_prompt_length)
         self._on_bad_row = on_bad_row
         self.task = task
@@ -108,4 +111,4 @@ class TaskDataModule(BaseDataModule):
 
     @cached_property
     def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self._tokenizer_name)
+        return load_tokenizer(self._tokenizer_name, trust_remote_code=self._trust_remote_code)

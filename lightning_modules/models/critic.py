@@ -94,6 +94,8 @@ class OwnBody(CriticSpec):
     path: str | None = None
     """Where its weights start: a reward model (with its head, unless that is read at every token) or a causal LM; a copy of the
     policy by default."""
+    trust_remote_code: bool = False
+    """Run the Python files that come with those weights, with all your rights (see `PretrainedPolicy`): read them first."""
 
     @override
     def build(self, policy: Policy) -> OwnBodyCritic:
@@ -103,7 +105,7 @@ class OwnBody(CriticSpec):
             ValueError: if its vocabulary is not the policy's.
         """
         if self.path is not None:
-            model = load_scalar(self.path)
+            model = load_scalar(self.path, trust_remote_code=self.trust_remote_code)
             if getattr(model.model.config, POOLING_ENTRY, "last") != "last":
                 # What is added up over the tokens to a reward says nothing of what is still to come.
                 nn.init.zeros_(model.head.weight)

@@ -187,6 +187,8 @@ class RewardModelSpec:
     """Where a scalar head is read. null takes what a saved one was trained with, or else its last token."""
     num_layers: int | None = None
     """Keep the body's first layers under a scalar head, and drop the rest; null keeps all."""
+    trust_remote_code: bool = False
+    """Run the Python files that come with the weights, with all your rights (see `PretrainedPolicy`): read them first."""
 
     def __post_init__(self) -> None:
         if self.likelihood_scale is not None and not 0 < self.likelihood_scale < math.inf:
@@ -196,7 +198,7 @@ class RewardModelSpec:
 
     def build(self) -> RewardModel:
         """Load it; building twice gives the same weights."""
-        saved = config_at(weights_at(self.path))
+        saved = config_at(weights_at(self.path), trust_remote_code=self.trust_remote_code)
         scale = self.likelihood_scale or getattr(saved, SCALE_ENTRY, None)
         if scale is not None:
             per_token = getattr(saved, PER_TOKEN_ENTRY, False) if self.per_token is None else self.per_token
@@ -209,7 +211,7 @@ class RewardModelSpec:
         if trained is not None and self.pooling not in (None, trained):
             raise ValueError(f"expected pooling: {trained}, as {self.path} was trained, got {self.pooling}. Use null.")
         pooling: Pooling = trained or self.pooling or "last"
-        scalar = load_scalar(self.path, self.num_layers)
+        scalar = load_scalar(self.path, self.num_layers, trust_remote_code=self.trust_remote_code)
         model = HEADS[pooling](scalar.model, scalar.attention)
         if self.freeze_body:
             model.requires_grad_(False)
@@ -225,4 +227,5 @@ class RewardModelSpec:
                 f"expected pooling: null and num_layers: null with a likelihood as reward, got {self.pooling} and "
                 f"{self.num_layers}: it is read by the output layer, over all layers. Leave them out, or take a scalar head."
             )
-        return LikelihoodReward(PretrainedPolicy(path=self.path).build(), scale, per_token)
+        policy = PretrainedPolicy(path=self.path, trust_remote_code=self.trust_remote_code).build()
+        return LikelihoodReward(policy, scale, per_token)

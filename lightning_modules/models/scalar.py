@@ -127,25 +127,31 @@ def in_float32(layer: nn.Linear, rows: Tensor) -> Tensor:
         return functional.linear(rows.to(dtype), layer.weight.to(dtype), bias)
 
 
-def load_scalar(path: str, num_layers: int | None = None) -> ScalarModel:
+def load_scalar(path: str, num_layers: int | None = None, *, trust_remote_code: bool = False) -> ScalarModel:
     """Body, and head where there is one, from a hub name, a folder or a `.gguf` file; a new head is zero: it says 0 of everything.
 
     Args:
         path: of a causal LM (an SFT run's policy) or of a sequence classifier with one output (a reward model).
         num_layers: of the body, the first ones, which the last norm then follows; all by default.
+        trust_remote_code: run the Python files that come with the weights, with all the rights of the user.
 
     Raises:
         ValueError: if there is no such model, the body has fewer layers, weights are missing, NaN or infinite, or the head is
             another one.
     """
     path = weights_at(path)
-    config = config_at(path)
+    config = config_at(path, trust_remote_code=trust_remote_code)
     _require_classifier(config)
     if num_layers is not None:
         _keep_layers(config, num_layers)
     config.num_labels = 1
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        path,
+        config=config,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
     is_trained = has_head(path, model, found)
     scalar = ScalarModel(model)
@@ -183,7 +189,8 @@ def _checked(scalar: ScalarModel) -> ScalarModel:
 
 
 def _require_classifier(config: PreTrainedConfig) -> None:
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    own_code = getattr(config, "auto_map", None) or {}
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and "AutoModelForSequenceClassification" not in own_code:
         raise ValueError(
             f"expected a kind of model that transformers puts one number over (a sequence classifier), got {config.model_type}. "
             "Take another model; under PPO a `SharedBody` critic, or RLOO without one."

@@ -17,7 +17,14 @@ from lightning_modules.models.generation.vllm_engine import VLLMEngine
 from lightning_modules.models.layout_check import check_log_probs
 from lightning_modules.models.lora import LoraSpec, add_adapters
 from lightning_modules.models.policy import PolicySpec
-from lightning_modules.models.pretrained import CACHE, config_at, weights_at, without_dropout
+from lightning_modules.models.pretrained import (
+    CACHE,
+    config_at,
+    require_causal_lm,
+    require_text_decoder,
+    weights_at,
+    without_dropout,
+)
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -82,6 +89,9 @@ class PretrainedPolicy(CausalLMSpec):
     """Branch, tag or commit on the hub."""
     cache_dir: str = CACHE
     """Where converted GGUF files are kept."""
+    trust_remote_code: bool = False
+    """Run the Python files that come with the weights (`auto_map`), where transformers has none for them. They run with all your
+    rights and can read, send and delete what you can: read them first, and name the `revision` that you have read."""
 
     def load(self) -> PreTrainedModel:
         """Read the weights (safetensors only).
@@ -91,11 +101,13 @@ class PretrainedPolicy(CausalLMSpec):
                 random ones with a warning.
         """
         path = weights_at(self.path, self.cache_dir)
-        config = config_at(path, self.revision)
+        config = config_at(path, self.revision, trust_remote_code=self.trust_remote_code)
+        require_causal_lm(config, self.path)
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
             dtype=getattr(torch, self.dtype),
             use_safetensors=True,
             output_loading_info=True,
@@ -122,6 +134,8 @@ class RandomPolicy(CausalLMSpec):
     def load(self) -> PreTrainedModel:
         """Initialise the weights."""
         config = without_dropout(AutoConfig.for_model(**self.config))
+        require_text_decoder(config, "config")
+        require_causal_lm(config, "config")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))

@@ -104,7 +104,7 @@ def require_same_tokens(name: str, path: str, store: PromptStore) -> None:
         ValueError: if the two tokenizers differ.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError):
         return
     ids = range(0, len(tokenizer), max(1, len(tokenizer) // NUM_TOKENS))

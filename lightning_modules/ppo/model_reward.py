@@ -32,14 +32,15 @@ class ModelReward(RewardSource):
         weight: factor on its rewards.
         per_token: of a log-likelihood: whether to take its mean over the tokens, not the sum, which makes responses brief; null
             takes what it was trained with.
+        trust_remote_code: run the Python files that come with its weights, with all your rights: read them first.
     """
 
     name = "model"
 
-    def __init__(self, path: str, weight: float = 1.0, per_token: bool | None = None) -> None:
+    def __init__(self, path: str, weight: float = 1.0, per_token: bool | None = None, trust_remote_code: bool = False) -> None:
         super().__init__(weight)
         self._path = path
-        self._spec = RewardModelSpec(path, per_token=per_token)
+        self._spec = RewardModelSpec(path, per_token=per_token, trust_remote_code=trust_remote_code)
         self._model: RewardModel | None = None
         self._precision = Precision()
         self._mean, self._std = 0.0, 1.0
