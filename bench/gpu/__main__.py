@@ -1,6 +1,7 @@
 """Everything worth knowing on one CUDA machine in nine minutes: `bash bench/gpu.sh`, or `--dry-run` on a CPU.
 
-Parts in order of worth, one process group each: what the machine is and whether the kernels are right; one step of a 0.5B model;
+Parts in order of worth, one process group each: what the machine is and whether the kernels are right; every stage through the
+command line; one step of a 0.5B model;
 the output head; attention; compilation, checkpointing and a 1.5B model; sampling; TRL's step beside ours. All figures go to
 `rows.jsonl` as they are taken and to `table.json` after each part; what the parts print goes to `log.txt`.
 """
@@ -18,6 +19,7 @@ from bench.gpu.runner import Part, Run, run_all
 PARTS = (
     Part("machine", "bench.gpu.machine", 60),
     Part("tests", "bench.gpu.gpu_tests", 75),
+    Part("experiments", "bench.gpu.experiments", 75),
     Part("step", "bench.gpu.step", 110),
     Part("head", "bench.gpu.head", 60),
     Part("attention", "bench.gpu.attention", 45),
