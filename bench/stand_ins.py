@@ -39,7 +39,7 @@ class _WideProducts(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-_ZERO = torch.zeros((), dtype=torch.bfloat16)
+_NOTHING = {dtype: torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
 class _OneCall(torch.autograd.Function):
@@ -53,9 +53,10 @@ class _OneCall(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        """Tensors of the inputs' shapes, the first counted."""
+        """Tensors of the inputs' shapes, the first counted. The others are finite: a step that is not is refused."""
         _, key, value = ctx.shapes
-        return gradient.clone(), _ZERO.expand(key), _ZERO.expand(value)
+        nothing = _NOTHING[gradient.dtype]
+        return gradient.clone(), nothing.expand(key), nothing.expand(value)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, **_: object) -> Tensor:
