@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from lightning_modules.models import causal_lm, head, tiled_log_probs
+from lightning_modules.models import causal_lm, fused_norms, head, tiled_log_probs
 from lightning_modules.models.attention_backends import selection
 from lightning_modules.models.attention_backends.base import AttentionBackend
 from lightning_modules.models.generation import decoder, packed_cohort
@@ -73,6 +73,17 @@ def _one_norm(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _written_out(rows, weight.shape, weight, epsilon)
 
 
+def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+    return gradient.clone(), _NOTHING[ctx.dtype].expand(ctx.shape), None
+
+
+def _note(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:  # noqa: ANN401
+    ctx.shape, ctx.dtype = inputs[1].shape, inputs[1].dtype
+
+
+_one_norm.register_autograd(_back, setup_context=_note)
+
+
 def _rms_norm(rows: Tensor, _shape: Sequence[int], weight: Tensor, epsilon: float) -> Tensor:
     output: Tensor = _one_norm(rows, weight, epsilon)
     return output
@@ -99,6 +110,7 @@ def as_on_a_gpu() -> Iterator[None]:
         patches.enter_context(patch.object(tiled_log_probs, "product_dtype", lambda *_: torch.bfloat16))
         # Stand-ins give other numbers, by which a decoder would seem wrong.
         patches.enter_context(patch.object(causal_lm, "first_right", lambda *_: 0))
+        patches.enter_context(patch.object(fused_norms, "has_kernel", lambda _: True))
         patches.enter_context(patch.object(functional, "rms_norm", _rms_norm))
         patches.enter_context(patch.object(packed_cohort, "is_worth_sharing", lambda *_: False))
         patches.enter_context(patch.object(decoder, "batching_for", lambda *_: Batching(tokens_per_read=TOKENS_PER_READ)))

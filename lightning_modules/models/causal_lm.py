@@ -18,6 +18,7 @@ from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, pac
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.compiling import compile_layers, uncompiled
 from lightning_modules.models.ends import ends_of
+from lightning_modules.models.fused_norms import fuse_norms
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.choice import body_of, decoders_of, first_right
 from lightning_modules.models.generation.engine import SamplingEngine
@@ -68,6 +69,7 @@ class CausalLMPolicy(Policy):
         self._balance_loss = balance_loss_of(model)
         self._plain_attention = model.config._attn_implementation
         self.attention = attention or BackendSelector("sdpa", announce=False)
+        fuse_norms(model)
         if layout == "packed":
             _refuse_unpackable(model)
             register_packed_attention()

@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from lightning_modules.models.attention import PACKED_ATTENTION, packed_attention
+from lightning_modules.models.fused_norms import write_norms_out
 
 _COMPILERS = ("g++", "clang++", "c++")
 
@@ -34,6 +35,7 @@ def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> None
         raise ValueError(f"expected a C++ compiler for torch.compile, found none of {', '.join(_COMPILERS)}. Use `compile: false`.")
     # Its loop over segments depends on their lengths: traced, every batch would be a program of its own.
     AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(packed_attention))
+    write_norms_out(model)
     for layer in layers:
         layer.compile(dynamic=True, backend=backend)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol, TypeVar, cast
 
 import torch
@@ -12,6 +13,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+
+from lightning_modules.models.fused_norms import FusedNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -71,6 +74,9 @@ def _twin(module: nn.Module) -> nn.Module:
     twin: nn.Module = object.__new__(own)
     twin.__dict__.update(module.__dict__)
     twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+    fused = vars(module).get("forward")
+    if isinstance(fused, FusedNorm):
+        twin.forward = replace(fused, module=twin)
     # Of its own, for some models register other rotary frequencies as they go.
     twin._buffers = dict(module._buffers)
     twin.__dict__.pop("_compiled_call_impl", None)

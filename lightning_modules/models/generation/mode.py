@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from lightning_modules.models.generation.fused_norms import fused_norms
 from lightning_modules.models.generation.half_weights import half_weights
 
 
@@ -32,5 +31,5 @@ def sampling_mode(model: PreTrainedModel, attention: str) -> Iterator[None]:
     """`decoding_mode`, with what saves time over many tokens."""
     # Not cuDNN's: it makes a plan for every new length, which is every token.
     kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with decoding_mode(model, attention), half_weights(model), fused_norms(model), sdpa_kernel(kernels):
+    with decoding_mode(model, attention), half_weights(model), sdpa_kernel(kernels):
         yield

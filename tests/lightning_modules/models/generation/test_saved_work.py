@@ -1,4 +1,4 @@
-"""What a token does not do again, with the same completions: cast weights, write norms out, wait for the device."""
+"""What a token does not do again, with the same completions: cast weights, read a prompt apart, wait for the device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from typing_extensions import override
 
+from lightning_modules.models import fused_norms
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation import batching, packed_cohort
 from lightning_modules.models.generation.batching import Batching, batching_for, row_bytes
-from lightning_modules.models.generation.fused_norms import fused_norm, fused_norms
 from lightning_modules.models.generation.half_weights import half_weights
 from lightning_modules.models.lora import LoraSpec, add_adapters
 from lightning_modules.models.policy import SamplingParameters
@@ -44,6 +41,7 @@ AUTOCAST: dict[str, Any] = {"device_type": "cpu", "dtype": torch.bfloat16, "cach
 def as_on_a_device(tokens_per_read: int = 3) -> Iterator[None]:
     """Rows hold their prompts, and the host looks every few tokens."""
     with (
+        patch.object(fused_norms, "has_kernel", lambda _: True),
         patch.object(packed_cohort, "is_worth_sharing", lambda *_: False),
         patch("lightning_modules.models.generation.decoder.batching_for", lambda *_: Batching(5, tokens_per_read=tokens_per_read)),
     ):
@@ -151,39 +149,6 @@ def test_weights_are_put_back_after_an_error_and_left_alone_without_autocast_and
         assert all(parameter is before[name] for name, parameter in policy.named_parameters())
     with torch.autocast(**AUTOCAST), half_weights(policy.double().model):
         assert {parameter.dtype for parameter in policy.parameters()} == {torch.float64}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", [LlamaRMSNorm, Olmo2RMSNorm])
-def test_fused_norms_compute_the_modules_own_result_in_its_type(kind: type[nn.Module], dtype: torch.dtype) -> None:
-    module = kind(16, 1e-3)
-    nn.init.uniform_(module.weight, -2, 2)  # type: ignore[arg-type]
-    rows = (torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 2, 5)[:, None]).to(dtype)
-    fused = fused_norm(module)
-    assert fused is not None
-    output, expected = fused(rows), module(rows)
-    assert output.dtype == expected.dtype
-    # Half precision is rounded once instead of twice: two of 256 steps.
-    torch.testing.assert_close(output, expected, rtol=1e-5 if dtype == torch.float32 else 2**-7, atol=1e-6)
-
-
-class _GatedRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
-    @override
-    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
-        output: Tensor = super().forward(hidden_states if gate is None else hidden_states * gate)
-        return output
-
-
-def test_norms_that_compute_something_else_stay_as_they_are() -> None:
-    assert fused_norm(Gemma2RMSNorm(16)) is None
-    assert fused_norm(_GatedRMSNorm(16)) is None
-    assert fused_norm(nn.LayerNorm(16)) is None
-    policy = build()
-    norms = [module for module in policy.model.modules() if isinstance(module, LlamaRMSNorm)]
-    with pytest.raises(StopIteration), fused_norms(policy.model):
-        next(norm for norm in norms if "forward" not in vars(norm))
-    assert norms
-    assert not any("forward" in vars(norm) for norm in norms)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2"])
