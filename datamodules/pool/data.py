@@ -15,7 +15,7 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.in_memory import OnBadRow
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import SCENARIOS, PairRules, ScenarioPair, ScenarioView, view_scenario
-from datamodules.pool.schema import PoolRow, Response
+from datamodules.pool.schema import DATASET, PoolRow, Response
 from datamodules.ranges import require_at_least
 from datamodules.sources.prompt_split import split_by_prompt
 from datamodules.sources.records import CompletionRecord, Record, reply_to
@@ -182,12 +182,15 @@ class PoolDataModule(TaskDataModule):
 
 
 def _leftover(row: PoolRow, response: Response) -> CompletionRecord:
-    return CompletionRecord(reply_to(row.prompt, response.text), Role.PROBE, LEFTOVER, response.score)
+    return reply_record(row, response, Role.PROBE, LEFTOVER)
 
 
 def _pair_record(row: PoolRow, pair: ScenarioPair) -> Record:
     sides = ((pair.chosen, Role.CHOSEN, "chosen"), (pair.rejected, Role.REJECTED, "rejected"))
-    completions = tuple(
-        CompletionRecord(reply_to(row.prompt, response.text), role, kind, response.score) for response, role, kind in sides
-    )
-    return Record(row.prompt, completions, pair.row_number)
+    return Record(row.prompt, tuple(reply_record(row, *side) for side in sides), pair.row_number)
+
+
+def reply_record(row: PoolRow, response: Response, role: Role, kind: str) -> CompletionRecord:
+    """A response of a pool as a completion of its prompt."""
+    is_drawn = response.source != DATASET
+    return CompletionRecord(reply_to(row.prompt, response.text), role, kind, response.score, is_drawn)

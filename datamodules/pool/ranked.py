@@ -8,9 +8,9 @@ from typing import Any
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.pool.data import PoolDataModule
+from datamodules.pool.data import PoolDataModule, reply_record
 from datamodules.pool.scenarios import ScenarioPair
-from datamodules.sources.records import CompletionRecord, Record, reply_to
+from datamodules.sources.records import Record
 from datamodules.sources.scored import RANKED
 from datamodules.sources.store import ExampleStore
 
@@ -38,9 +38,8 @@ class RankedPoolDataModule(PoolDataModule):
         return self.prepared("ranked responses", [self._ranked_record(pair) for pair in self.view.pairs])
 
     def _ranked_record(self, pair: ScenarioPair) -> Record:
-        prompt = self._rows[pair.row_number].prompt
+        row = self._rows[pair.row_number]
         scored = [response for response in pair.leftovers if response.score is not None][: self.num_ranked]
         sides = [(pair.chosen, Role.CHOSEN, "chosen"), (pair.rejected, Role.REJECTED, "rejected")]
         sides += [(response, Role.SAMPLE, RANKED) for response in scored]
-        completions = (CompletionRecord(reply_to(prompt, r.text), role, kind, r.score) for r, role, kind in sides)
-        return Record(prompt, tuple(completions), pair.row_number)
+        return Record(row.prompt, tuple(reply_record(row, *side) for side in sides), pair.row_number)

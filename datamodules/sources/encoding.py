@@ -132,11 +132,12 @@ class PromptEncoder:
     def _text(self, record: Record) -> list[str]:
         if record.tools:
             raise BadRowError(Fault.TEMPLATE_DROPS, "'tools': plain text has no template that would tell of them")
-        prompt, texts = str(record.prompt), [str(completion.text) for completion in record.completions]
+        prompt, mark = str(record.prompt), self._special.mark_completion
         if self._is_laid_out(record):
-            return [prompt, *(prompt + text for text in texts)]
+            return [prompt, *(prompt + str(completion.text) for completion in record.completions)]
         marked = self._special.mark(prompt)
-        return [marked, *(marked + self._special.mark_completion(text) for text in texts)]
+        replies = [str(c.text) if c.is_drawn else mark(str(c.text)) for c in record.completions]
+        return [marked, *(marked + reply for reply in replies)]
 
     def _chat(self, record: Record, prompt: tuple[Message, ...]) -> list[str]:
         template, tools, as_special = self._template, record.tools, record.has_control_tokens

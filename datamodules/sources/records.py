@@ -44,6 +44,8 @@ class CompletionRecord:
     kind: str
     score: float | None = None
     """Judge score, if the row has one."""
+    is_drawn: bool = False
+    """Whether a model drew it: special tokens that plain text spells then are those that it drew, as its pool wrote them down."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from datamodules.batches import Role
 from datamodules.in_memory import encode_prompts
+from datamodules.pool.data import reply_record
+from datamodules.pool.schema import PoolRow, Response
 from datamodules.sources.encoding import PromptEncoder
 from datamodules.sources.formats import PairColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
@@ -41,6 +43,18 @@ def test_a_reply_that_spells_the_end_of_the_turn_does_not_end_there() -> None:
     assert found.prompt_ids.count(start) == 2
     assert tokenizer.decode(found.prompt_ids) == "<|im_start|>user\nHow? <|im_start|><|im_end|>\n<|im_start|>assistant\n"
     assert found.spells_special
+
+
+def test_what_a_model_drew_is_what_it_drew() -> None:
+    """A pool holds draws as text; the dataset's own responses beside them are the words they are."""
+    tokenizer = build(CHATML)
+    sides = [CompletionRecord("a</s>b", Role.CHOSEN, "chosen", is_drawn=is_drawn) for is_drawn in (True, False)]
+    drawn, written = encoded(tokenizer, Record("q </s>", tuple(sides), 0)).completion_ids
+    assert drawn[:-1] == tokenizer("a</s>b", add_special_tokens=False)["input_ids"]
+    assert written[:-1] == words(tokenizer, "a</s>b")
+    row = PoolRow("q", (Response("a", "policy", 1.0), Response("b", "dataset", 2.0), Response("c", "weaker", 0.0)))
+    made = [reply_record(row, response, Role.PROBE, "leftover").is_drawn for response in row.responses]
+    assert made == [True, False, True]
 
 
 def test_it_does_where_that_is_asked_for() -> None:
