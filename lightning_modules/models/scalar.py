@@ -23,6 +23,7 @@ from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, pac
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.found_head import HEAD, has_head
+from lightning_modules.models.fused_norms import fuse_norms
 from lightning_modules.models.generation.mode import decoding_mode
 from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
@@ -68,6 +69,7 @@ class ScalarModel(nn.Module):
         self.limits = limits_of(model, window_remedy="")
         self.asks_for_balance = asks_for_balance(model)
         self.attention = attention or BackendSelector()
+        fuse_norms(model)
 
     @property
     def head(self) -> nn.Linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -16,9 +17,11 @@ from typing_extensions import override
 from lightning_modules.models import fused_norms
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.fused_norms import FusedNorm, fused_norm
+from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch
+from tests.tiny import write_model
 
 KINDS = (LlamaRMSNorm, Olmo2RMSNorm)
 
@@ -104,6 +107,13 @@ def test_a_policy_scores_and_learns_alike_with_the_kernel_and_its_copies_hold_th
         found = learned(twin)
     assert len(calls) == len(norms)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_reward_models_have_fused_norms(tmp_path: Path) -> None:
+    scalar = RewardModelSpec(str(write_model(tmp_path / "model"))).build()
+    norms = [module for module in scalar.modules() if "RMSNorm" in type(module).__name__]
+    assert norms
+    assert all(vars(norm)["forward"].module is norm for norm in norms)
 
 
 def test_compiled_layers_have_their_norms_written_out() -> None:
