@@ -187,6 +187,7 @@ class RewardModelJudge(Judge):
     def _score(self, rows: list[Ids]) -> list[float]:
         import torch
 
+        self._require_readable(rows)
         padding = self._padding({row[-1] for row in rows})
         # The classifier takes the last token that is not this one for a row's last token.
         self._model.config.get_text_config().pad_token_id = padding
@@ -197,6 +198,20 @@ class RewardModelJudge(Judge):
         with torch.inference_mode(), torch.autocast(torch.device(self._device).type, enabled=False):
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
         return [float(logit) for logit in logits[:, 0].float()]
+
+    def _require_readable(self, rows: list[Ids]) -> None:
+        largest, num_tokens = max(map(max, rows)), self._model.get_input_embeddings().num_embeddings
+        longest, positions = max(map(len, rows)), getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        if largest >= num_tokens:
+            raise ValueError(
+                f"expected token ids below {num_tokens}, the rows of the embedding of {self._source}, got {largest}. The tokenizer "
+                "in that folder belongs to another model."
+            )
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"expected at most {positions} tokens, the positions of {self._source}, got {longest}. Lower max_length, which "
+                "cuts the beginning of long prompts."
+            )
 
     def _padding(self, last: set[int]) -> int:
         """The tokenizer's padding token, or the first of the vocabulary that no row ends with."""

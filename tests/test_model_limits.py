@@ -89,4 +89,4 @@ def test_every_model_of_a_run_that_samples(part: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr("lightning_modules.ppo.model_reward.require_same_tokens", lambda *_: None)
     SMALL.build().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"at most 11 tokens .*positions of GPT2\w+, got 12 in the prompts with their answers"):
-        fit(tmp_path, MODULES[part](str(tmp_path / "model")), Prompts(max_new_tokens=9))
+        fit(tmp_path, MODULES[part](str(tmp_path / "model")), Prompts(max_new_tokens=9))  # type: ignore[no-untyped-call]

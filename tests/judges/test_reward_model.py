@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -83,3 +84,18 @@ def test_a_classifier_of_more_classes_is_refused(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="got 0 and 5"):
         RewardModelJudge("x", batch_size=0, max_length=5)
+
+
+def test_what_the_model_cannot_read_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"max_position_embeddings": 4}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"at most 4 tokens, the positions of .*, got 6\. Lower max_length"):
+        RewardModelJudge(str(tmp_path)).judge("what is two and three", "five")
+    assert RewardModelJudge(str(tmp_path), max_length=4).judge("what is two and three", "five").score is not None
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"token ids below {len(WORDS)}, .*, got {len(WORDS)}\."):
+        RewardModelJudge(str(tmp_path)).judge("what is extra", "five")
