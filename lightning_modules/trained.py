@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, cast
 
 import torch
@@ -64,11 +64,14 @@ class TrainedModule(GuardedModule):
         Raises:
             ValueError: if it cannot read them.
         """
-        demands = getattr(getattr(self._trainer, "datamodule", None), "demands", None)
+        datamodule = getattr(self._trainer, "datamodule", None)
+        demands, tokenizer = getattr(datamodule, "demands", None), getattr(datamodule, "tokenizer", None)
         if limits is not None and demands is not None:
             # While models are built, Lightning makes the accelerator the default device; data are made on the host.
             with torch.device("cpu"):
                 limits.require(demands())
+        if limits is not None and isinstance(tokenizer, Sized):
+            limits.warn_of_tokenizer(len(tokenizer))
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""

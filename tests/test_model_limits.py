@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from torch.optim import SGD
+from transformers import AutoTokenizer
 
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.critic import OwnBody
@@ -71,6 +72,18 @@ def test_predict_holds_prompts_with_their_answers_against_the_positions(tmp_path
     config["model"]["init_args"]["policy"] = recipe({**SHORT, "vocab_size": 76, "n_positions": 16})
     with pytest.raises(ValueError, match=r"at most 16 tokens .* in the prompts with their answers\. Lower max_new_tokens \(12\)"):
         run("predict", "--config", write_config(config, "predict"))
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_said_and_trains_on_data_without_them(
+    tmp_path: Path, run: Run, write_config: Write
+) -> None:
+    data = tiny.pair_data(tmp_path, supervised=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    tokenizer.add_tokens(["unused"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = {"trainer": tiny.trainer(tmp_path, max_steps=1), "model": tiny.module(tmp_path, supervised=True), "data": data}
+    with pytest.warns(UserWarning, match="tokenizer has 32 tokens and the embedding of LlamaForCausalLM 31 rows"):
+        run("fit", "--config", write_config(config, "sft"))
 
 
 SMALL = RandomPolicy({**SHORT, "vocab_size": 31})

@@ -56,6 +56,14 @@ class ModelLimits:
             if self.trained_length is not None and demand.longest > self.trained_length:
                 self._beyond_training(demand, self.trained_length)
 
+    def warn_of_tokenizer(self, num_tokens: int) -> None:
+        """Say that a tokenizer knows tokens that the model has no row for; data that hold none of them can be read."""
+        if num_tokens > self.vocab_size:
+            rank_zero_warn(
+                f"The tokenizer has {num_tokens} tokens and the embedding of {self.model} {self.vocab_size} rows. "
+                "The data hold none of those without a row; a text with one could not be read."
+            )
+
     def _beyond_training(self, demand: Demand, positions: int) -> None:
         if demand.is_drawn:
             raise ValueError(
