@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.rows import tracks_of
-from callbacks.run_summary import Line, next_steps, summary_lines
+from callbacks.output.run_summary import Line, next_steps, summary_lines
+from run_folder.rows import tracks_of
 from train import main
 
 EXPERIMENTS = ("demo_dpo", "demo_sft_dpo")

@@ -18,8 +18,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
-from callbacks.checkpoint_file import require_whole
-from callbacks.stop_on_signal import StopOnSignal
+from callbacks.control.stop_on_signal import StopOnSignal
+from callbacks.output.checkpoint_file import require_whole
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.precision import require_supported_precision

@@ -15,16 +15,16 @@ import numpy as np
 
 from bench.alarm_runs import EMBEDDED, ROOT, TOY, Run, loss_options, make
 from bench.toy_tables import table
-from callbacks.rows import Track, tracks_of
+from run_folder.rows import Track, tracks_of
 
 OUT = ROOT / "docs" / "results" / "adaptive_beta"
 SEEDS, RATE, SCENARIO = range(5), "3e-4", 1
 
 ADAPTIVE = [
     *loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.1),
-    *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
+    *("--trainer.callbacks+", "callbacks.control.adaptive_beta.AdaptiveBeta"),
 ]
-CALIBRATION = ("--trainer.callbacks+", "callbacks.reward_calibration.RewardCalibration")
+CALIBRATION = ("--trainer.callbacks+", "callbacks.control.reward_calibration.RewardCalibration")
 METHODS = {
     "dpo": loss_options("dpo", beta=0.1),
     "flex_dpo_0.8": loss_options("flex_dpo", beta_chosen=0.1, beta_rejected=0.08),
@@ -48,7 +48,7 @@ TOY_METHODS = {
     "cal_dpo": loss_options("cal_dpo"),
     "adaptive": [
         *loss_options("flex_dpo", beta_chosen=0.02, beta_rejected=0.02),
-        *("--trainer.callbacks+", "callbacks.adaptive_beta.AdaptiveBeta"),
+        *("--trainer.callbacks+", "callbacks.control.adaptive_beta.AdaptiveBeta"),
     ],
     "reward_calibration": [*loss_options("calibrated", **{"loss.init_args.beta": 0.02}), *CALIBRATION],
 }

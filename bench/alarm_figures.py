@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bench.alarm_runs import EMBEDDED, TOY, Run
 from bench.alarm_table import OUT, fired, readings_of
 from callbacks.alarms.property_rules import PROPERTY_RULES
-from callbacks.rows import Track, tracks_of
+from run_folder.rows import Track, tracks_of
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BROKEN, MENDED = "#d55e00", "#0072b2"

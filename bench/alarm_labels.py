@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.alarm_runs import TOY, Run
-from callbacks.rows import Track, tracks_of
+from run_folder.rows import Track, tracks_of
 
 ACCURACY_FALL, ACCURACY_RISE, OFF_DATA_RISE, CHOSEN_FALL = 0.08, 0.05, 0.10, 0.05
 """As docs/results/alarm/README.md defines them."""

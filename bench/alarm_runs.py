@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from callbacks.rows import read_rows
+from run_folder.rows import read_rows
 from train import main as train
 
 ROOT = Path(__file__).parent.parent

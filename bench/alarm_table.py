@@ -18,7 +18,7 @@ from bench.toy_tables import table
 from callbacks.alarms.property_rules import PROPERTY_RULES
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import AlarmWatch
-from callbacks.rows import ROWS
+from run_folder.rows import ROWS
 
 OUT = ROOT / "docs" / "results" / "alarm"
 FACTORS = (0.0, 0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)

@@ -31,8 +31,8 @@ TUNED = (*GROUPS, "--model.policy.path", "{runs}/rm_head/version_0/reward_model"
 NUM_LAYERS = 18
 """Of 30: the middle of what the folds of short answers choose (`rm_sum_cut`)."""
 SUM_HEAD = (*FROZEN, "--model.policy.pooling", "sum", "--model.policy.num_layers", str(NUM_LAYERS))
-REWARD_EXPORT = "callbacks.reward_export.RewardExport"
-POLICY_EXPORT = "callbacks.policy_export.PolicyExport"
+REWARD_EXPORT = "callbacks.output.reward_export.RewardExport"
+POLICY_EXPORT = "callbacks.output.policy_export.PolicyExport"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ def reader(model: str, runs: Path, every_n_steps: int) -> dict[str, Any]:
         for side in ("train", "held_out")
     }
     sets["train"]["num_pairs"] = 32
-    return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": every_n_steps, "sets": sets}}
+    return {
+        "class_path": "callbacks.diagnostics.pair_accuracy.PairAccuracy",
+        "init_args": {"every_n_steps": every_n_steps, "sets": sets},
+    }
 
 
 def folder(name: str, fold: Fold) -> Path:

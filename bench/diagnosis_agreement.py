@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from callbacks.rows import Track, tracks_of
+from run_folder.rows import Track, tracks_of
 
 LEAST = 1e-3
 """Differences are relative to the larger value, and to this where both are smaller: of a change of 0 there is no share."""

@@ -34,7 +34,7 @@ from bench.measure import machine
 from bench.our_side import build_data, build_module
 from bench.side import Side
 from bench.workload import SHAPES, build_workload
-from callbacks.head_geometry import HeadReader
+from callbacks.mathematics.head_geometry import HeadReader
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "trainer" / "default.yaml"
 SHORT = {"every_n_steps": 1, "probe_every_n_steps": 3, "histogram_every_n_steps": 3}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import machine
-from callbacks.head_geometry import HeadReader, PairGeometry
+from callbacks.mathematics.head_geometry import HeadReader, PairGeometry
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from datamodules.preference import PreferenceDataModule

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.probe_bank import BankBatch, ProbeMonitor
+from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import StepOutput

@@ -67,9 +67,9 @@ def run(side: Side) -> dict[str, Any]:
 def _diagnostics(side: Side) -> list[Callback]:
     if not side.diagnostics:
         return []
-    from callbacks.dispersion import DispersionMonitor
-    from callbacks.likelihood import LikelihoodMonitor
-    from callbacks.softmax_gradient import SoftmaxGradientMonitor
+    from callbacks.diagnostics.dispersion import DispersionMonitor
+    from callbacks.diagnostics.likelihood import LikelihoodMonitor
+    from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 
     cadence = side.diagnostics_every
     return [LikelihoodMonitor(cadence), SoftmaxGradientMonitor(cadence), DispersionMonitor(cadence)]

@@ -15,7 +15,7 @@ from typing import cast
 from torch import Tensor
 
 from bench.rlhf_runs import ARMS, SEEDS, Run
-from callbacks.accuracy import examine
+from callbacks.diagnostics.accuracy import examine
 from datamodules.in_memory import encode_prompts
 from datamodules.prompts import TaskPrompt
 from datamodules.sources.tokenization import load_tokenizer

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bench.rlhf_fresh import FILE as FRESH
 from bench.rlhf_runs import ARMS, SEEDS, Run
-from callbacks.rows import Track, tracks_of
+from run_folder.rows import Track, tracks_of
 
 BANK = "likelihood/bank"
 READINGS: Mapping[str, str] = {

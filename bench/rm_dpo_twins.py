@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.slips import write
-from callbacks.rows import read_rows
+from run_folder.rows import read_rows
 from train import main as train
 
 RUNS = Path(__file__).parent.parent / "runs" / "twins"
@@ -81,7 +81,7 @@ def reader(seed: int) -> dict[str, Any]:
     sets |= {f"scenario_{number}": {"split": "val", "data": scenario(number, seed)} for number in (2, 3, 4)}
     sets |= {name: {"split": "train", "data": pairs_in(RUNS / f"{name}.jsonl")} for name in ("slips", "other_stories")}
     sets = {name: content | {"num_pairs": NUM_PAIRS} for name, content in sets.items()}
-    return {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": EVERY, "sets": sets}}
+    return {"class_path": "callbacks.diagnostics.pair_accuracy.PairAccuracy", "init_args": {"every_n_steps": EVERY, "sets": sets}}
 
 
 def scenario(number: int, seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from callbacks.rows import read_rows
+from run_folder.rows import read_rows
 from train import main as train
 
 RUNS = Path(__file__).parent.parent / "runs" / "scenarios"

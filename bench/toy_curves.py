@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.rows import read_rows
+from run_folder.rows import read_rows
 
 Floats = NDArray[np.float64]
 

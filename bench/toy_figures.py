@@ -14,7 +14,7 @@ from matplotlib.markers import MarkerStyle
 from bench import toy_tables
 from bench.toy_curves import PAPER, PAPER_GRADIENTS, PAPER_S1_CHOSEN, UNDERFLOW, Curves
 from bench.toy_runs import ROOT, VARIANTS
-from callbacks.toy_ledger import CLASS_OF_KIND
+from callbacks.diagnostics.toy_ledger import CLASS_OF_KIND
 from datamodules.toy.scenarios import SCENARIOS
 
 OUT = ROOT / "docs" / "results" / "toy"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from bench.toy_curves import NEARLY_ZERO, PAPER, PAPER_S1_CHOSEN, UNDERFLOW, Curves, Floats
-from callbacks.toy_ledger import CLASS_OF_KIND
+from callbacks.diagnostics.toy_ledger import CLASS_OF_KIND
 
 Runs = Mapping[str, Curves]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.rm_dpo_twins import EVERY, KINDS, RATES, SETS, Twin, twins
 from bench.toy_tables import spread, table
-from callbacks.rows import read_rows
+from run_folder.rows import read_rows
 
 OUT = Path(__file__).parent.parent / "docs" / "results" / "rlhf"
 NUMBERS = "## Numbers\n"

@@ -12,9 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.readings import Readings, Values
-from callbacks.run_files import append_row, tensorboard_writer
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import StepOutput
+from run_folder.files import append_row, tensorboard_writer
 
 
 @runtime_checkable

@@ -51,7 +51,7 @@ class BaseModule(TrainedModule):
 
     policy: Policy
     on_sampling_progress: OnProgress | None = None
-    """Told how far the batch in hand has come while responses are drawn (`callbacks.sampling_bar`)."""
+    """Told how far the batch in hand has come while responses are drawn (`callbacks.output.sampling_bar`)."""
 
     def __init__(self, policy: PolicySpec, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__(optimizer, lr_scheduler)

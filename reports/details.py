@@ -13,7 +13,7 @@ from reports.groups import Group, differences, settings
 from reports.runs import CONFIG, Run
 from reports.start_end import table
 
-ALARM, DOCTOR = "callbacks.property_alarm.PropertyAlarm", "callbacks.data_doctor.DataDoctor"
+ALARM, DOCTOR = "callbacks.alarms.property_alarm.PropertyAlarm", "callbacks.output.data_doctor.DataDoctor"
 
 
 def alarms_html(runs: Sequence[Run]) -> str:

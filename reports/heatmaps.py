@@ -7,15 +7,15 @@ from html import escape
 from itertools import zip_longest
 from typing import Any
 
-from callbacks.heatmap_figure import PairHeat, SideHeat, pairs_html
 from reports.runs import Run
+from run_folder.heatmap_figure import PairHeat, SideHeat, pairs_html
 
 MEANING = (
     "The gradient of the loss at every token of a few fixed pairs, at the first and at the last reading: blue tokens are pushed "
     "up, orange ones down, as hard as they are dark."
 )
 
-CALLBACK = "callbacks.token_heatmap.TokenHeatmap"
+CALLBACK = "callbacks.output.token_heatmap.TokenHeatmap"
 
 
 def pair_of(row: Mapping[str, Any]) -> PairHeat:

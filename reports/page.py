@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from callbacks.heatmap_figure import STYLE
 from reports.catalogue import PLOTS
 from reports.details import alarms_html, doctor_html, runs_html
 from reports.groups import Group, grouped
@@ -15,6 +14,7 @@ from reports.runs import Run
 from reports.start_end import html_table
 from reports.style import DARK_TWINS
 from reports.svg import inline_svg, variable
+from run_folder.heatmap_figure import STYLE
 
 _CSS = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #24292f; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; LIGHT }

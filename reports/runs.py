@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from callbacks.rows import ROWS, Track, read_rows, tracks_of
+from run_folder.rows import ROWS, Track, read_rows, tracks_of
 
 CONFIG, DOCTOR = "config.yaml", "data_doctor.json"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports")
+PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder")
 OURS = (*PACKAGES, "train", "report", "bench", "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
@@ -75,9 +75,10 @@ RULES: dict[str, Callable[[str], bool]] = {
     ),
     "lightning_modules": lambda name: name in CONTRACTS or within("lightning_modules")(name),
     "callbacks": lambda name: (
-        within("callbacks", "judges", "lightning_modules", "datamodules")(name) and name not in concrete_modules()
+        within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder")(name) and name not in concrete_modules()
     ),
-    "reports": within("reports", "callbacks.rows", "callbacks.heatmap_figure"),
+    "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure"),
+    "run_folder": within("run_folder"),
 }
 """Folder -> whether a file in it may import a module of ours."""
 

@@ -22,7 +22,7 @@ from tests import tiny
 
 Run = Callable[..., LightningCLI]
 SIMPO = "lightning_modules.losses.simpo.SimPOLoss"
-CHECKPOINT = {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
+CHECKPOINT = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacks.rows import read_rows
-from callbacks.samples import SampleLogger
+from callbacks.output.samples import SampleLogger
 from datamodules.packing import pack
 from judges.reward_model import RewardModelJudge
 from lightning_modules.losses.dpo import DPOLoss
@@ -26,6 +25,7 @@ from lightning_modules.ppo.module import PPOModule
 from lightning_modules.ppo.token_reward import TokenReward
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.stochastic_rounding import StochasticAdamW
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.judges.test_reward_model import save_model
 from tests.lightning_modules.models.architectures import config

@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from callbacks.run_summary import summary_lines
+from callbacks.output.run_summary import summary_lines
 from demo import EXPERIMENTS, comparison
 
 

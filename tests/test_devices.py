@@ -17,11 +17,11 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import AdamW
 
-from callbacks.degradation import DegradationMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.reward_monitor import RewardMonitor
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.reward_monitor import RewardMonitor
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from lightning_modules.base import BaseModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters

@@ -10,31 +10,31 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.leaf_gradients import with_gradients
-from callbacks.policy_export import PolicyExport
-from callbacks.property_alarm import PropertyAlarm
-from callbacks.reward_monitor import RewardMonitor
-from callbacks.rows import read_rows, tracks_of
-from callbacks.run_summary import RunSummary
-from callbacks.static_diagnosis import StaticDiagnosis
+from callbacks.alarms.property_alarm import PropertyAlarm
+from callbacks.diagnostics.reward_monitor import RewardMonitor
+from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
+from callbacks.mathematics.leaf_gradients import with_gradients
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.policy_export import PolicyExport
+from callbacks.output.run_summary import RunSummary
 from datamodules.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.specs import RandomPolicy
+from run_folder.rows import read_rows, tracks_of
 from tests import tiny
 from tests.conftest import Run
 
 # The bank is read at the start and at the end alone: what squeezes is told from one reading to the next.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
-    "likelihood.LikelihoodMonitor": {"probe_every_n_steps": 10},
-    "softmax_gradient.SoftmaxGradientMonitor": {"histogram_every_n_steps": 1},
-    "degradation.DegradationMonitor": {"probe_every_n_steps": 10},
-    "disentanglement.DisentanglementMonitor": {},
-    "dispersion.DispersionMonitor": {"probe_every_n_steps": 10},
-    "mass_gains.MassMonitor": {},
-    "token_heatmap.TokenHeatmap": {},
-    "pair_accuracy.PairAccuracy": {"sets": {"own": {"split": "val"}, "some": {"split": "val", "num_pairs": 3}}},
+    "diagnostics.likelihood.LikelihoodMonitor": {"probe_every_n_steps": 10},
+    "diagnostics.softmax_gradient.SoftmaxGradientMonitor": {"histogram_every_n_steps": 1},
+    "diagnostics.degradation.DegradationMonitor": {"probe_every_n_steps": 10},
+    "diagnostics.disentanglement.DisentanglementMonitor": {},
+    "diagnostics.dispersion.DispersionMonitor": {"probe_every_n_steps": 10},
+    "diagnostics.mass_gains.MassMonitor": {},
+    "output.token_heatmap.TokenHeatmap": {},
+    "diagnostics.pair_accuracy.PairAccuracy": {"sets": {"own": {"split": "val"}, "some": {"split": "val", "num_pairs": 3}}},
 }
 MONITORS: list[dict[str, Any]] = [
     {"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1, **more}} for name, more in _ARGUMENTS.items()
@@ -45,7 +45,7 @@ Write = Callable[..., Path]
 
 def live(folder: Path, run: Run, write_config: Write) -> Path:
     """A run of three steps that leaves its policy and its rows."""
-    callbacks = [*MONITORS, {"class_path": "callbacks.policy_export.PolicyExport"}]
+    callbacks = [*MONITORS, {"class_path": "callbacks.output.policy_export.PolicyExport"}]
     config = {
         "seed_everything": 1,
         "trainer": tiny.trainer(folder, callbacks, max_steps=3),
@@ -59,8 +59,11 @@ def diagnosis(folder: Path, policy: Path, **options: Any) -> dict[str, Any]:
     """Config that looks at a checkpoint of that run, with its pairs."""
     pretrained = {"class_path": "lightning_modules.models.specs.PretrainedPolicy", "init_args": {"path": str(policy)}}
     model = {"policy": pretrained, "reference": tiny.POLICY, "cache_dir": str(folder / "cache")} | options
-    doctor = {"class_path": "callbacks.data_doctor.DataDoctor"}
-    static = {"class_path": "callbacks.static_diagnosis.StaticDiagnosis", "init_args": {"monitors": [doctor, *MONITORS]}}
+    doctor = {"class_path": "callbacks.output.data_doctor.DataDoctor"}
+    static = {
+        "class_path": "callbacks.diagnostics.static_diagnosis.StaticDiagnosis",
+        "init_args": {"monitors": [doctor, *MONITORS]},
+    }
     return {
         "trainer": tiny.trainer(folder, [static], inference_mode=False),
         "model": {

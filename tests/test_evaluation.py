@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.results_table import ALL, Outcome, table_cells
-from callbacks.rows import read_rows
+from callbacks.output.results_table import ALL, Outcome, table_cells
 from datamodules.pool.files import write_pool
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
@@ -18,6 +17,7 @@ from judges.arithmetic import ArithmeticJudge
 from judges.base import Verdict
 from judges.slogan import SloganJudge
 from lightning_modules.models.policy import SamplingParameters
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.test_sampling import JUDGE, TASK, policy
 
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
     }
     model = tiny.module(tmp_path)
     model["init_args"]["policy"] = policy(0)
-    table = {"class_path": "callbacks.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
+    table = {"class_path": "callbacks.output.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
     return {
         "trainer": tiny.trainer(tmp_path, [table]),
         "model": model,

@@ -13,18 +13,18 @@ import pytest
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.freshness import freshness
-from callbacks.rows import read_rows
+from callbacks.diagnostics.freshness import freshness
 from datamodules.pool.files import read_pool, write_pool
 from datamodules.pool.scenarios import view_scenario
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.test_sampling import TASK, policy
 
 ROOT = Path(__file__).parent.parent
-FRESHNESS = {"class_path": "callbacks.freshness.PoolFreshness"}
+FRESHNESS = {"class_path": "callbacks.diagnostics.freshness.PoolFreshness"}
 
 
 def score(prompt: str, response: str, answer: str | None) -> float:
@@ -83,11 +83,11 @@ def _experiments(folder: Path) -> dict[str, Path]:
     }
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(folder), "name": None}}
     writer = {
-        "class_path": "callbacks.pool_writer.PoolWriter",
+        "class_path": "callbacks.output.pool_writer.PoolWriter",
         "init_args": {"pool": "x.jsonl", "source": "policy", "judge": judge},
     }
-    table = {"class_path": "callbacks.results_table.ResultsTable", "init_args": {"judge": judge}}
-    export = {"class_path": "callbacks.policy_export.PolicyExport"}
+    table = {"class_path": "callbacks.output.results_table.ResultsTable", "init_args": {"judge": judge}}
+    export = {"class_path": "callbacks.output.policy_export.PolicyExport"}
     model = _model(folder)
     frozen = {
         "class_path": "lightning_modules.sft.SFTModule",

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
-from callbacks.rows import read_rows
 from lightning_modules.base import BaseModule
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.precision import of_parameters, require_supported_precision
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.conftest import Run
 
@@ -33,8 +33,8 @@ def fit(run: Run, tmp_path: Path, write_config: Callable[[Mapping[str, Any], str
     """Three steps of the tiny Llama; the policy, the likelihood rows and the run folder."""
 
     def fit(precision: str, *, supervised: bool = False, rounded: bool = True) -> tuple[CausalLMPolicy, list[dict[str, Any]], Path]:
-        callbacks = [{"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
-        callbacks += [{"class_path": "callbacks.policy_export.PolicyExport"}]
+        callbacks = [{"class_path": f"callbacks.diagnostics.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
+        callbacks += [{"class_path": "callbacks.output.policy_export.PolicyExport"}]
         config = {
             "seed_everything": 1,
             "trainer": tiny.trainer(tmp_path, callbacks, max_steps=3, precision=precision),

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from torch.optim import SGD
 
-from callbacks.accuracy import AccuracyMonitor
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.disentanglement import DisentanglementMonitor
-from callbacks.mass_gains import MassMonitor
-from callbacks.reference_probes import ReferenceProbes
-from callbacks.results_table import ResultsTable
-from callbacks.samples import SampleLogger
-from callbacks.sampling_bar import SamplingBar
+from callbacks.diagnostics.accuracy import AccuracyMonitor
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor
+from callbacks.diagnostics.mass_gains import MassMonitor
+from callbacks.diagnostics.reference_probes import ReferenceProbes
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.results_table import ResultsTable
+from callbacks.output.samples import SampleLogger
+from callbacks.output.sampling_bar import SamplingBar
 from datamodules.decoding import Decoding
 from datamodules.mixture import MixtureDataModule, MixturePart
 from datamodules.pool.data import PoolDataModule

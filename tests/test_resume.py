@@ -44,7 +44,7 @@ def trainer(name: str) -> Config:
         arguments = callback.setdefault("init_args", {})
         for cadence in {"every_n_steps", "probe_every_n_steps", "histogram_every_n_steps"} & arguments.keys():
             arguments[cadence] = 3
-        if callback["class_path"] == "callbacks.checkpoint.RunCheckpoint":
+        if callback["class_path"] == "callbacks.output.checkpoint.RunCheckpoint":
             arguments |= {"every_n_train_steps": RESUME_STEP, "keep_all": True}
     return config
 

@@ -51,9 +51,12 @@ def config(folder: Path) -> dict[str, Any]:
         "max_length": 24,
         "num_probe_prompts": 2,
     }
-    checkpoint = {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 1, "keep_all": True}}
+    checkpoint = {
+        "class_path": "callbacks.output.checkpoint.RunCheckpoint",
+        "init_args": {"every_n_train_steps": 1, "keep_all": True},
+    }
     likelihood = {
-        "class_path": "callbacks.likelihood.LikelihoodMonitor",
+        "class_path": "callbacks.diagnostics.likelihood.LikelihoodMonitor",
         "init_args": {"every_n_steps": 2, "probe_every_n_steps": 4},
     }
     trainer = tiny.trainer(folder, [checkpoint, likelihood], limit_val_batches=0, max_epochs=-1, use_distributed_sampler=False)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.rows import read_rows
 from datamodules.pool.files import read_pool
 from datamodules.sampling import SamplingDataModule
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from lightning_modules.models.policy import SamplingParameters
+from run_folder.rows import read_rows
 from tests import tiny
 
 Run = Callable[..., LightningCLI]
@@ -44,7 +44,7 @@ def sampling_config(folder: Path, pool: str, source: str = "policy", seed: int =
     writer = {"pool": str(folder / pool), "source": source, "judge": JUDGE}
     data = {"task": TASK, "tokenizer": str(folder / "tokenizer"), "num_samples": 4, "max_new_tokens": 12, "prompts_per_batch": 4}
     return {
-        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.pool_writer.PoolWriter", "init_args": writer}]),
+        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.output.pool_writer.PoolWriter", "init_args": writer}]),
         "model": _sft(seed),
         "data": {"class_path": "datamodules.sampling.SamplingDataModule", "init_args": data},
     }
@@ -139,7 +139,7 @@ def test_accuracy_is_measured_before_during_and_after_training(
     data = {"tokenizer": str(tmp_path / "tokenizer"), "task": TASK, "batch_size": 4, "num_probe_prompts": 0}
     config = {
         "trainer": tiny.trainer(
-            tmp_path, [{"class_path": "callbacks.accuracy.AccuracyMonitor", "init_args": monitor}], max_epochs=1
+            tmp_path, [{"class_path": "callbacks.diagnostics.accuracy.AccuracyMonitor", "init_args": monitor}], max_epochs=1
         ),
         "model": _sft(),
         "data": {"class_path": "datamodules.tasks.sft.TaskSFTDataModule", "init_args": data},

@@ -60,11 +60,18 @@ def stage_parts(folder: Path, stage: str, data: dict[str, Any]) -> tuple[list[di
             "class_path": "lightning_modules.reward.RewardModule",
             "init_args": {"policy": spec, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
         }
-        sets = {"class_path": "callbacks.pair_accuracy.PairAccuracy", "init_args": {"sets": {"held_out": {}}, "every_n_steps": 1}}
-        monitor = {"class_path": "callbacks.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 1}}
-        return [sets, monitor, {"class_path": "callbacks.reward_export.RewardExport"}], module, tiny.pair_data(folder, **data)
-    callbacks = [{"class_path": f"callbacks.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
-    callbacks += [{"class_path": "callbacks.policy_export.PolicyExport"}]
+        sets = {
+            "class_path": "callbacks.diagnostics.pair_accuracy.PairAccuracy",
+            "init_args": {"sets": {"held_out": {}}, "every_n_steps": 1},
+        }
+        monitor = {"class_path": "callbacks.diagnostics.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 1}}
+        return (
+            [sets, monitor, {"class_path": "callbacks.output.reward_export.RewardExport"}],
+            module,
+            tiny.pair_data(folder, **data),
+        )
+    callbacks = [{"class_path": f"callbacks.diagnostics.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
+    callbacks += [{"class_path": "callbacks.output.policy_export.PolicyExport"}]
     supervised = stage == "sft"
     return callbacks, tiny.module(folder, supervised=supervised), tiny.pair_data(folder, supervised=supervised, **data)
 
@@ -148,7 +155,7 @@ def resumable(folder: Path, strategy: Any, devices: int, *options: str) -> subpr
     """Four steps of DPO with checkpoints after two and four."""
     folder.mkdir()
     callbacks, module, data = stage_parts(folder, "dpo", {})
-    keeper = {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2, "keep_all": True}}
+    keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2, "keep_all": True}}
     trainer = tiny.trainer(folder, [callbacks[-1], keeper], strategy=strategy, devices=devices)
     trainer |= {"accumulate_grad_batches": 2 // devices, "max_steps": 4}
     return command(folder, {"seed_everything": 0, "trainer": trainer, "model": module, "data": data}, *options)

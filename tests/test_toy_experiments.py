@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from callbacks.rows import read_rows
-from callbacks.toy_ledger import CLASS_OF_KIND
+from callbacks.diagnostics.toy_ledger import CLASS_OF_KIND
 from datamodules.toy.scenarios import SCENARIOS
 from lightning_modules.base import BaseModule
 from lightning_modules.models import toy_specs
 from lightning_modules.models.toy import ToyPolicy
 from lightning_modules.models.toy_specs import SavedToyPolicySpec, ToyPolicySpec, fit_rows
+from run_folder.rows import read_rows
 from tests.conftest import Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"

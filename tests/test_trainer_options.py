@@ -15,16 +15,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch.optim import SGD
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.policy_export import PolicyExport
-from callbacks.rows import read_rows
-from callbacks.samples import SampleLogger
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.policy_export import PolicyExport
+from callbacks.output.samples import SampleLogger
 from datamodules.pool.rollouts import RolloutDataModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.trainer_options import settle_options
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.callbacks.rig import BigramPolicy, BigramSpec, fit
 from tests.conftest import Run

@@ -18,7 +18,7 @@ class CalibratedLoss(PreferenceLoss):
         z_w' = sg(z_w) + k (z_w - sg(z_w)),    z_l' = sg(z_l) + (z_l - sg(z_l)) / k,    z = log pi, sg: without gradient
 
     Source: arXiv 2604.18239, where k = sqrt(r* / r) with r = d_w / d_l of the loss that is held and r* = ||s_l|| / ||s_w||, the
-    middle of the disentanglement band; `callbacks.reward_calibration.RewardCalibration` sets it so. Alone it is constant.
+    middle of the disentanglement band; `callbacks.control.reward_calibration.RewardCalibration` sets it so. Alone it is constant.
     Incentives: d_w k and d_l / k, with d_w and d_l of the loss that is held: their ratio changes, their product does not.
     Rewards: as of the loss that is held; so are the values.
 

@@ -36,6 +36,6 @@ PLOT = Plot(
         "x centre would put the pairs in its middle; the nearer the cosine to 1, the narrower the band."
     ),
     needs=("head/",),
-    callback="callbacks.disentanglement.DisentanglementMonitor",
+    callback="callbacks.diagnostics.disentanglement.DisentanglementMonitor",
     draw=draw,
 )

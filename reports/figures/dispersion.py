@@ -35,6 +35,6 @@ PLOT = Plot(
         "went to nobody; entropy falling with the largest probability rising is mass squeezed into the favourite token."
     ),
     needs=(BANK,),
-    callback="callbacks.dispersion.DispersionMonitor",
+    callback="callbacks.diagnostics.dispersion.DispersionMonitor",
     draw=draw,
 )

@@ -44,6 +44,6 @@ PLOT = Plot(
         "rejected side's change minus the chosen side's: the lower, the more drastic."
     ),
     needs=("likelihood/",),
-    callback="callbacks.likelihood.LikelihoodMonitor",
+    callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",
     draw=draw,
 )

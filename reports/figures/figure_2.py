@@ -54,6 +54,6 @@ PLOT = Plot(
         "likelihood (right) falls, since dl/dπ = d/π. On a language model most of the height is there at step 0: it is length."
     ),
     needs=("softmax_grad/", "toy/", "likelihood/bank/"),
-    callback="callbacks.softmax_gradient.SoftmaxGradientMonitor",
+    callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",
     draw=draw,
 )

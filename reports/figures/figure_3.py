@@ -60,6 +60,6 @@ PLOT = Plot(
         "gains. On a language model: the geometric mean probability of a token, so that lengths do not matter."
     ),
     needs=("toy/", "likelihood/bank/"),
-    callback="callbacks.likelihood.LikelihoodMonitor",
+    callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",
     draw=draw,
 )

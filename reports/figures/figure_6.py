@@ -45,6 +45,6 @@ PLOT = Plot(
         "the right one is what training added: above 0 and rising, rejected is being driven into the ground."
     ),
     needs=("softmax_grad/",),
-    callback="callbacks.softmax_gradient.SoftmaxGradientMonitor",
+    callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",
     draw=draw,
 )

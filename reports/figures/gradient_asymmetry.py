@@ -38,6 +38,6 @@ PLOT = Plot(
         "rejected side takes the larger push; both fall as the loss is satisfied."
     ),
     needs=("softmax_grad/",),
-    callback="callbacks.softmax_gradient.SoftmaxGradientMonitor",
+    callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",
     draw=draw,
 )

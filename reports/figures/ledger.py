@@ -41,7 +41,7 @@ PLOT = Plot(
     title="The toy's ledger: where every bit of probability is",
     meaning=("The five areas sum to 1, so that what one loses is what others gain: look where the blue area goes when it shrinks."),
     needs=("toy/own_chosen",),
-    callback="callbacks.toy_ledger.ToyLedger",
+    callback="callbacks.diagnostics.toy_ledger.ToyLedger",
     draw=draw,
     is_optional=True,
 )

@@ -34,6 +34,6 @@ PLOT = Plot(
         "there (dispersion), the right to the token that was the favourite anyway (squeezing)."
     ),
     needs=("mass/",),
-    callback="callbacks.mass_gains.MassMonitor",
+    callback="callbacks.diagnostics.mass_gains.MassMonitor",
     draw=draw,
 )

@@ -89,6 +89,6 @@ PLOT = Plot(
         "model unlearns its answers; a fall of chosen alone is no failure, staying on that course is."
     ),
     needs=("degradation/quadrant/", *CHANGES),
-    callback="callbacks.degradation.DegradationMonitor",
+    callback="callbacks.diagnostics.degradation.DegradationMonitor",
     draw=draw,
 )

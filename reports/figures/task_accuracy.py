@@ -22,7 +22,7 @@ PLOT = Plot(
     title="Does the policy still do its task?",
     meaning="Share of held-out problems that a judge accepts: what the likelihoods below should be held against.",
     needs=("task/accuracy",),
-    callback="callbacks.accuracy.AccuracyMonitor",
+    callback="callbacks.diagnostics.accuracy.AccuracyMonitor",
     draw=draw,
     is_optional=True,
 )

@@ -45,6 +45,6 @@ PLOT = Plot(
         "pairs, and where they fall along with them the policy is losing language, not learning a preference."
     ),
     needs=(BANK,),
-    callback="callbacks.likelihood.LikelihoodMonitor",
+    callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",
     draw=draw,
 )

@@ -13,13 +13,12 @@ import torch
 from lightning.pytorch import Callback
 from torch.optim import SGD
 
-from callbacks.adaptive_beta import AdaptiveBeta
-from callbacks.band_follower import BandFollower, followed
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.disentanglement import DisentanglementMonitor
-from callbacks.head_geometry import HeadReader
-from callbacks.reward_calibration import RewardCalibration
-from callbacks.rows import read_rows
+from callbacks.control.adaptive_beta import AdaptiveBeta
+from callbacks.control.band_follower import BandFollower, followed
+from callbacks.control.reward_calibration import RewardCalibration
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor
+from callbacks.mathematics.head_geometry import HeadReader
+from callbacks.output.checkpoint import RunCheckpoint
 from datamodules.packing import pack
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
@@ -28,6 +27,7 @@ from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.preference import PreferenceModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import InterruptAt, Interrupted, ProbedPairs, fit
 from tests.lightning_modules.stubs import TINY, make_pairs
 

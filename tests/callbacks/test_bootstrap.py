@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from callbacks.bootstrap import bootstrap_interval
+from callbacks.mathematics.bootstrap import bootstrap_interval
 
 
 def test_a_share_has_the_interval_of_the_normal_approximation() -> None:

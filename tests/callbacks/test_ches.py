@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from callbacks.ches import ches
+from callbacks.mathematics.ches import ches
 from datamodules.packing import pack
 from tests.lightning_modules.stubs import make_pairs
 

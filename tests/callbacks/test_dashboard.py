@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from torch.optim import SGD
 
-from callbacks.dashboard import LAYOUT, PropertyDashboard
-from callbacks.degradation import DegradationMonitor
-from callbacks.disentanglement import DisentanglementMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.mass_gains import MassMonitor
-from callbacks.samples import SampleLogger
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.mass_gains import MassMonitor
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.output.dashboard import LAYOUT, PropertyDashboard
+from callbacks.output.samples import SampleLogger
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule

@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from callbacks.data_doctor import DataDoctor, _row_names
-from callbacks.head_geometry import PairGeometry
-from callbacks.pair_risks import RISKS, model_facts, pair_facts, pair_keys, repeated, warnings
+from callbacks.mathematics.head_geometry import PairGeometry
+from callbacks.mathematics.pair_risks import RISKS, model_facts, pair_facts, pair_keys, repeated, warnings
+from callbacks.output.data_doctor import DataDoctor, _row_names
 from datamodules.packing import pack
 from lightning_modules.token_stats import TokenStats
 from tests import tiny
@@ -107,8 +107,8 @@ def experiment(folder: Path, callbacks: list[dict[str, Any]], *, supervised: boo
 
 def test_a_run_starts_with_a_visit(tmp_path: Path, run: Run, write_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.StringIO()
-    monkeypatch.setattr("callbacks.data_doctor.Console", lambda: Console(file=printed, width=120))
-    cli = run("fit", "--config", write_config(experiment(tmp_path, [{"class_path": "callbacks.data_doctor.DataDoctor"}])))
+    monkeypatch.setattr("callbacks.output.data_doctor.Console", lambda: Console(file=printed, width=120))
+    cli = run("fit", "--config", write_config(experiment(tmp_path, [{"class_path": "callbacks.output.data_doctor.DataDoctor"}])))
     written = json.loads((Path(cli.trainer.log_dir or "") / "data_doctor.json").read_text())
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     kept = [pairs[example.row_number] for example in cli.datamodule.dataset("train").examples]
@@ -130,6 +130,6 @@ def test_a_doctor_who_may_read_nothing_is_refused() -> None:
 
 
 def test_data_without_pairs_is_left_alone(tmp_path: Path, run: Run, write_config: Any) -> None:
-    doctor = [{"class_path": "callbacks.data_doctor.DataDoctor"}]
+    doctor = [{"class_path": "callbacks.output.data_doctor.DataDoctor"}]
     cli = run("fit", "--config", write_config(experiment(tmp_path, doctor, supervised=True)))
     assert not (Path(cli.trainer.log_dir or "") / "data_doctor.json").exists()

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from callbacks.degradation import DegradationMonitor, chosen_change_by_class, control, quadrants, rankings
-from callbacks.rows import read_rows
+from callbacks.diagnostics.degradation import DegradationMonitor, chosen_change_by_class, control, quadrants, rankings
 from datamodules.packing import pack
 from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss
@@ -16,6 +15,7 @@ from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import PairOutput
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, fit, pair, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

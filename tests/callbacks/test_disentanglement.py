@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from callbacks.ches import ches
-from callbacks.disentanglement import DisentanglementMonitor, against_realised, band, explained
-from callbacks.head_geometry import HeadReader, PairGeometry
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor, against_realised, band, explained
+from callbacks.mathematics.ches import ches
+from callbacks.mathematics.head_geometry import HeadReader, PairGeometry
 from callbacks.readings import Counted
-from callbacks.rows import read_rows
 from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, fit, supervised
 from tests.lightning_modules.stubs import TINY, make_pairs
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from callbacks.dispersion import DispersionMonitor, changes_by_group, dispersion_index, off_pair_mass, sharpness
-from callbacks.probe_bank import BankBatch
-from callbacks.rows import read_rows
-from callbacks.squeeze import Sharpness, squeezed
+from callbacks.diagnostics.dispersion import DispersionMonitor, changes_by_group, dispersion_index, off_pair_mass, sharpness
+from callbacks.diagnostics.probe_bank import BankBatch
+from callbacks.mathematics.squeeze import Sharpness, squeezed
 from datamodules.batches import Role
 from datamodules.examples import TokenizedCompletion
 from datamodules.packing import pack
@@ -20,6 +19,7 @@ from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.token_stats import TokenStats
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, fit, pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.optim import SGD
 
-from callbacks.policy_export import PolicyExport
+from callbacks.output.policy_export import PolicyExport
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.lora import LoraSpec

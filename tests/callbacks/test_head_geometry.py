@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from callbacks import head_geometry
-from callbacks.head_geometry import HeadReader, PairGeometry, likely_tokens, pair_geometry
+from callbacks.mathematics import head_geometry
+from callbacks.mathematics.head_geometry import HeadReader, PairGeometry, likely_tokens, pair_geometry
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy

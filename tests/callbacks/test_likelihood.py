@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.likelihood import LikelihoodMonitor, drop_gap, drop_share, likelihoods, valley_tokens
-from callbacks.rows import read_rows
+from callbacks.diagnostics.likelihood import LikelihoodMonitor, drop_gap, drop_share, likelihoods, valley_tokens
+from callbacks.output.checkpoint import RunCheckpoint
 from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import (
     PAIRS,
     BigramPolicy,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from callbacks.mass_gains import MassMonitor, Watched, distributions, gains, seen_tokens, watched_rows
-from callbacks.rows import read_rows
+from callbacks.diagnostics.mass_gains import MassMonitor, Watched, distributions, gains, seen_tokens, watched_rows
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import Policy
 from lightning_modules.preference import PreferenceModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, fit
 from tests.lightning_modules.stubs import TINY, make_pairs
 

@@ -12,22 +12,22 @@ from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from callbacks.accuracy import AccuracyMonitor
-from callbacks.adaptive_beta import AdaptiveBeta
-from callbacks.degradation import DegradationMonitor
-from callbacks.disentanglement import DisentanglementMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.freshness import PoolFreshness
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.mass_gains import MassMonitor
-from callbacks.pair_accuracy import PairAccuracy, PairSet
-from callbacks.results_table import ResultsTable
-from callbacks.reward_calibration import RewardCalibration
-from callbacks.samples import SampleLogger
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
-from callbacks.source_metrics import SourceMetrics
-from callbacks.token_heatmap import TokenHeatmap
-from callbacks.toy_ledger import ToyLedger
+from callbacks.control.adaptive_beta import AdaptiveBeta
+from callbacks.control.reward_calibration import RewardCalibration
+from callbacks.diagnostics.accuracy import AccuracyMonitor
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.freshness import PoolFreshness
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.mass_gains import MassMonitor
+from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.source_metrics import SourceMetrics
+from callbacks.diagnostics.toy_ledger import ToyLedger
+from callbacks.output.results_table import ResultsTable
+from callbacks.output.samples import SampleLogger
+from callbacks.output.token_heatmap import TokenHeatmap
 from datamodules.batches import CompletionBatch
 from datamodules.decoding import Decoding
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView

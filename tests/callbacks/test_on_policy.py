@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from callbacks.on_policy import ScoredSamples, distinct, divergence, floor_of, repetition, score, shape
-from callbacks.rows import read_rows
-from callbacks.samples import SampleLogger
+from callbacks.mathematics.sample_statistics import ScoredSamples, distinct, divergence, floor_of, repetition, score, shape
+from callbacks.output.samples import SampleLogger
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SampledCompletion, SamplingParameters
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

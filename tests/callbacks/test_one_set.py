@@ -9,18 +9,18 @@ import pytest
 from lightning.pytorch import Callback
 from torch.optim import SGD
 
-from callbacks.degradation import DegradationMonitor
-from callbacks.disentanglement import DisentanglementMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.mass_gains import MassMonitor
-from callbacks.rows import tracks_of
-from callbacks.samples import SampleLogger
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.disentanglement import DisentanglementMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.mass_gains import MassMonitor
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.output.samples import SampleLogger
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import tracks_of
 from tests.callbacks.rig import ProbedPairs, fit, supervised
 from tests.lightning_modules.ppo import rig as ppo
 from tests.lightning_modules.stubs import TINY, make_pairs

@@ -12,17 +12,17 @@ import torch
 from rich.console import Console
 from torch.optim import SGD
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.degradation import DegradationMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.policy_export import PolicyExport, free_folder
-from callbacks.rows import read_rows, tracks_of
-from callbacks.run_summary import RunSummary, next_steps, summary_lines
-from callbacks.samples import SampleLogger, as_markdown
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.policy_export import PolicyExport, free_folder
+from callbacks.output.run_summary import RunSummary, next_steps, summary_lines
+from callbacks.output.samples import SampleLogger, as_markdown
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
+from run_folder.rows import read_rows, tracks_of
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, InterruptAt, Interrupted, ProbedPairs, events, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

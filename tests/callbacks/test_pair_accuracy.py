@@ -14,9 +14,8 @@ from lightning.pytorch import Callback
 from torch import Tensor, tensor
 from torch.optim import SGD
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.pair_accuracy import PairAccuracy, PairSet, ordered, reward_readings
-from callbacks.rows import read_rows
+from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet, ordered, reward_readings
+from callbacks.output.checkpoint import RunCheckpoint
 from datamodules.base import BaseDataModule
 from datamodules.examples import Example
 from datamodules.packing import pack
@@ -29,6 +28,7 @@ from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, InterruptAt, Interrupted, Letters, fit, pair, supervised
 from tests.lightning_modules.stubs import TINY, make_pairs
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from callbacks.pair_tokens import NONE, TokenClass, pair_tokens, sums_by_class
-from callbacks.selection import host_lengths, sequences_by_kind, tokens_by_kind
+from callbacks.mathematics.pair_tokens import NONE, TokenClass, pair_tokens, sums_by_class
+from callbacks.mathematics.selection import host_lengths, sequences_by_kind, tokens_by_kind
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from tests.callbacks.rig import PAIRS, ProbedPairs, pair

@@ -14,13 +14,13 @@ from rich.console import Console
 from torch.optim import SGD
 
 from callbacks.alarms.conditions import Condition
+from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.alarms.rules import AlarmRule
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.property_alarm import PropertyAlarm
-from callbacks.rows import read_rows, tracks_of
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.output.checkpoint import RunCheckpoint
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
+from run_folder.rows import read_rows, tracks_of
 from tests.callbacks.rig import PAIRS, BigramSpec, InterruptAt, Interrupted, ProbedPairs, events, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -12,12 +12,12 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.optim import SGD
 
-from callbacks.degradation import DegradationMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.samples import SampleLogger
-from callbacks.softmax_gradient import SoftmaxGradientMonitor, sequence_norms, token_norms
-from callbacks.token_heatmap import TokenHeatmap
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor, sequence_norms, token_norms
+from callbacks.output.samples import SampleLogger
+from callbacks.output.token_heatmap import TokenHeatmap
 from datamodules.batches import CompletionBatch
 from datamodules.examples import Example
 from datamodules.packing import pack
@@ -51,7 +51,7 @@ def explicit_logits(policy: Policy, batch: CompletionBatch) -> Tensor:
     assert isinstance(policy, CausalLMPolicy)
     weight = policy.model.get_output_embeddings().weight
     assert isinstance(weight, Tensor)
-    return policy._hidden(batch) @ weight.T
+    return policy._hidden(batch)[0] @ weight.T
 
 
 def module_of(policy: PolicySpec, loss: PreferenceLoss | None, dtype: torch.dtype) -> BaseModule:

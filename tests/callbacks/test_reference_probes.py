@@ -8,13 +8,12 @@ import torch
 from lightning.pytorch import Callback
 from torch.optim import SGD
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.decoding import prompts_and_completions
-from callbacks.degradation import DegradationMonitor
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.reference_probes import KIND, ReferenceProbes
-from callbacks.rows import read_rows
+from callbacks.diagnostics.degradation import DegradationMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.reference_probes import KIND, ReferenceProbes
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.texts import prompts_and_completions
 from datamodules.preference import PreferenceDataModule
 from datamodules.sft import SFTDataModule
 from datamodules.sources.formats import PairColumns
@@ -24,6 +23,7 @@ from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests import tiny
 from tests.callbacks.rig import PAIRS, InterruptAt, Interrupted, ProbedPairs, fit
 

@@ -11,10 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.optim import SGD
 
-from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likelihood_gradients
+from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.readings import Counted
-from callbacks.rows import read_rows
-from callbacks.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likelihood_gradients
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.base import BaseModule
@@ -30,6 +29,7 @@ from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, events, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -8,11 +8,11 @@ import pytest
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from callbacks.rows import read_rows
-from callbacks.source_metrics import SourceMetrics
+from callbacks.diagnostics.source_metrics import SourceMetrics
 from datamodules.batches import CompletionBatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, events, fit
 
 

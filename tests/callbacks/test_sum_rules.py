@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.mass_gains import Watched, distributions, gains, seen_tokens, watched_rows
-from callbacks.pair_tokens import TokenClass, pair_tokens
+from callbacks.diagnostics.mass_gains import Watched, distributions, gains, seen_tokens, watched_rows
+from callbacks.diagnostics.softmax_gradient import by_class
+from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
+from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
 from callbacks.readings import Counted, Values
-from callbacks.softmax_gradient import by_class
-from callbacks.token_trie import log_seen_mass, off_data_mass, token_trie
 from datamodules.batches import CompletionBatch
 from datamodules.pool.data import PoolDataModule
 from lightning_modules.models.causal_lm import CausalLMPolicy

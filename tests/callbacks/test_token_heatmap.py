@@ -13,11 +13,9 @@ from matplotlib.image import imread
 from PIL import Image
 from torch.optim import SGD
 
-from callbacks.decoding import prompts_and_completions, token_texts
-from callbacks.heatmap_figure import DOWN, UNIT, UP, PairHeat, SideHeat, draw_pairs, page_of
-from callbacks.probe_bank import BankBatch
-from callbacks.rows import read_rows
-from callbacks.token_heatmap import TokenHeatmap, pair_heats, token_gradients
+from callbacks.diagnostics.probe_bank import BankBatch
+from callbacks.output.texts import prompts_and_completions, token_texts
+from callbacks.output.token_heatmap import TokenHeatmap, pair_heats, token_gradients
 from datamodules.batches import Role
 from datamodules.packing import pack
 from lightning_modules.base import BaseModule
@@ -26,6 +24,8 @@ from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.heatmap_figure import DOWN, UNIT, UP, PairHeat, SideHeat, draw_pairs, page_of
+from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, Letters, ProbedPairs, events, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.token_trie import log_seen_mass, off_data_mass, token_trie
+from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack

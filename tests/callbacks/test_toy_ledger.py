@@ -13,8 +13,15 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from callbacks.rows import read_rows
-from callbacks.toy_ledger import CLASS_OF_KIND, ToyLedger, ledger, log10_mean, mean_by_seed, pair_gradients, papers_unseen
+from callbacks.diagnostics.toy_ledger import (
+    CLASS_OF_KIND,
+    ToyLedger,
+    ledger,
+    log10_mean,
+    mean_by_seed,
+    pair_gradients,
+    papers_unseen,
+)
 from datamodules.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from datamodules.toy.scenarios import SCENARIOS
@@ -25,6 +32,7 @@ from lightning_modules.models.toy import ToyPolicy, ToyShape
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
+from run_folder.rows import read_rows
 from tests.callbacks.rig import events, fit
 from tests.toy_rig import pair_batch, step
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.reward_export import RewardExport
+from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.output.reward_export import RewardExport
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy

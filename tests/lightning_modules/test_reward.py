@@ -16,7 +16,7 @@ from torch import tensor
 from torch.optim import SGD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from callbacks.reward_monitor import reward_readings
+from callbacks.diagnostics.reward_monitor import reward_readings
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
@@ -169,9 +169,9 @@ def config(folder: Path, model: Path, **options: Any) -> Path:
         },
     }
     callbacks: list[dict[str, Any]] = [
-        {"class_path": "callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 21, "keep_all": True}},
-        {"class_path": "callbacks.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 2}},
-        {"class_path": "callbacks.reward_export.RewardExport"},
+        {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 21, "keep_all": True}},
+        {"class_path": "callbacks.diagnostics.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 2}},
+        {"class_path": "callbacks.output.reward_export.RewardExport"},
     ]
     data = tiny.pair_data(folder, num_probe_prompts=0, count=30)
     trainer = tiny.trainer(folder, callbacks, max_epochs=-1, val_check_interval=4, check_val_every_n_epoch=None)

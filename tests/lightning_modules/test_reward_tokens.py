@@ -73,7 +73,9 @@ def train(folder: Path, tokenizer: PreTrainedTokenizerFast, *, as_chat: bool, **
     module = {"policy": {"path": str(write_policy(folder / "policy", tokenizer))} | policy, "optimizer": optimizer}
     config = {
         "seed_everything": 0,
-        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.reward_export.RewardExport"}], max_steps=4, max_epochs=-1),
+        "trainer": tiny.trainer(
+            folder, [{"class_path": "callbacks.output.reward_export.RewardExport"}], max_steps=4, max_epochs=-1
+        ),
         "model": {"class_path": "lightning_modules.reward.RewardModule", "init_args": module},
         "data": {"class_path": "datamodules.preference.PreferenceDataModule", "init_args": data},
     }

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from callbacks.toy_ledger import pair_gradients
+from callbacks.diagnostics.toy_ledger import pair_gradients
 from datamodules.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from lightning_modules.base import BaseModule

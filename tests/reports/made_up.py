@@ -19,7 +19,7 @@ def config(seed: int = 0, lr: float = 1e-5) -> dict[str, Any]:
         "seed_everything": seed,
         "trainer": {
             "logger": {"init_args": {"name": "made_up"}},
-            "callbacks": [{"class_path": "callbacks.likelihood.LikelihoodMonitor"}],
+            "callbacks": [{"class_path": "callbacks.diagnostics.likelihood.LikelihoodMonitor"}],
         },
         "model": {"init_args": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": lr}}}},
         "data": {"init_args": {"seed": seed, "path": "pairs.jsonl"}},

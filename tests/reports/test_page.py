@@ -91,8 +91,8 @@ def test_the_heatmap_marks_where_the_sides_part() -> None:
 def test_what_was_not_measured_names_its_callback(tmp_path: Path) -> None:
     page = report_page([load_run(write_run(tmp_path / "bare" / "version_0", {}))])
     for name in ("likelihood.LikelihoodMonitor", "softmax_gradient.SoftmaxGradientMonitor", "dispersion.DispersionMonitor"):
-        assert f"--trainer.callbacks+=callbacks.{name}" in page
-    assert "callbacks.toy_ledger" not in page, "not everybody trains the toy"
+        assert f"--trainer.callbacks+=callbacks.diagnostics.{name}" in page
+    assert "callbacks.diagnostics.toy_ledger" not in page, "not everybody trains the toy"
 
 
 def test_a_run_that_lacks_what_another_has_is_named(tmp_path: Path) -> None:
@@ -101,7 +101,9 @@ def test_a_run_that_lacks_what_another_has_is_named(tmp_path: Path) -> None:
         write_run(tmp_path / "bare" / "version_0", {}, config(lr=1.0)),
     )
     page = report_page([load_run(toy), load_run(bare)])
-    assert "Not measured by bare. To have it measured: <code>--trainer.callbacks+=callbacks.toy_ledger.ToyLedger" in page
+    assert (
+        "Not measured by bare. To have it measured: <code>--trainer.callbacks+=callbacks.diagnostics.toy_ledger.ToyLedger" in page
+    )
     # Settings that differ stand beside one another.
     assert re.search(r"<th>model.init_args.optimizer.init_args.lr</th><td>1e-05</td><td>1.0</td>", page)
 
@@ -116,7 +118,7 @@ def test_alarms_tell_their_step(tmp_path: Path) -> None:
 
 def test_what_the_data_doctor_found_stands_in_the_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "made_up" / "version_0", {})
-    assert "callbacks.data_doctor.DataDoctor" in doctor_html([load_run(folder)])
+    assert "callbacks.output.data_doctor.DataDoctor" in doctor_html([load_run(folder)])
     found = {"rows": {"empty prompt": 3}, "pairs": {"longer_wins": 0.68}, "warnings": ["the longer one wins < 68%"]}
     (folder / "data_doctor.json").write_text(json.dumps(found))
     page = doctor_html([load_run(folder)])

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch import Trainer
 from torch.optim import SGD
 
-from callbacks.reward_monitor import RewardMonitor
+from callbacks.diagnostics.reward_monitor import RewardMonitor
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule

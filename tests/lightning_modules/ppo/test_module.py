@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import SGD, AdamW
 
-from callbacks.dispersion import DispersionMonitor
-from callbacks.likelihood import LikelihoodMonitor
-from callbacks.rows import read_rows
-from callbacks.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.dispersion import DispersionMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from datamodules.batches import CompletionBatch
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import SharedBody
@@ -26,6 +25,7 @@ from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.rewards import RewardSource
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.ppo.token_reward import TokenReward
+from run_folder.rows import read_rows
 from tests.lightning_modules.ppo.rig import EvenJudge, OddJudge, Prompts, fit, module
 from tests.lightning_modules.stubs import TINY
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from callbacks.checkpoint import RunCheckpoint
-from callbacks.likelihood import LikelihoodMonitor
+from callbacks.diagnostics.likelihood import LikelihoodMonitor
+from callbacks.output.checkpoint import RunCheckpoint
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.judge_reward import JudgeReward

@@ -1,0 +1,163 @@
+"""Lets the monitors of a training look at checkpoints that stand: the reference as step 0, each checkpoint as a later step."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from typing_extensions import override
+
+from callbacks.base import Diagnostic, ReadingListener
+from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
+from callbacks.output.run_summary import summary_lines, summary_table
+from datamodules.batches import CompletionBatch
+from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.token_stats import TokenStats
+from run_folder.files import run_folder
+from run_folder.rows import tracks_of
+
+_CALLED = {"on_fit_start", "on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"}
+"""Hooks of a monitor that a diagnosis stands for; of `on_train_batch_end` it takes what `Diagnostic` reads there."""
+
+
+class DiagnosedModule(ObjectiveModule, Protocol):
+    """What is needed of a module, beside the probe bank."""
+
+    policy: Policy
+    reference_spec: PolicySpec
+    series: dict[int, PolicySpec]
+    """`{step: recipe}` of the checkpoints, the module's own policy last."""
+
+    def stand_in(self, spec: PolicySpec) -> None:
+        """Let another policy be the module's own."""
+
+
+class StaticDiagnosis(Callback):
+    """Runs the monitors of a training within `validate`: same rows, same metrics, no step taken.
+
+    They see what they would have seen: a start with the reference, every pair under each checkpoint with the gradients the loss
+    would have had, and an end with each checkpoint. So bank values are those a live run writes, and readings of the pairs are means
+    over all of them. Prints log-likelihoods before and after (the paper's Table 1).
+
+    Args:
+        monitors: callbacks as a training has them; their cadences do not matter.
+
+    Raises:
+        ValueError: if one of them acts on hooks that a diagnosis has not.
+    """
+
+    def __init__(self, monitors: list[Callback]) -> None:
+        for monitor in monitors:
+            _require_monitor(monitor)
+        self.monitors = monitors
+        self._console = Console()
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _is_validating(trainer):
+            return
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "expected trainer.inference_mode: false, got true: the gradients of the loss are measured too. Set it."
+            )
+        module = cast(DiagnosedModule, pl_module)
+        own, (*earlier, last) = module.policy, module.series
+        self._stand_at(trainer, module, 0, module.reference_spec)
+        for monitor in self.monitors:
+            monitor.on_fit_start(trainer, pl_module)
+        for monitor in self.monitors:
+            monitor.on_train_start(trainer, pl_module)
+        for step in earlier:
+            self._stand_at(trainer, module, step, module.series[step])
+            self._look_at_all(trainer, pl_module)
+        module.policy = own
+        _set_step(trainer, last)
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: CompletionBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if _is_validating(trainer):
+            for monitor in self.monitors:
+                monitor.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: CompletionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if _is_validating(trainer):
+            self._read(pl_module, batch, outputs["step"].stats)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder(trainer)
+        if not _is_validating(trainer):
+            return
+        self._end(trainer, pl_module)
+        if trainer.is_global_zero and folder is not None:
+            lines = summary_lines(tracks_of(folder))
+            if lines:
+                self._console.print(summary_table(lines, trainer.global_step))
+            self._console.print(f"Page:  python report.py {folder}", soft_wrap=True, highlight=False)
+
+    def _stand_at(self, trainer: Trainer, module: DiagnosedModule, step: int, spec: PolicySpec) -> None:
+        module.stand_in(spec)
+        _set_step(trainer, step)
+
+    def _look_at_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What the validation does for the module's own policy, for one that stands in."""
+        for number, batch in enumerate(trainer.val_dataloaders):  # type: ignore[arg-type]
+            on_device = batch.to(pl_module.device)
+            for monitor in self.monitors:
+                monitor.on_train_batch_start(trainer, pl_module, on_device, number)
+            with trainer.precision_plugin.forward_context():
+                self._read(pl_module, on_device, pl_module.policy(on_device))  # type: ignore[operator]
+        self._end(trainer, pl_module)
+
+    def _read(self, pl_module: LightningModule, batch: CompletionBatch, stats: TokenStats) -> None:
+        output = with_gradients(cast(ObjectiveModule, pl_module), batch, stats)
+        for monitor in self.monitors:
+            if isinstance(monitor, Diagnostic):
+                monitor.read([monitor.measure(output, batch)])
+
+    def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for monitor in self.monitors:
+            # Monitors of the bank read it when a training ends, and write it with the rest; others write at their steps alone.
+            if isinstance(monitor, Diagnostic) and type(monitor).on_train_end is Callback.on_train_end:
+                monitor.flush(trainer)
+            monitor.on_train_end(trainer, pl_module)
+
+
+def _require_monitor(monitor: Callback) -> None:
+    own = {name for name in dir(Callback) if name.startswith("on_") and _overrides(monitor, name)}
+    missed = sorted(own - _CALLED - {"on_save_checkpoint", "on_load_checkpoint"})
+    if _overrides(monitor, "on_train_batch_end", Diagnostic) and not _overrides(monitor, "on_train_end"):
+        missed.append("on_train_batch_end")
+    if missed or isinstance(monitor, ReadingListener):
+        raise ValueError(
+            f"expected monitors that read pairs, the start and the end of a training, got {type(monitor).__name__}, which "
+            f"acts on {', '.join(missed) or 'the steps of one'}: a diagnosis takes no step. Leave it out."
+        )
+
+
+def _overrides(monitor: Callback, name: str, base: type[Callback] = Callback) -> bool:
+    return getattr(type(monitor), name) not in (getattr(Callback, name), getattr(base, name))
+
+
+def _is_validating(trainer: Trainer) -> bool:
+    """Whether this is the command, not a validation within a training."""
+    return bool(trainer.state.fn == TrainerFn.VALIDATING)
+
+
+def _set_step(trainer: Trainer, step: int) -> None:
+    # `global_step` counts the steps of this process; a policy that was trained elsewhere has no other way to say where it stands.
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step

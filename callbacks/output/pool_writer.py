@@ -1,0 +1,120 @@
+"""Judges sampled responses and appends them to a response pool, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from callbacks.output.judging import judge_groups
+from datamodules.pool.files import PoolAppender
+from datamodules.pool.schema import DATASET, PoolRow, Response, Sampling
+from datamodules.prompts import PromptBatch
+from datamodules.sources.records import Text
+from datamodules.sources.tokenization import Tokenizer
+from datamodules.tasks.base import Task, TaskItem
+from judges.base import Judge, Verdict
+from lightning_modules.models.policy import Policy
+
+
+class PromptStore(Protocol):
+    """What the writer needs of the data module."""
+
+    task: Task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes text of ids."""
+
+    def leave_out(self, prompts: Collection[Text]) -> None:
+        """Skip prompts that have their responses already."""
+
+
+class PoolWriter(Callback):
+    """Writes the responses of `predict` to a pool, each with its score and where it came from.
+
+    A killed run loses at most the batch in hand. A second run goes on where the first one stopped, and samples no prompt
+    twice. A row has the data set's own solution, and what other models' responses come with the data, beside the sampled
+    responses, judged like them.
+
+    Args:
+        pool: a `.jsonl` file; made when missing, appended to when not.
+        source: `policy` for the model that will be aligned, or a name for another model.
+        judge: scores the responses.
+    """
+
+    def __init__(self, pool: str, source: str, judge: Judge) -> None:
+        if source == DATASET:
+            raise ValueError(f"expected policy or the name of another model, got {source!r}: that is the data set's own solutions.")
+        self.pool = pool
+        self.source = source
+        self.judge = judge
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            raise ValueError(f"expected one process to write {self.pool}, got {trainer.world_size}. Set trainer.devices to 1.")
+        self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
+        self._appender = PoolAppender(self.pool)
+        # Prompts without a row of this source are sampled; other sources in the file do not count.
+        answered = [row.prompt for row in self._appender.rows if row.by_source(self.source)]
+        self._store.leave_out(answered)
+        if answered:
+            rank_zero_info(f"{self.pool} has responses to {len(answered)} prompts; going on with the others.")
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._appender.close()
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._model = cast(Policy, pl_module.policy).fingerprint()
+        known = {response.model for row in self._appender.rows for response in row.by_source(self.source)}
+        if known - {self._model}:
+            raise ValueError(
+                f"expected {self.pool} to hold responses of one model as {self.source!r}, got those of {sorted(map(str, known))} "
+                f"and now {self._model}. Write to another file, or under another source."
+            )
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        groups = cast(Sequence[Sequence[list[int]]], outputs)
+        policy = cast(Policy, pl_module.policy)
+        rows = [self._row(prompt.item, group, batch, policy) for prompt, group in zip(batch.prompts, groups, strict=True)]
+        self._appender.append(self._judged(rows, [prompt.item for prompt in batch.prompts]))
+
+    def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch, policy: Policy) -> PoolRow:
+        sampled = [self._sampled(completion, batch, policy) for completion in completions]
+        own = [] if item.solution is None else [Response(item.solution, DATASET)]
+        others = [Response(text, model) for model, text in item.others]
+        return PoolRow(item.text, (*own, *others, *sampled), item.answer, self._store.task.name)
+
+    def _sampled(self, completion: list[int], batch: PromptBatch, policy: Policy) -> Response:
+        return Response(
+            text=self._store.tokenizer.decode(policy.without_end(completion, batch.eos_token_id)),
+            source=self.source,
+            model=self._model,
+            sampling=Sampling(batch.temperature, batch.top_p, batch.max_new_tokens),
+            seed=batch.seed,
+            is_cut=not policy.is_finished(completion, batch.eos_token_id),
+        )
+
+    def _judged(self, rows: Sequence[PoolRow], items: Sequence[TaskItem]) -> list[PoolRow]:
+        verdicts = judge_groups(self.judge, items, [[response.text for response in row.responses] for row in rows])
+        scored = [tuple(map(self._scored, row.responses, given)) for row, given in zip(rows, verdicts, strict=True)]
+        return [replace(row, responses=responses) for row, responses in zip(rows, scored, strict=True)]
+
+    def _scored(self, response: Response, verdict: Verdict) -> Response:
+        return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)

@@ -1,0 +1,123 @@
+"""What a run did to its completions, as one table on the terminal when it has ended, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from run_folder.files import run_folder
+from run_folder.rows import ROWS, Track, tracks_of
+
+_BANK = "likelihood/bank"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    name: str
+    start: float | None
+    end: float
+    change: float | None = None
+    per_token: float | None = None
+    digits: int = 2
+
+
+def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:
+    """The lines of the table, for what the run measured.
+
+    Log-likelihoods of the probe bank start at step 0 even where the run was resumed: their change counts from there. The rest
+    starts at the first row.
+    """
+    kinds = dict.fromkeys(name.split("/")[2] for name in tracks if name.startswith(f"{_BANK}/") and name.endswith("/logp"))
+    lines = [_likelihood_line(tracks, kind) for kind in kinds]
+    if {"chosen", "rejected"} <= set(kinds):
+        growth = _last(tracks, f"{_BANK}/chosen/change") - _last(tracks, f"{_BANK}/rejected/change")
+        lines.append(Line("growth of log pi+ - log pi-", None, growth))
+    named = {
+        f"{_BANK}/drop_share": "drop share (> 1: chosen fell too)",
+        "degradation/displaced": "pairs whose chosen fell",
+        "dispersion/bank/probes/index_per_token": "dispersion index, per token",
+        "dispersion/bank/off_pair_mass": "mass off the pair at its branch",
+        "dispersion/bank/chosen/entropy": "entropy along chosen",
+        **{name: name for name in tracks if name.rsplit("/", 1)[-1] == "accuracy"},
+    }
+    return lines + [_plain_line(title, tracks[name]) for name, title in named.items() if name in tracks]
+
+
+def summary_table(lines: list[Line], step: int) -> Table:
+    """The lines as a table."""
+    table = Table(title=f"What the run did, step {step}", title_justify="left", caption_justify="left")
+    table.caption = "Nats, mean over the frozen probe bank; shares, probabilities and accuracies in [0, 1]."
+    for header in ("", "start", "end", "change", "per token"):
+        table.add_column(header, justify="left" if not header else "right")
+    for line in lines:
+        table.add_row(
+            line.name,
+            _number(line.start, line.digits),
+            _number(line.end, line.digits),
+            _number(line.change, line.digits, sign="+"),
+            _number(line.per_token, 3, sign="+"),
+        )
+    return table
+
+
+class RunSummary(Callback):
+    """Prints what happened to chosen, rejected and probe likelihoods, to margin, mass and accuracy, when a fit has ended.
+
+    Reads the rows the other callbacks wrote, so that it shows what is switched on; any metric named `.../accuracy` among them has
+    a line.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console()
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero or folder is None:
+            return
+        lines = summary_lines(tracks_of(folder))
+        if lines:
+            self._console.print(summary_table(lines, trainer.global_step))
+        for text in next_steps(folder, _last_checkpoint(trainer)):
+            # Paths stay in one piece, to be copied.
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def next_steps(folder: Path, checkpoint: str) -> list[str]:
+    """Where to look and how to go on, as commands to copy."""
+    steps = [f"Curves:  tensorboard --logdir {folder.parent}", f"Rows:    {folder / ROWS}"]
+    if checkpoint and (folder / "config.yaml").is_file():
+        steps.append(f"Resume:  python train.py fit --config {folder / 'config.yaml'} --ckpt_path {checkpoint}")
+    return steps
+
+
+def _likelihood_line(tracks: Mapping[str, Track], kind: str) -> Line:
+    end, change = _last(tracks, f"{_BANK}/{kind}/logp"), _last(tracks, f"{_BANK}/{kind}/change")
+    return Line(f"log-likelihood, {kind}", end - change, end, change, _last(tracks, f"{_BANK}/{kind}/change_per_token"))
+
+
+def _plain_line(title: str, track: Track) -> Line:
+    start, end = track[0][1], track[-1][1]
+    return Line(title, start, end, end - start, digits=3)
+
+
+def _last(tracks: Mapping[str, Track], name: str) -> float:
+    return tracks[name][-1][1]
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _last_checkpoint(trainer: Trainer) -> str:
+    """Path of the newest checkpoint; empty where none was written."""
+    paths = (getattr(callback, "last_model_path", "") or callback.best_model_path for callback in trainer.checkpoint_callbacks)  # type: ignore[attr-defined]
+    return next(filter(None, paths), "")
