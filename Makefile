@@ -21,10 +21,10 @@ demo: setup  ## train the embedded model with DPO, and with a setting that does 
 	$(RUN) demo.py
 
 test: setup-dev  ## run the test suite
-	$(TEST_ENV) $(RUN) -m pytest
+	$(TEST_ENV) $(RUN) -m pytest -n 2
 
 test-all: setup-dev  ## run the test suite with the slow tests
-	$(TEST_ENV) $(RUN) -m pytest -m "not gpu"
+	$(TEST_ENV) $(RUN) -m pytest -n 2 -m "not gpu"
 
 lint: setup-dev  ## check style and formatting
 	$(RUN) -m ruff check .

@@ -10,6 +10,9 @@ from typing import Any
 ROWS = "diagnostics"
 """Folder of the rows within a run's folder."""
 
+ANSWERS = "test_responses"
+"""Rows of problems that `test` answered, which have no step."""
+
 Track = list[tuple[int, float]]
 """(step, value) of one metric, in order."""
 
@@ -17,19 +20,21 @@ Track = list[tuple[int, float]]
 def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """The rows of `<run>/diagnostics/<name>.jsonl`, in order; none where there is no such file.
 
-    A line that is no row of a step, as a full disk or a killed run leaves it, is left out with a warning that names it.
+    A line that is no row of a step (or of a problem, in `ANSWERS`), as a full disk or a killed run leaves it, is left out with a
+    warning that names it.
     """
     path = folder / ROWS / f"{name}.jsonl"
     if not path.is_file():
         return []
-    read = (_row(line, f"{path} line {number}") for number, line in enumerate(path.read_bytes().splitlines(), start=1))
+    lines = enumerate(path.read_bytes().splitlines(), start=1)
+    read = (_row(line, f"{path} line {number}", has_step=name != ANSWERS) for number, line in lines)
     return [row for row in read if row is not None]
 
 
-def _row(line: bytes, place: str) -> dict[str, Any] | None:
+def _row(line: bytes, place: str, *, has_step: bool) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and (not has_step or isinstance(row.get("step"), int)):
             return row
         reason = "it has no step"
     except (ValueError, RecursionError) as error:
@@ -41,7 +46,7 @@ def _row(line: bytes, place: str) -> dict[str, Any] | None:
 def tracks_of(folder: Path) -> dict[str, Track]:
     """Every number in the rows of a run, by metric; of a step that stands twice (a resumed run), the last value."""
     tracks: dict[str, dict[int, float]] = {}
-    for path in sorted((folder / ROWS).glob("*.jsonl")):
+    for path in sorted(path for path in (folder / ROWS).glob("*.jsonl") if path.stem != ANSWERS):
         for row in read_rows(folder, path.stem):
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "step":

@@ -20,6 +20,7 @@ from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
 from run_folder.files import append_row
+from run_folder.rows import ANSWERS
 
 ALL = "all"
 """The line over sets that are joined: every problem counts once, so that it is weighted by size."""
@@ -128,7 +129,7 @@ class ResultsTable(Callback):
         if not outcomes or not trainer.is_global_zero:
             return
         for row in rows:
-            append_row(trainer, "test_responses", row)
+            append_row(trainer, ANSWERS, row)
         cells = table_cells(outcomes, level=self.level, num_resamples=self.num_resamples, seed=self.seed)
         for logger in trainer.loggers:
             logger.log_metrics({f"test/{cell.subset}/{cell.column}": cell.mean for cell in cells}, step=trainer.global_step)
