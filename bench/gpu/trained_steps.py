@@ -69,11 +69,11 @@ class DrawnPolicy(PolicySpec):
     def build(self) -> CausalLMPolicy:
         """Draw and wrap."""
         model = self.draw()
-        if self.gradient_checkpointing:
+        if self.gradient_checkpointing and not self.compile:
             enable_checkpointing(model, self.gradient_checkpointing)
         policy = _Drawn(model, attention=BackendSelector("auto"))
         if self.compile:
-            policy.compile_layers()
+            policy.compile_layers(checkpoints=bool(self.gradient_checkpointing))
         return policy
 
 

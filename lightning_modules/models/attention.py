@@ -113,5 +113,6 @@ def _case(query: Tensor, softcap: float | None) -> AttentionCase:
 
 
 def register_packed_attention() -> None:
-    """Make `packed_attention` known to transformers (idempotent)."""
-    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+    """Make `packed_attention` known to transformers, unless it is: `compiling` puts a version there that stays as it is."""
+    if PACKED_ATTENTION not in AttentionInterface():
+        AttentionInterface.register(PACKED_ATTENTION, packed_attention)

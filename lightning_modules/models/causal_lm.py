@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -168,9 +168,9 @@ class CausalLMPolicy(Policy):
                 prompts, parameters, num_samples=num_samples, ends=self.ends(eos_token_id), seed=seed, on_progress=on_progress
             )
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    def compile_layers(self, backend: Any = "inductor", *, checkpoints: bool = False) -> None:  # noqa: ANN401
         """Compile the decoder layers for training and scoring; sampling runs them as they are (see `compiling`)."""
-        compile_layers(self.model, backend=backend)
+        compile_layers(self.model, backend=backend, checkpoints=checkpoints)
         self.compiled = True
 
     def engine(self) -> SamplingEngine:

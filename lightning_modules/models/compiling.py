@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
 from lightning_modules.models.attention import PACKED_ATTENTION, packed_attention
@@ -16,14 +20,36 @@ from lightning_modules.models.fused_norms import write_norms_out
 _COMPILERS = ("g++", "clang++", "c++")
 
 
-def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> None:
+@dataclass(frozen=True, eq=False)
+class CompiledForward:
+    """The forward of a decoder layer, compiled.
+
+    Checkpoints are made around the compiled code. transformers makes them inside a layer, where the compiler would give up on the
+    layer without a word: a checkpointed function that it traces must not break its graph, and packed attention does.
+    """
+
+    layer: nn.Module
+    compiled: Callable[..., Any]
+    checkpoints: bool
+    """Whether only the layer's input is kept in training, and the rest computed again in backward."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """What the layer's own forward gives."""
+        if self.checkpoints and self.layer.training and torch.is_grad_enabled():
+            # Nothing is random: policies have no dropout.
+            return checkpoint(self.compiled, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return self.compiled(*args, **kwargs)
+
+
+def compile_layers(model: PreTrainedModel, *, backend: Any = "inductor", checkpoints: bool = False) -> None:  # noqa: ANN401
     """Compile every decoder layer in place, for any number of tokens; parameters keep their names.
 
     Layers share what is compiled, at the first step (one to two minutes on a CPU); attention stays the packed call it is.
 
     Args:
-        model: with decoder layers that transformers knows.
+        model: with decoder layers that transformers knows, which are not checkpointed by transformers.
         backend: of `torch.compile`.
+        checkpoints: keep each layer's input alone in training, and compute the rest again in backward.
 
     Raises:
         ValueError: if the model's layers are not known, or nothing can compile C++.
@@ -37,7 +63,9 @@ def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> None
     AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(packed_attention))
     write_norms_out(model)
     for layer in layers:
-        layer.compile(dynamic=True, backend=backend)
+        # `forward` and not the call: hooks, such as those of FSDP2, stay outside and run once.
+        compiled = torch.compile(layer.forward, dynamic=True, backend=backend)
+        layer.forward = CompiledForward(layer, compiled, checkpoints)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over
@@ -96,6 +97,8 @@ class OwnBody(CriticSpec):
     policy by default."""
     trust_remote_code: bool = False
     """Run the Python files that come with those weights, with all your rights (see `PretrainedPolicy`): read them first."""
+    compile: bool = False
+    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
 
     @override
     def build(self, policy: Policy) -> OwnBodyCritic:
@@ -119,6 +122,8 @@ class OwnBody(CriticSpec):
                 f"expected a critic over the policy's {policy.vocab_size} tokens, got one over {size} ({self.path}). Both read "
                 "the same token ids: choose a critic with the policy's tokenizer."
             )
+        if self.compile:
+            compile_layers(model.model)
         return OwnBodyCritic(model)
 
 

@@ -18,6 +18,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
@@ -189,6 +190,8 @@ class RewardModelSpec:
     """Keep the body's first layers under a scalar head, and drop the rest; null keeps all."""
     trust_remote_code: bool = False
     """Run the Python files that come with the weights, with all your rights (see `PretrainedPolicy`): read them first."""
+    compile: bool = False
+    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
 
     def __post_init__(self) -> None:
         if self.likelihood_scale is not None and not 0 < self.likelihood_scale < math.inf:
@@ -217,6 +220,8 @@ class RewardModelSpec:
             model.requires_grad_(False)
             head: nn.Linear = model.head
             head.requires_grad_(True)
+        if self.compile:
+            compile_layers(model.model)
         return model
 
     def _likelihood(self, scale: float, per_token: bool) -> LikelihoodReward:
@@ -227,5 +232,5 @@ class RewardModelSpec:
                 f"expected pooling: null and num_layers: null with a likelihood as reward, got {self.pooling} and "
                 f"{self.num_layers}: it is read by the output layer, over all layers. Leave them out, or take a scalar head."
             )
-        policy = PretrainedPolicy(path=self.path, trust_remote_code=self.trust_remote_code).build()
+        policy = PretrainedPolicy(path=self.path, trust_remote_code=self.trust_remote_code, compile=self.compile).build()
         return LikelihoodReward(policy, scale, per_token)

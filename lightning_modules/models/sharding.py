@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from lightning_modules.models.compiling import CompiledForward
 from lightning_modules.models.fused_norms import FusedNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -74,12 +75,13 @@ def _twin(module: nn.Module) -> nn.Module:
     twin: nn.Module = object.__new__(own)
     twin.__dict__.update(module.__dict__)
     twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
-    fused = vars(module).get("forward")
-    if isinstance(fused, FusedNorm):
-        twin.forward = replace(fused, module=twin)
+    own_forward = vars(module).get("forward")
+    if isinstance(own_forward, FusedNorm):
+        twin.forward = replace(own_forward, module=twin)
+    if isinstance(own_forward, CompiledForward):
+        del twin.forward
     # Of its own, for some models register other rotary frequencies as they go.
     twin._buffers = dict(module._buffers)
-    twin.__dict__.pop("_compiled_call_impl", None)
     return twin
 
 

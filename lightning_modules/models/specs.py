@@ -44,7 +44,8 @@ class CausalLMSpec(PolicySpec):
     gradient_checkpointing: Checkpointing = False
     """Recompute each layer in backward (true: least memory, about a third more compute), or only what is cheap (`selective`)."""
     compile: bool = False
-    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it. Not with checkpointing."""
+    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it. Not with
+    `selective` checkpointing: compiled layers compute again what is cheap by themselves."""
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
     engine: Literal["batched", "vllm"] = "batched"
@@ -60,13 +61,15 @@ class CausalLMSpec(PolicySpec):
     def build(self) -> CausalLMPolicy:
         """Load, wrap and check the model."""
         attention = BackendSelector(self.attention)
-        if self.compile and self.gradient_checkpointing:
-            # torch 2.13 cannot trace a checkpointed function that breaks its graph, and silently leaves the layers as they are.
-            raise ValueError("expected either compile or gradient_checkpointing, got both. Switch one of them off.")
+        if self.compile and self.gradient_checkpointing not in (True, False):
+            raise ValueError(
+                f"expected gradient_checkpointing true or false for compiled layers, got {self.gradient_checkpointing!r}. They "
+                "compute again only what is cheap as it is: use false; or true for the least memory."
+            )
         model = self.load()
         if self.lora is not None:
             add_adapters(model, self.lora)
-        if self.gradient_checkpointing:
+        if self.gradient_checkpointing and not self.compile:
             enable_checkpointing(model, self.gradient_checkpointing)
         policy = CausalLMPolicy(model, layout=self.layout)
         # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
@@ -75,7 +78,7 @@ class CausalLMSpec(PolicySpec):
         if self.engine == "vllm":
             policy.own_engine = VLLMEngine(policy.save, self.dtype)
         if self.compile:
-            policy.compile_layers()
+            policy.compile_layers(checkpoints=bool(self.gradient_checkpointing))
         return policy
 
 

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import Trainer
 from torch import tensor
 from torch.optim import SGD
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from callbacks.diagnostics.reward_monitor import reward_readings
 from datamodules.batches import Role
@@ -24,6 +24,7 @@ from datamodules.sources.layout import trained_tokenizer
 from judges.reward_model import RewardModelJudge
 from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
+from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.reward import RewardModule
@@ -152,6 +153,26 @@ def test_a_new_head_says_nothing_and_an_old_one_is_kept(model: Path, trained: Pa
         assert RewardModelSpec(str(trained)).build()(batch).abs().max() > 0.1
     frozen = RewardModelSpec(str(model), freeze_body=True).build()
     assert [name for name, parameter in frozen.named_parameters() if parameter.requires_grad] == ["model.score.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_it_gives_the_same_rewards_and_gradients(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_layers: list[PreTrainedModel] = []
+
+    def compile_quickly(model: PreTrainedModel) -> None:
+        compiled_layers.append(model)
+        compile_layers(model, backend="eager")
+
+    monkeypatch.setattr("lightning_modules.models.reward_model.compile_layers", compile_quickly)
+    plain, compiled = (RewardModelSpec(str(trained), compile=compiles).build() for compiles in (False, True))
+    batch = pack(make_pairs(3))
+    for reward_model in (plain, compiled):
+        reward_model(batch).square().sum().backward()
+    assert len(compiled_layers) == 1
+    torch.testing.assert_close(compiled(batch), plain(batch))
+    assert compiled.fingerprint() == plain.fingerprint()
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

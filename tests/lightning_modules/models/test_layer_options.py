@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.compiling import CompiledForward
 from lightning_modules.models.policy import SamplingParameters
+from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models import architectures
 from tests.lightning_modules.models.architectures import config, make_batch
@@ -80,13 +84,26 @@ SIZES = (((6, (4, 7)), (3, (5, 2)), (1, (3, 2))), ((9, (2, 3)), (5, (6, 7))), ((
 """Batches of other numbers of prompts and tokens; none has as many tokens as the model is wide, which tracing would notice."""
 
 
+QUIET = (
+    # PyTorch's own: tracing looks at `.grad` of inner tensors, the compiler imports what is deprecated.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+)
+
+
+def quiet(test: Any) -> Any:
+    for mark in QUIET:
+        test = mark(test)
+    return test
+
+
 @pytest.mark.slow
-# PyTorch's own: tracing looks at `.grad` of inner tensors, the compiler imports what is deprecated.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_compiled_layers_give_the_same_from_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, compiled = spec().build(), spec(compile=True).build()
+@quiet
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_compiled_layers_give_the_same_from_one_program(monkeypatch: pytest.MonkeyPatch, checkpoints: bool) -> None:
+    compiled, plain = spec(compile=True, gradient_checkpointing=checkpoints).build(), spec().build()
     assert compiled.fingerprint() == plain.fingerprint()
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     programs = []
     for shapes in SIZES:
@@ -96,9 +113,63 @@ def test_compiled_layers_give_the_same_from_one_program(monkeypatch: pytest.Monk
     assert programs[0] == programs[-1] > 0
 
 
-def test_compiling_checkpointed_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="either compile or gradient_checkpointing"):
+class Backend:
+    """Compiles nothing, and counts programs and how often they run."""
+
+    def __init__(self) -> None:
+        self.programs = self.runs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _example: list[Tensor]) -> Any:
+        self.programs += 1
+
+        def run(*arguments: Any) -> Any:
+            self.runs += 1
+            return graph.forward(*arguments)
+
+        return run
+
+
+def many_sizes(count: int) -> Iterator[tuple[tuple[int, tuple[int, ...]], ...]]:
+    draw = Random(0).randint
+    for _ in range(count):
+        yield tuple((draw(1, 20), (draw(1, 12), draw(1, 12))) for _ in range(draw(1, 4)))
+
+
+@quiet
+@pytest.mark.parametrize("checkpoints", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_fifty_lengths_need_the_programs_of_the_first(monkeypatch: pytest.MonkeyPatch, checkpoints: bool) -> None:
+    """More layers than a function may have programs; and what is built after the compiled policy leaves attention out of them."""
+    backend, deep = Backend(), config("llama") | {"num_hidden_layers": 9}
+    compiled = RandomPolicy(deep, seed=1).build()
+    compiled.compile_layers(backend, checkpoints=checkpoints)
+    plain = RandomPolicy(deep, seed=1).build()
+    torch._dynamo.reset()
+    programs, runs = [], []
+    for number, shapes in enumerate(many_sizes(50)):
+        monkeypatch.setattr(architectures, "SHAPES", shapes)
+        found = loss_and_gradients(compiled, make_batch())
+        programs.append(backend.programs)
+        runs.append(backend.runs)
+        if number % 10 == 0:
+            assert_same(found, loss_and_gradients(plain, make_batch()))
+    assert programs[0] == programs[-1] > 0
+    # Each layer runs each of its programs once more in backward where it is checkpointed.
+    assert runs[-1] - runs[-2] == 9 * programs[0] * (2 if checkpoints else 1)
+
+
+def test_compiling_selectively_checkpointed_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="gradient_checkpointing true or false for compiled layers, got 'selective'"):
         spec(compile=True, gradient_checkpointing="selective").build()
+
+
+def test_a_whole_copy_of_a_compiled_model_is_not_compiled() -> None:
+    policy = spec().build()
+    policy.compile_layers("eager")
+    kinds = [
+        [isinstance(vars(m).get("forward"), CompiledForward) for m in model.modules()]
+        for model in (policy.model, whole_copy(policy.model))
+    ]
+    assert [sum(kind) for kind in kinds] == [2, 0]
 
 
 def test_a_compiled_policy_samples_what_the_plain_one_samples() -> None:

@@ -43,6 +43,14 @@ def test_its_body_computes_what_the_policys_does(spec: RandomPolicy) -> None:
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
 
+def test_it_is_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr("lightning_modules.models.critic.compile_layers", compiled.append)
+    plain, other = (OwnBody(compile=compiles).build(TINY.build()) for compiles in (False, True))
+    assert compiled == [other.model.model]
+    assert plain.model.model is not other.model.model
+
+
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`", "ignore:Rollout")
 def test_ppo_trains_adapters_beside_a_whole_critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.lightning_modules.ppo.rig.TINY", ADAPTED)
