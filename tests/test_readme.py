@@ -1,7 +1,7 @@
-"""Every command of the README, of docs/usage.md and of CONTRIBUTING.md is run, in order, on tiny stand-ins for the model and the data.
+"""Every command of the README, of docs/usage.md and of CONTRIBUTING.md is run, in order, with a tiny model and tiny data.
 
-What is left as it is: the command itself. What is appended: fewer steps, the CPU, a tiny model and a few rows. `make` is asked
-what it would do; `.ci/run` and the tests themselves are what it does.
+The test runs each command as it stands, and appends fewer steps, the CPU, a tiny model and a few rows. `make` is only asked what it
+would do, because it runs these tests.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import report
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 Run = Callable[..., LightningCLI]
 TRAIN = [".venv/bin/python", "train.py"]
 REPORT = [".venv/bin/python", "report.py"]
@@ -49,10 +50,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny.write_model(tmp_path / "data" / name)
     pairs = [{"chosen": f"{dialogue(n)} w{n % 20}", "rejected": f"{dialogue(n)} w5 w{n % 7}"} for n in range(60)]
     (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    pairs_of_its_own = tiny.write_pairs(tmp_path / "data" / "pairs.jsonl", 60)
-    renamed = {"prompt": "question", "chosen": "better", "rejected": "worse"}
-    rows = [json.loads(line) for line in pairs_of_its_own.read_text().splitlines()]
-    (tmp_path / "data" / "answers.jsonl").write_text("".join(json.dumps({renamed[key]: row[key] for key in row}) + "\n" for row in rows))
+    pairs_file = tiny.write_pairs(tmp_path / "data" / "pairs.jsonl", 60)
+    text = pairs_file.read_text()
+    for column, name in {"prompt": "question", "chosen": "better", "rejected": "worse"}.items():
+        text = text.replace(f'"{column}":', f'"{name}":')
+    (tmp_path / "data" / "answers.jsonl").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -69,7 +71,8 @@ def stand_ins(arguments: list[str]) -> list[str]:
     if arguments[0] == "fit":
         extra += ["--trainer.max_steps", "4" if "--ckpt_path" in arguments else "2"]
     if experiment.startswith("smollm2"):
-        extra += ["--data.batch_size", "8"] + ([] if "--model.policy.path" in arguments else ["--model.policy.path", "data/my_model"])
+        extra += ["--data.batch_size", "8"]
+        extra += [] if "--model.policy.path" in arguments else ["--model.policy.path", "data/my_model"]
         extra += [] if "--data.train.path" in arguments else ["--data.train.path", "hh.jsonl"]
     if "--trainer.precision" in arguments:
         # The summary warns that it cannot tell the size of a model in bfloat16.
@@ -123,7 +126,7 @@ def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pyt
             execute(command)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
 def test_links_and_named_files_are_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     folder = (ROOT / document).parent
@@ -137,7 +140,8 @@ def test_the_number_of_losses_is_right() -> None:
     shipped = len(list((ROOT / "configs/model/loss").glob("*.yaml")))
     for document in ("README.md", "docs/usage.md"):
         said = re.search(r"\[(\d+) losses\]", (ROOT / document).read_text(encoding="utf-8"))
-        assert said is not None and int(said[1]) == shipped, document
+        assert said is not None, document
+        assert int(said[1]) == shipped, document
 
 
 def test_the_readme_is_short() -> None:
