@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.examples import Example
-from datamodules.files import FileDataModule
 from datamodules.in_memory import OnBadRow
+from datamodules.preference import PreferenceDataModule
 from datamodules.ranges import require_at_least
 from datamodules.sources.formats import RowFormat
 from datamodules.sources.readers import DataSource
@@ -88,7 +88,7 @@ class MixtureDataModule(BaseDataModule):
         self._num_examples = num_examples
         self._val_fraction = val_fraction
         self._sources = {
-            name: FileDataModule(
+            name: PreferenceDataModule(
                 tokenizer,
                 part.train,
                 part.format,

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from datamodules.files import FileDataModule
+from datamodules.sources.formats import RowFormat
 
 
 class PreferenceDataModule(FileDataModule):
     """Pairs: every example has a chosen and a rejected completion. See FileDataModule for the options."""
+
+    @property
+    @override
+    def _row_format(self) -> RowFormat:
+        return self._format.for_pairs()

@@ -11,7 +11,7 @@ from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.files import FileDataModule
 from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import ChosenOnly, RowFormat
+from datamodules.sources.formats import RowFormat
 from datamodules.sources.preparation import Preparation
 
 
@@ -21,7 +21,7 @@ class SFTDataModule(FileDataModule):
     @property
     @override
     def _row_format(self) -> RowFormat:
-        return ChosenOnly(self._format)
+        return self._format.for_supervised()
 
     @override
     def probe_bank(self) -> Sequence[Example]:

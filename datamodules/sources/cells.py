@@ -23,6 +23,22 @@ def text_cell(row: Mapping[str, object], column: str) -> Text:
     raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {shorten(cell)}; expected text or a list of messages")
 
 
+def joined_cells(row: Mapping[str, object], columns: Sequence[str], separator: str) -> str:
+    """The text of several columns, those that are missing, null or blank passed over.
+
+    Raises:
+        BadRowError: if none of them has text, or one holds something else.
+    """
+    cells = [(column, row.get(column)) for column in columns]
+    for column, cell in cells:
+        if cell is not None and not isinstance(cell, str):
+            raise BadRowError(Fault.WRONG_TYPE, f"{column!r} is {shorten(cell)}; expected text, which is joined with other columns")
+    texts = [whole_text(cell, column) for column, cell in cells if isinstance(cell, str) and cell.strip()]
+    if not texts:
+        raise BadRowError(Fault.MISSING_FIELD, f"no text in {', '.join(map(repr, columns))} among {sorted(row)}")
+    return separator.join(texts)
+
+
 def number_cell(row: Mapping[str, object], column: str | None) -> float | None:
     """A finite number; None where no column is asked for.
 

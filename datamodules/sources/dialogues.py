@@ -19,6 +19,8 @@ class HHDialogues(RowFormat):
     The prompt is all before the last reply; a pair whose dialogues part earlier is a bad row.
     """
 
+    short_name = "hh"
+
     chosen: str = "chosen"
     """Column of the dialogue with the preferred reply."""
     rejected: str = "rejected"

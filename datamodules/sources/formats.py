@@ -1,17 +1,18 @@
-"""How the columns of a source make a prompt and its completions. A config names a format by `class_path`."""
+"""How the columns of a source make a prompt and its completions. A config names a format by its short name or `class_path`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.sources.cells import conversation, number_cell, text_cell
+from datamodules.sources.cells import conversation, joined_cells, number_cell, text_cell
 from datamodules.sources.messages import parse_tools, require_reply
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, RowLeftOut, Text
 
 Row = Mapping[str, object]
 """Column name -> cell."""
@@ -20,13 +21,33 @@ Row = Mapping[str, object]
 class RowFormat(ABC):
     """Turns a row into a record. Subclasses are frozen dataclasses: their fields are part of the cache key."""
 
+    short_name: ClassVar[str] = ""
+    """What a config and the command line call it; empty for one that only other formats use."""
+
     @abstractmethod
     def parse(self, row: Row, row_number: int) -> Record:
         """The record of a row.
 
         Raises:
             BadRowError: if the row has not what the format needs.
+            RowLeftOut: if the format is asked to leave such rows out.
         """
+
+    def for_pairs(self) -> RowFormat:
+        """The format for data of pairs: a row with one completion is a bad row.
+
+        Raises:
+            ValueError: if no row of the format is a pair.
+        """
+        return PairsOnly(self)
+
+    def for_supervised(self) -> RowFormat:
+        """The format for supervised data: of a pair, the chosen completion.
+
+        Raises:
+            ValueError: if rows of the format have to be chosen from first.
+        """
+        return ChosenOnly(self)
 
 
 @dataclass(frozen=True)
@@ -37,8 +58,10 @@ class PairColumns(RowFormat):
     are the prompt, and must be the same in both.
     """
 
-    prompt: str | None = "prompt"
-    """Column of the prompt, or null."""
+    short_name = "columns"
+
+    prompt: tuple[str, ...] | str | None = "prompt"
+    """Column of the prompt, or null. Several are joined by `separator`; of those, empty ones are passed over."""
     chosen: str = "chosen"
     """Column of the preferred completion."""
     rejected: str = "rejected"
@@ -53,11 +76,13 @@ class PairColumns(RowFormat):
     """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
     has_control_tokens: bool = False
     """Whether special tokens that the text spells are special; else they are words, unless a text prompt begins with one."""
+    separator: str = "\n"
+    """Text between several columns of the prompt."""
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.as_chat)
-        other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.as_chat)
+        prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.as_chat, self.separator)
+        other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.as_chat, self.separator)
         scores = (number_cell(row, self.chosen_score), number_cell(row, self.rejected_score))
         record = pair_record(prompt, chosen, other_prompt, rejected, row_number, scores)
         return replace(record, tools=parse_tools(row, self.tools), has_control_tokens=self.has_control_tokens)
@@ -70,8 +95,10 @@ class PromptCompletionColumns(RowFormat):
     With `prompt: null` the completion cell is a whole conversation (a list of messages) whose last message is the completion.
     """
 
-    prompt: str | None = "prompt"
-    """Column of the prompt, or null."""
+    short_name = "completions"
+
+    prompt: tuple[str, ...] | str | None = "prompt"
+    """Column of the prompt, or null. Several are joined by `separator`; of those, empty ones are passed over."""
     completion: str = "completion"
     """Column of the completion."""
     as_chat: bool = False
@@ -80,16 +107,20 @@ class PromptCompletionColumns(RowFormat):
     """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
     has_control_tokens: bool = False
     """Whether special tokens that the text spells are special; else they are words, unless a text prompt begins with one."""
+    separator: str = "\n"
+    """Text between several columns of the prompt."""
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.as_chat)
+        prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.as_chat, self.separator)
         completions = (CompletionRecord(completion, Role.CHOSEN, "chosen"),)
         return Record(prompt, completions, row_number, parse_tools(row, self.tools), self.has_control_tokens)
 
 
-def prompt_and_completion(row: Row, prompt: str | None, completion: str, as_chat: bool) -> tuple[Text, Text]:
-    """The prompt and one completion of a row.
+def prompt_and_completion(
+    row: Row, prompt: tuple[str, ...] | str | None, completion: str, as_chat: bool, separator: str = "\n"
+) -> tuple[Text, Text]:
+    """The prompt, of one column or several, and one completion of a row.
 
     Raises:
         BadRowError: if a cell is missing or of another type, or one is text and the other messages.
@@ -97,7 +128,7 @@ def prompt_and_completion(row: Row, prompt: str | None, completion: str, as_chat
     last = text_cell(row, completion)
     if prompt is None:
         return conversation(last, completion)
-    first = text_cell(row, prompt)
+    first = text_cell(row, prompt) if isinstance(prompt, str) else joined_cells(row, prompt, separator)
     if isinstance(first, str) and isinstance(last, str):
         return ((Message("user", first),), (Message("assistant", last),)) if as_chat else (first, last)
     if isinstance(first, str) or isinstance(last, str):
@@ -141,4 +172,24 @@ class ChosenOnly(RowFormat):
     @override
     def parse(self, row: Row, row_number: int) -> Record:
         record = self.format.parse(row, row_number)
-        return replace(record, completions=tuple(c for c in record.completions if c.role is Role.CHOSEN))
+        chosen = tuple(c for c in record.completions if c.role is Role.CHOSEN)
+        if not chosen:
+            raise RowLeftOut("the answer is labelled a bad one")
+        return replace(record, completions=chosen)
+
+
+@dataclass(frozen=True)
+class PairsOnly(RowFormat):
+    """What another format reads, if it is a pair."""
+
+    format: RowFormat
+
+    @override
+    def parse(self, row: Row, row_number: int) -> Record:
+        record = self.format.parse(row, row_number)
+        if missing := {Role.CHOSEN, Role.REJECTED} - {completion.role for completion in record.completions}:
+            sides = " and ".join(sorted(role.name.lower() for role in missing))
+            raise BadRowError(
+                Fault.NOT_A_PAIR, f"no {sides} completion. Rows of one answer are for SFTDataModule (experiment *_sft)"
+            )
+        return record

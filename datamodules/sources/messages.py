@@ -16,6 +16,9 @@ LINKS = ("tool_call_id", "name")
 SAID = ("reasoning_content", "reasoning", "thinking", "tool_plan", "tool_calls", "function_call", *LINKS)
 """Keys of a message, besides role and content, that make it another message."""
 
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+"""Types of a part that is text."""
+
 
 def parse_message(item: object, column: str) -> Message:
     """A message: role, content as text, and other keys; one that is null, as Parquet writes the keys of other rows, is none.
@@ -98,10 +101,10 @@ def _text_of(content: object, column: str) -> str | None:
     if content is None or isinstance(content, str):
         return content if content is None else whole_text(content, column)
     if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
-        parts = [part.get("text") if part.get("type", "text") == "text" else None for part in content]
+        parts = [part.get("text", part.get("value")) if part.get("type", "text") in _TEXT_PARTS else None for part in content]
         if all(isinstance(part, str) for part in parts):
             return whole_text("".join(map(str, parts)), column)
-        kinds = sorted({str(part.get("type")) for part in content} - {"text"})
+        kinds = sorted({str(part.get("type")) for part in content} - _TEXT_PARTS)
         raise BadRowError(Fault.WRONG_TYPE, f"{column!r} holds a message with parts of type {kinds}; expected parts of text alone")
     raise BadRowError(Fault.WRONG_TYPE, f"{column!r} holds a message whose content is {shorten(content)}; expected text")
 

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TypeVar
 
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault
+from datamodules.sources.records import BadRowError, Fault, RowLeftOut
 from datamodules.sources.row_report import RowReport
 
 Parsed = TypeVar("Parsed")
@@ -38,6 +38,8 @@ def parsed_rows(
                 if isinstance(row, BadRowError):
                     raise row
                 parsed = parse(row, row_number)
+            except RowLeftOut as reason:
+                report.leave_out(str(reason))
             except BadRowError as error:
                 report.add(row_number, error, f"{file} row {position}" if file else "")
             except Exception as error:

@@ -16,6 +16,7 @@ from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault, Record, is_blank
 from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore, StoreWriter
+from datamodules.sources.watched_row import WatchedRow
 
 # Records tokenised in one call: enough to keep the tokenizer's threads busy, few enough to keep memory flat.
 _CHUNK = 512
@@ -94,8 +95,10 @@ class Preparation:
             yield record
 
     def _parsed(self, row: Row, row_number: int) -> Record:
-        record = self._format.parse(row, row_number)
+        watched = WatchedRow(row)
+        record = self._format.parse(watched, row_number)
         self._check(record)
+        self._report.note_unread(watched.unread())
         return record
 
     def _check(self, record: Record) -> None:

@@ -78,6 +78,7 @@ class Fault(StrEnum):
     EMPTY_PROMPT = "empty prompt"
     EMPTY_COMPLETION = "empty completion"
     SAME_COMPLETIONS = "chosen equals rejected"
+    NOT_A_PAIR = "row that is no pair"
     NO_DIFFERENCE = "no two responses of different scores"
     DUPLICATE = "duplicate row"
     NO_ROOM = "prompt leaves no room for a completion within max_length"
@@ -101,6 +102,14 @@ class BadRowError(Exception):
         super().__init__(f"{fault}: {detail}")
         self.fault = fault
         self.detail = detail
+
+
+class RowLeftOut(Exception):
+    """A good row that was asked to be left out.
+
+    Args:
+        reason: what such rows have in common, for the report.
+    """
 
 
 def reply_to(prompt: Text, text: str) -> Text:

@@ -43,6 +43,10 @@ class RowReport:
     """Rows of text that was laid out with a template before: special tokens that it spells are special."""
     unread_keys: dict[str, int] = field(default_factory=dict)
     """Key of a message that the chat template does not name -> rows that have it."""
+    unread_columns: dict[str, int] = field(default_factory=dict)
+    """Column with something to say that the format does not read -> rows that have it."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Why good rows were left out, as asked -> rows."""
     faults: dict[str, FaultCount] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
     """What the folder of the source holds beside its data files."""
@@ -58,8 +62,15 @@ class RowReport:
         """Count what is worth knowing of a row that is kept."""
         self.spelled_special += spells_special
         self.laid_out += is_laid_out
-        for key in unread_keys:
-            self.unread_keys[key] = self.unread_keys.get(key, 0) + 1
+        _count(self.unread_keys, unread_keys)
+
+    def note_unread(self, columns: Iterable[str]) -> None:
+        """Count a good row's columns that were not read."""
+        _count(self.unread_columns, columns)
+
+    def leave_out(self, reason: str) -> None:
+        """Count a good row that is left out as asked."""
+        _count(self.left_out, [reason])
 
     @property
     def num_bad(self) -> int:
@@ -95,9 +106,12 @@ class RowReport:
             yield f"  {self.spelled_special} rows spell a special token; it was encoded as the words it is"
         if self.laid_out:
             yield f"  {self.laid_out} rows of text begin as a template lays text out: their special tokens are special"
+        for reason, count in self.left_out.items():
+            yield f"  {count} rows left out, as asked: {reason}"
+        if self.unread_columns:
+            yield f"  columns that the format does not read: {_counts(self.unread_columns)}"
         if self.unread_keys:
-            keys = ", ".join(f"{key} ({count} rows)" for key, count in self.unread_keys.items())
-            yield f"  keys of messages that the chat template does not read: {keys}"
+            yield f"  keys of messages that the chat template does not read: {_counts(self.unread_keys)}"
         if self.passed_over:
             yield f"  not read: {', '.join(self.passed_over[:_ROWS_SHOWN])}"
 
@@ -111,6 +125,15 @@ class RowReport:
         values = json.loads(path.read_text())
         values["faults"] = {name: FaultCount(**count) for name, count in values["faults"].items()}
         return cls(**values)
+
+
+def _count(counts: dict[str, int], names: Iterable[str]) -> None:
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
 
 
 def _describe(name: str, count: FaultCount) -> str:

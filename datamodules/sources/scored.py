@@ -25,6 +25,8 @@ class ScoredResponses(RowFormat):
     many responses it has. Objectives of pairs do not read them, and pay for them: give those `PairColumns`.
     """
 
+    short_name = "scored"
+
     prompt: str = "prompt"
     """Column of the prompt: text or messages."""
     responses: str = "responses"

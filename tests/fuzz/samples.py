@@ -13,9 +13,12 @@ from dataclasses import dataclass
 import pyarrow
 import pyarrow.parquet
 
+from datamodules.sources.alpaca import AlpacaRows
 from datamodules.sources.dialogues import HHDialogues
 from datamodules.sources.formats import PairColumns, PromptCompletionColumns, RowFormat
 from datamodules.sources.scored import ScoredResponses
+from datamodules.sources.sharegpt import ShareGPTRows
+from datamodules.sources.unpaired import LabelledRows
 
 Rows = list[dict[str, object]]
 
@@ -31,6 +34,16 @@ CHATS: Rows = [
 ]
 SCORED: Rows = [{"prompt": f"p{i}", "responses": [f"a{i}", "b", "c"], "scores": [1.0, 2.5, i + 3.0]} for i in range(6)]
 DIALOGUES: Rows = [{side: f"\n\nHuman: q{i}\n\nAssistant: {side} {i}" for side in ("chosen", "rejected")} for i in range(6)]
+SHAREGPT: Rows = [
+    {
+        "conversations": [{"from": "system", "value": "be"}, {"from": "human", "value": f"q{i}"}],
+        "chosen": {"from": "gpt", "value": f"yes {i}"},
+        "rejected": {"from": "gpt", "value": f"no {i}"},
+    }
+    for i in range(6)
+]
+ALPACA: Rows = [{"instruction": f"do {i}", "input": "it" * (i % 2), "output": f"done {i}"} for i in range(6)]
+LABELLED: Rows = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 2 == 0} for i in range(6)]
 SAMPLING = {"temperature": 1, "top_p": 1, "max_new_tokens": 8}
 POOL: Rows = [
     {
@@ -79,6 +92,9 @@ def samples() -> Iterator[Sample]:
         ("chats", CHATS, PairColumns(prompt=None)),
         ("scored", SCORED, ScoredResponses()),
         ("dialogues", DIALOGUES, HHDialogues()),
+        ("sharegpt", SHAREGPT, ShareGPTRows()),
+        ("alpaca", ALPACA, AlpacaRows()),
+        ("labelled", LABELLED, LabelledRows()),
         ("completions", PAIRS, PromptCompletionColumns(completion="chosen", as_chat=True)),
     )
     for name, rows, format in formats:
