@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Parallel(Enum):
@@ -49,7 +51,7 @@ REASONS: Mapping[str, str] = {
 }
 """Why others are not, by a part of their names."""
 
-DDP_OPTIONS = frozenset({"find_unused_parameters", "gradient_as_bucket_view", "bucket_cap_mb"})
+DDP_OPTIONS = frozenset({"find_unused_parameters", "gradient_as_bucket_view"})
 """Of DDP those that leave the averaged gradient as it is."""
 
 CHOICES = (
@@ -205,7 +207,10 @@ def _require_plain_average(strategy: DDPStrategy) -> None:
         "model_averaging_period": strategy._model_averaging_period,
     }
     given = [name for name, value in hooks.items() if value is not None]
-    given += sorted(set(strategy._ddp_kwargs) - DDP_OPTIONS)
+    # A config's object comes with all of torch's options, at their defaults.
+    defaults = {name: option.default for name, option in signature(DistributedDataParallel).parameters.items()}
+    options = strategy._ddp_kwargs.items()
+    given += sorted(name for name, value in options if name not in DDP_OPTIONS and value != defaults.get(name, value))
     if given:
         raise ValueError(
             f"expected DDP to average gradients as they are, got {', '.join(given)}. Leave them out; tested are "

@@ -32,10 +32,7 @@ FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
 DDP = "lightning.pytorch.strategies.DDPStrategy"
 STRATEGIES: dict[str, Any] = {
     "ddp": "ddp",
-    "ddp_options": {
-        "class_path": DDP,
-        "init_args": {"dict_kwargs": {"find_unused_parameters": True, "gradient_as_bucket_view": True, "bucket_cap_mb": 1}},
-    },
+    "ddp_options": {"class_path": DDP, "init_args": {"find_unused_parameters": True, "gradient_as_bucket_view": True}},
     "fsdp2": {"class_path": FSDP2, "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1}},
 }
 PLANS: dict[str, dict[str, Any]] = {"prompts": {}, "tokens": {"batch_size": None, "max_tokens_per_batch": 48}}

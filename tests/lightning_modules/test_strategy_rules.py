@@ -88,6 +88,7 @@ class OwnDDP(DDPStrategy):
         (partial(SingleDeviceStrategy, device="cpu"), Parallel.ONE),
         (DDPStrategy, Parallel.DDP),
         (partial(DDPStrategy, find_unused_parameters=True, gradient_as_bucket_view=True), Parallel.DDP),
+        (partial(DDPStrategy, static_graph=False, bucket_cap_mb=None, device_mesh=None), Parallel.DDP),
         (ModelParallelStrategy, Parallel.FSDP2),
     ],
 )
@@ -103,6 +104,7 @@ def test_what_a_strategy_does(make: Callable[[], Strategy], kind: Parallel) -> N
         (partial(DDPStrategy, ddp_comm_hook=print), "average gradients as they are, got ddp_comm_hook"),
         (partial(DDPStrategy, model_averaging_period=4), "got model_averaging_period"),
         (partial(DDPStrategy, mixed_precision=object()), "got mixed_precision"),
+        (partial(DDPStrategy, static_graph=True, broadcast_buffers=False), r"got broadcast_buffers, static_graph\."),
     ],
 )
 def test_strategies_that_average_otherwise_are_refused(make: Callable[[], Strategy], words: str) -> None:
