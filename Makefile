@@ -8,6 +8,10 @@ PYTHON ?= $(firstword $(shell for python in python3 python3.14 python3.13 python
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
+# What pip prints goes to a file; where it fails, the last lines of it are shown.
+PIP_LOG := $(VENV)/pip.log
+comma := ,
+quietly = $(INSTALL) $(1) $(2)$(PIP_LOG) 2>&1 || { tail -n 20 $(PIP_LOG) >&2; exit 1; }
 # One thread an operation: the tests are many small ones, and two workers share the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -47,13 +51,13 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	  "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "==> Setting up $(VENV) with $$($(PYTHON) --version), once; PyTorch is the largest download"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@echo "==> Installing PyTorch"
-	@$(INSTALL) torch
+	@echo "==> Installing PyTorch (what pip says: $(PIP_LOG))"
+	@$(call quietly,torch,>)
 	@echo "==> Installing the rest of what running needs"
-	@$(INSTALL) .
+	@$(call quietly,.,>>)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "==> Installing what developing needs: pytest, ruff, mypy, judges"
-	@$(INSTALL) ".[dev,judges]"
+	@$(call quietly,".[dev$(comma)judges]",>>)
 	@touch $@

@@ -11,11 +11,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.output.run_summary import Line, next_steps, summary_lines
+from callbacks.output.console import say
+from callbacks.output.run_summary import Line, next_steps, opening, summary_lines
+from reports.page import report_page
+from reports.runs import load_run
 from run_folder.rows import tracks_of
 from train import main
 
 EXPERIMENTS = ("demo_dpo", "demo_sft_dpo")
+OPENING = (
+    "Two runs from the same model on the same pairs: DPO, which will solve fewer problems than before, then the same with a "
+    "likelihood term, which will not. Each takes a minute; the comparison comes last."
+)
 CONFIGS = Path(__file__).parent / "configs" / "experiment"
 
 
@@ -40,14 +47,22 @@ def comparison(runs: Mapping[str, list[Line]]) -> Table:
     return table
 
 
+def said(folders: Mapping[str, Path]) -> list[str]:
+    """What became of each run, a line each."""
+    return [f"{name}: {' '.join(opening(folder, tracks_of(folder)))}" for name, folder in folders.items()]
+
+
 def demo() -> None:
     """Run both, compare them, and say where to look next."""
-    folders = {experiment: run(experiment) for experiment in EXPERIMENTS}
     console = Console()
-    console.print(comparison({experiment: summary_lines(tracks_of(folder)) for experiment, (folder, _) in folders.items()}))
-    for text in next_steps(*folders[EXPERIMENTS[0]]):
-        console.print(text, soft_wrap=True, highlight=False)
-    console.print("Both runs: tensorboard --logdir runs", soft_wrap=True, highlight=False)
+    say(console, OPENING)
+    runs = {experiment: run(experiment) for experiment in EXPERIMENTS}
+    folders = {experiment: folder for experiment, (folder, _) in runs.items()}
+    tracks = {experiment: summary_lines(tracks_of(folder)) for experiment, folder in folders.items()}
+    page = folders[EXPERIMENTS[0]].parents[1] / "demo.html"
+    page.write_text(report_page([load_run(folder) for folder in folders.values()]), encoding="utf-8")
+    say(console, "", comparison(tracks), *said(folders), f"Report of both:  {page}", "Curves of both:  tensorboard --logdir runs")
+    say(console, next_steps(*runs[EXPERIMENTS[0]])[-1])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from callbacks.control.stop_on_signal import StopOnSignal
 from callbacks.output.checkpoint_file import require_whole
+from callbacks.output.console import silence_libraries
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.precision import require_supported_precision
@@ -207,6 +208,7 @@ def main(args: ArgsType = None) -> LightningCLI:
         SystemExit: with 143 or 130 when SIGTERM or SIGINT has stopped the run.
     """
     stop = StopOnSignal()
+    silence_libraries()
     with stop.listening():
         return ExperimentCLI(
             TrainedModule,

@@ -20,6 +20,12 @@ Run = Callable[..., LightningCLI]
 """`run("fit", "--config", ...)`: the command line in this process."""
 
 
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no page at their end: it takes seconds, and has tests of its own."""
+    monkeypatch.setattr("callbacks.output.run_report.write_report", lambda folder: None)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """The command line, in this process."""

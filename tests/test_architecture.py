@@ -75,7 +75,8 @@ RULES: dict[str, Callable[[str], bool]] = {
     ),
     "lightning_modules": lambda name: name in CONTRACTS or within("lightning_modules")(name),
     "callbacks": lambda name: (
-        within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder")(name) and name not in concrete_modules()
+        within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder", "reports.page", "reports.runs")(name)
+        and name not in concrete_modules()
     ),
     "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure"),
     "run_folder": within("run_folder"),

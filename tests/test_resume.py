@@ -40,6 +40,8 @@ def trainer(name: str) -> Config:
     """A shipped trainer with all its callbacks, measuring often and keeping its checkpoints."""
     config = part(f"trainer/{name}.yaml") | {"accelerator": "cpu", "log_every_n_steps": 2, "enable_model_summary": False}
     config |= {"num_sanity_val_steps": 0}
+    # A process of its own draws its page, which takes seconds.
+    config["callbacks"] = [each for each in config["callbacks"] if not each["class_path"].endswith("RunReport")]
     for callback in config["callbacks"]:
         arguments = callback.setdefault("init_args", {})
         for cadence in {"every_n_steps", "probe_every_n_steps", "histogram_every_n_steps"} & arguments.keys():

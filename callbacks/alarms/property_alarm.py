@@ -15,6 +15,7 @@ from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
 from callbacks.alarms.remedies import CENTRE, advice
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import Alarm, AlarmWatch
+from callbacks.output.console import say
 from run_folder.files import append_row, tensorboard_writer
 
 
@@ -66,7 +67,7 @@ class PropertyAlarm(Callback):
         if not trainer.is_global_zero:
             return
         title = f"{alarm.property.replace('_', ' ')}, step {alarm.step}"
-        self._console.print(Panel(alarm.message, title=title, title_align="left", border_style="red"))
+        say(self._console, Panel(alarm.message, title=title, title_align="left", border_style="red"))
         writer = tensorboard_writer(trainer)
         if writer is not None:
             writer.add_text(f"alarms/{alarm.property}", alarm.message, alarm.step)

@@ -47,8 +47,8 @@ class AccuracyMonitor(Diagnostic):
     """Decodes the task's held-out problems greedily before training, at a cadence and after it, and has them judged.
 
     Metrics: `task/<column>` for the columns that the judge's results have (of an exact judge `task/accuracy`, the share whose
-    final answer is right), `task/score` (mean, on the judge's scale), `task/length` (mean tokens of a response). Step 0 is the
-    policy as training starts from it.
+    final answer is right), `task/score` (mean, on the judge's scale), `task/length` (mean tokens of a response), `task/problems`
+    (how many were judged). Step 0 is the policy as training starts from it.
 
     Args:
         judge: scores a response.
@@ -66,6 +66,7 @@ class AccuracyMonitor(Diagnostic):
         self.num_problems = num_problems
         self._parameters = SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0)
         self._measured_at = -1
+        self._num_judged = 0
 
     @override
     def is_due(self, step: int) -> bool:
@@ -81,11 +82,17 @@ class AccuracyMonitor(Diagnostic):
         self._measured_at = trainer.global_step
         store = cast(TaskStore, trainer.datamodule)  # type: ignore[attr-defined]
         problems = store.task_prompts()[: self.num_problems]
+        self._num_judged = len(problems)
         own = problems[trainer.global_rank :: trainer.world_size]
         policy = cast(Policy, pl_module.policy)
         # On every rank, also one without a problem: a sharded policy needs them all to be gathered.
         with policy.gathered(), trainer.precision_plugin.forward_context():
             return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
+
+    @override
+    def finish(self, means: dict[str, float]) -> dict[str, float]:
+        # How sure a share is depends on it.
+        return means | ({"task/problems": float(self._num_judged)} if means else {})
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from callbacks.diagnostics.probe_bank import ProbedModule
 from callbacks.mathematics.head_geometry import HeadReader
 from callbacks.mathematics.pair_risks import model_facts, pair_facts, pair_keys, repeated, warnings
+from callbacks.output.console import say
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import SplitDataset
 from datamodules.loading.sampler import Microbatch
@@ -126,9 +127,7 @@ class DataDoctor(Callback):
             rows = _row_report(folder)
             content = {"rows": rows, "pairs": facts, "warnings": said}
             (folder / FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        self._console.print(doctor_table(facts))
-        for sentence in said:
-            self._console.print(f"  ! {sentence}", highlight=False)
+        say(self._console, doctor_table(facts), *(f"  ! {sentence}" for sentence in said))
 
 
 def doctor_table(facts: dict[str, Any]) -> Table:

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from callbacks.output.console import say
+from callbacks.output.run_report import REPORT
 from run_folder.files import run_folder
-from run_folder.rows import ROWS, Track, tracks_of
+from run_folder.rows import ROWS, Track, read_rows, tracks_of
+from run_folder.verdict import VALIDATION, alarm_sentence, listens, method_of, verdict_of
 
 _BANK = "likelihood/bank"
 
@@ -69,7 +73,7 @@ def summary_table(lines: list[Line], step: int) -> Table:
 
 
 class RunSummary(Callback):
-    """Prints what happened to chosen, rejected and probe likelihoods, to margin, mass and accuracy, when a fit has ended.
+    """Says what became of a run, and what happened to likelihoods, margin, mass and accuracy, when a fit has ended.
 
     Reads the rows the other callbacks wrote, so that it shows what is switched on; any metric named `.../accuracy` among them has
     a line.
@@ -77,23 +81,40 @@ class RunSummary(Callback):
 
     def __init__(self) -> None:
         self._console = Console()
+        self._validation: dict[str, Track] = {}
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # These stand in no rows.
+        if not trainer.sanity_checking:
+            for name in VALIDATION & trainer.callback_metrics.keys():
+                self._validation.setdefault(name, []).append((trainer.global_step, float(trainer.callback_metrics[name])))
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        lines = summary_lines(tracks_of(folder))
+        tracks = tracks_of(folder) | self._validation
+        lines = summary_lines(tracks)
         if lines:
-            self._console.print(summary_table(lines, trainer.global_step))
-        for text in next_steps(folder, _last_checkpoint(trainer)):
-            # Paths stay in one piece, to be copied.
-            self._console.print(text, soft_wrap=True, highlight=False)
+            say(self._console, *opening(folder, tracks), summary_table(lines, trainer.global_step))
+        say(self._console, *next_steps(folder, _last_checkpoint(trainer)))
+
+
+def opening(folder: Path, tracks: Mapping[str, Track]) -> list[str]:
+    """The sentences that stand first: what became of the run, and what its alarms said."""
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    verdict = verdict_of(tracks, method_of(config))
+    return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), listens(config), verdict.outcome)]
 
 
 def next_steps(folder: Path, checkpoint: str) -> list[str]:
     """Where to look and how to go on, as commands to copy."""
-    steps = [f"Curves:  tensorboard --logdir {folder.parent}", f"Rows:    {folder / ROWS}"]
+    page = folder / REPORT
+    steps = [f"Report:  {page}"] if page.is_file() else []
+    steps += [f"Curves:  tensorboard --logdir {folder.parent}", f"Rows:    {folder / ROWS}"]
     if checkpoint and (folder / "config.yaml").is_file():
         steps.append(f"Resume:  python train.py fit --config {folder / 'config.yaml'} --ckpt_path {checkpoint}")
     return steps

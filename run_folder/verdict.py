@@ -1,0 +1,156 @@
+"""What a run did, in a few sentences: what became of what was judged, how the margin grew, how sure that is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from run_folder.rows import Track
+
+_BANK = "likelihood/bank"
+_FELL = 0.01
+"""Nats per completion: less than this is no change, as for `degradation/displaced`."""
+_TWO_SIDED = 1.96
+"""Standard errors of a 95% interval."""
+
+Outcome = Literal["better", "worse", "same", "not judged"]
+
+_JUDGED = (
+    ("task/accuracy", "accuracy"),
+    ("val/accuracy", "accuracy on held-out pairs"),
+    ("val/rewards/accuracies", "reward accuracy on held-out pairs"),
+)
+"""Metric -> its name in a sentence, the best judge first. The last one is of the loss's own rewards: it says nothing of answers."""
+
+VALIDATION = frozenset(metric for metric, _ in _JUDGED if metric.startswith("val/"))
+"""Metrics of the verdict that validation logs and no rows hold."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentences, and which way it went."""
+
+    outcome: Outcome
+    """Of the best judge there is. `same`: the change is within chance."""
+    headline: str
+    """What became of it, with numbers."""
+    cause: str
+    """How the margin grew; empty where it was not measured."""
+    certainty: str
+    """How sure the headline is, or what was not judged."""
+
+    def sentences(self) -> str:
+        """One line."""
+        return " ".join(filter(None, (self.headline, self.cause, self.certainty)))
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """How a run was trained, as sentences name it: DPO, On-policy DPO, RLOO, SFT, The reward model.
+
+    Args:
+        config: what the run's `config.yaml` holds.
+    """
+    model = config.get("model") or {}
+    arguments = model.get("init_args") or {}
+    module = _class_name(model)
+    if module.startswith("Reward"):
+        return "The reward model"
+    # A preference run is named for its loss, a reinforcement run for how it gets advantages where that is not PPO's way.
+    own = arguments.get("loss") or arguments.get("advantages") or {}
+    name = _class_name(own) if isinstance(own, Mapping) else ""
+    name = (module if name in ("", "GAE") else name).removesuffix("Loss").removesuffix("Module") or "The run"
+    name = re.sub(r"(?<=\w)DPO$", "-DPO", name)
+    return f"On-policy {name}" if module.startswith("OnPolicy") else name
+
+
+def verdict_of(tracks: Mapping[str, Track], method: str) -> Verdict:
+    """What the readings of a run say, from the first to the last.
+
+    Args:
+        tracks: its metrics.
+        method: how it was trained, as sentences name it.
+    """
+    found = next(((tracks[metric], metric, words) for metric, words in _JUDGED if tracks.get(metric)), None)
+    cause = _cause(tracks)
+    if found is None:
+        return Verdict("not judged", f"{method}: not judged, so whether answers got better is not known.", cause, "")
+    track, metric, words = found
+    (first, start), (last, end) = track[0], track[-1]
+    if first == last:
+        return Verdict("not judged", f"{method} ends with {words} {end:.3f}, read once: the change was not judged.", cause, "")
+    problems = tracks["task/problems"][-1][1] if metric == "task/accuracy" and "task/problems" in tracks else None
+    margin = None if problems is None else 100 * _TWO_SIDED * math.sqrt((start * (1 - start) + end * (1 - end)) / problems)
+    points = 100 * (end - start)
+    is_noise = abs(points) <= margin if margin is not None else round(points, 1) == 0
+    outcome: Outcome = "same" if is_noise else "better" if points > 0 else "worse"
+    since = f" since step {first}" if first else ""
+    headline = f"{method} {_change(points, words)}: {start:.3f} -> {end:.3f}{since}."
+    return Verdict(outcome, headline, cause, _certainty(points, margin, problems, metric))
+
+
+def listens(config: Mapping[str, Any]) -> bool:
+    """Whether the run had its alarms switched on."""
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    return any(_class_name(callback) == "PropertyAlarm" for callback in callbacks)
+
+
+def alarm_sentence(alarms: Sequence[Mapping[str, Any]], is_judged: bool, outcome: Outcome) -> str:
+    """Which properties showed and since when; "not judged" where nobody listened; and where accuracy says otherwise, that it does.
+
+    Args:
+        alarms: rows of `alarms.jsonl`.
+        is_judged: whether the alarms were switched on.
+        outcome: of the verdict.
+    """
+    if not is_judged and not alarms:
+        return "Alarms: not judged (PropertyAlarm was not switched on)."
+    if not alarms:
+        return "Alarms: none fired."
+    named = ", ".join(f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})" for row in alarms)
+    calm = {"better": "accuracy rose all the same", "same": "accuracy did not change beyond chance"}.get(outcome)
+    return f"Alarms: {named}." + (f" But {calm}: the properties show, harm does not." if calm else "")
+
+
+def _change(points: float, words: str) -> str:
+    size = f"{abs(points):.1f}".removesuffix(".0")
+    if size == "0":
+        return f"kept its {words}"
+    return f"{'gained' if points > 0 else 'lost'} {size} {'point' if size == '1' else 'points'} of {words}"
+
+
+def _certainty(points: float, margin: float | None, problems: float | None, metric: str) -> str:
+    if metric == "val/rewards/accuracies":
+        return "What it writes was not judged."
+    if margin is None:
+        return ""
+    interval = f"95% interval of the change [{points - margin:+.0f}, {points + margin:+.0f}] points on {problems:.0f} problems"
+    return f"Beyond chance: {interval}." if abs(points) > margin else f"Within chance: {interval}."
+
+
+def _cause(tracks: Mapping[str, Track]) -> str:
+    """How the difference of the log-likelihoods grew on the probe bank, whose changes count from step 0 even in a resumed run."""
+    names = [f"{_BANK}/{side}/change" for side in ("chosen", "rejected")]
+    if not all(tracks.get(name) for name in names):
+        return ""
+    chosen, rejected = (tracks[name][-1][1] for name in names)
+    growth = chosen - rejected
+    if growth <= _FELL:
+        return f"The margin did not grow ({growth:+.2f} nats)."
+    share = -rejected / growth
+    how = (
+        "by suppression"
+        if share > 1
+        else "mostly because rejected fell"
+        if share > 0.5
+        else "mostly because chosen rose"
+        if share >= 0
+        else "although both sides rose"
+    )
+    return f"The margin grew {how} (drop share {share:.2f})."
+
+
+def _class_name(part: Mapping[str, Any]) -> str:
+    return str(part.get("class_path", "")).rsplit(".", 1)[-1]
