@@ -12,7 +12,7 @@ CENTRE = "head/centre"
 
 
 def centred_beta(latest: Mapping[str, float], loss: object) -> dict[str, float]:
-    """The beta_rejected that centres the disentanglement band: beta_chosen ||s_w|| / ||s_l|| (paper.md 7, D2.4).
+    """The beta_rejected that centres the disentanglement band: beta_chosen ||s_w|| / ||s_l|| (docs/derivations.md 5.5).
 
     Args:
         latest: last readings by metric.

@@ -14,8 +14,8 @@ from lightning_modules.step_output import StepOutput
 class AdaptiveBeta(BandFollower[FlexDPOLoss]):
     """Sets beta_rejected = beta_chosen * ratio of a FlexDPOLoss after every step; ratio follows ||s_w|| / ||s_l||.
 
-    Since d_w / d_l = beta_chosen / beta_rejected, the rule stays in the middle of the band (`band_follower`; paper.md 7,
-    D2.4). Metrics: docs/metrics.md. What it does to a run: docs/results/adaptive_beta.
+    Since d_w / d_l = beta_chosen / beta_rejected, the rule stays in the middle of the band (`band_follower`;
+    docs/derivations.md 5.5). Metrics: docs/metrics.md. What it does to a run: docs/results/adaptive_beta.
 
     Args:
         decay: of the exponential mean over steps, in [0, 1); it starts from the loss's own ratio.

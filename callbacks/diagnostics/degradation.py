@@ -22,7 +22,7 @@ MIN_FALL = 0.01
 
 
 def quadrants(chosen_change: Tensor, rejected_change: Tensor) -> dict[str, Tensor]:
-    """In which quadrant of (change of chosen, change of rejected) each pair lies: `{<quadrant>: [pairs] bool}` (paper.md 7, D2.1).
+    """Quadrant of (change of chosen, change of rejected) of each pair: `{<quadrant>: [pairs] bool}` (docs/derivations.md 5.1).
 
     A fall of less than 0.01 nats counts as up. `both_down` is suppression; `chosen_up_rejected_down` is what a preference asks for.
 
@@ -40,7 +40,7 @@ def quadrants(chosen_change: Tensor, rejected_change: Tensor) -> dict[str, Tenso
 
 
 def rankings(now: Sides, before: Sides | None) -> dict[str, Tensor]:
-    """Whether the policy itself ranks the pair right, pi+ > pi-, and which pairs changed sides (arXiv 2405.19534; D2.6).
+    """Whether the policy itself ranks the pair right, pi+ > pi-, and which pairs changed sides (docs/derivations.md 5.8).
 
     Args:
         now: `([pairs], [pairs])` L+ and L-, nats.
@@ -58,7 +58,7 @@ def rankings(now: Sides, before: Sides | None) -> dict[str, Tensor]:
 
 
 def control(pairs: PairOutput) -> dict[str, Tensor]:
-    """How much each pair still pushes: `weight` w = sigma(-margin) in (0, 1) and `saturated` 1[w < 0.01] (D2.2).
+    """How much each pair still pushes: `weight` w = sigma(-margin) in (0, 1) and `saturated` 1[w < 0.01] (docs/derivations.md 5.2).
 
     The margin is the loss's own: chosen minus rejected implicit reward. For DPO w is 1/2 at the start, and d_w = beta w. Nothing
     where a loss pushes otherwise (a hinge, a square, an offset): there w would say nothing of the push.
@@ -70,7 +70,7 @@ def control(pairs: PairOutput) -> dict[str, Tensor]:
 
 
 def chosen_change_by_class(batch: CompletionBatch, token_changes: Tensor) -> dict[str, Counted]:
-    """Change of the chosen completions' tokens by what they are to the rejected one (D2.7; tests Corollary 3).
+    """Change of the chosen completions' tokens by what they are to the rejected one (docs/derivations.md 5.7; tests Corollary 3).
 
     The paper's account is that chosen falls because it shares tokens with rejected; then `shared` and `overlap` fall, `novel` not.
 

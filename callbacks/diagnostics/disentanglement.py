@@ -1,4 +1,4 @@
-"""Whether a pair's step can move its sides apart: the disentanglement band at the output layer (paper.md 7, D2.3-D2.5)."""
+"""Whether a pair's step can move its sides apart: the disentanglement band at the output layer (docs/derivations.md 5.4)."""
 
 from __future__ import annotations
 

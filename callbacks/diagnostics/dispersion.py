@@ -63,7 +63,7 @@ def off_pair_mass(stats: TokenStats, batch: CompletionBatch) -> dict[str, Counte
 
 
 def known_responses(bank: BankBatch) -> dict[str, Tensor | Counted]:
-    """Mass on and off the trie of the responses that the data has for each prompt (paper.md 7, D3.2).
+    """Mass on and off the trie of the responses that the data has for each prompt (docs/derivations.md 6.2).
 
     Returns:
         `off_data_mass` `[nodes]`: mass on tokens that follow a prefix in no known response, given the prefix;
@@ -75,7 +75,7 @@ def known_responses(bank: BankBatch) -> dict[str, Tensor | Counted]:
 
 
 def changes_by_group(bank: BankBatch) -> dict[str, Tensor]:
-    """Change of the bank's completions since step 0, the pairs' own against every kind of probe (paper.md 7, D3.5).
+    """Change of the bank's completions since step 0, the pairs' own against every kind of probe (docs/derivations.md 6.5).
 
     Returns:
         For the groups `pair` (chosen and rejected), `probes` (all others) and each kind of probe: `<group>/change` `[n]` (nats)

@@ -76,7 +76,7 @@ def valley_tokens(batch: CompletionBatch, token_logps: Tensor) -> dict[str, Tens
 
 
 class LikelihoodMonitor(ProbeMonitor):
-    """Log-likelihood of chosen, rejected and probe completions: sums, per token, and change (paper.md 7, D1.1, D1.2, D1.5).
+    """Log-likelihood of chosen, rejected and probe completions: sums, per token, and change (docs/derivations.md 4.1, 4.2, 4.5).
 
     `likelihood/<kind>/...` is read off the training batches; its changes count from the cached reference, and are left out
     where none is cached (SFT). `likelihood/bank/<kind>/...` is read off the frozen probe bank: the same completions through

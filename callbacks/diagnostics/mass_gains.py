@@ -1,4 +1,4 @@
-"""Where the probability went since training started, token by token, on the frozen bank (paper.md 7, D3.3, D3.4)."""
+"""Where the probability went since training started, token by token, on the frozen bank (docs/derivations.md 6.3)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class GrowingProbeStore(ProbeStore, Protocol):
 
 
 class ReferenceProbes(Callback):
-    """Samples responses to the bank's prompts before the first step, once, and watches them through the run (paper.md 7, D3.5).
+    """Samples responses to the bank's prompts once, before the first step, and watches them (docs/derivations.md 6.5).
 
     They are what dispersion moves mass to if it stays in distribution: unlike permuted text they were likely at the start. Kept in
     the checkpoint. Every rank draws, since a sharded policy needs them all.

@@ -1,4 +1,4 @@
-"""The exact gradient of the loss at the logits, token by token, and at the likelihoods (paper Sec. 3.1, App. B.1; paper.md 1b)."""
+"""The exact gradient of the loss at the logits, token by token, and at the likelihoods (docs/derivations.md 3.3, 3.5)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_class(l2: Tensor, pairs: PairTokens) -> dict[str, Tensor | Counted]:
 
 
 def sequence_norms(l2: Tensor, batch: CompletionBatch) -> dict[str, Tensor]:
-    """L2 norm of dL/dlogits over a whole completion: G = sqrt(sum_t l2_t^2), `{<kind>/norm: [n]}` (paper.md 7, D1.4)."""
+    """L2 norm of dL/dlogits over a whole completion: G = sqrt(sum_t l2_t^2), `{<kind>/norm: [n]}` (docs/derivations.md 4.4)."""
     norms = sum_by_sequence(l2.square(), batch.target_sequence, batch.num_sequences).sqrt()
     return {f"{kind}/norm": norms[index] for kind, index in sequences_by_kind(batch).items()}
 
@@ -54,7 +54,7 @@ def sequence_norms(l2: Tensor, batch: CompletionBatch) -> dict[str, Tensor]:
 def likelihood_gradients(
     incentives: tuple[Tensor, Tensor], logps: Tensor, reference: Tensor | None, batch: CompletionBatch
 ) -> dict[str, Counted]:
-    """Gradients of each pair's loss in the likelihood coordinates, in natural logs (paper.md 1b; 7, D1.3).
+    """Gradients of each pair's loss in the likelihood coordinates, in natural logs (docs/derivations.md 4.3).
 
     With incentives d_w = -dl/dlog pi+, d_l = dl/dlog pi-, log-likelihoods L and lengths T:
         <side>/log_pi_gradient           log|dl/dpi| = log|d| - L
@@ -123,8 +123,8 @@ class SoftmaxGradientMonitor(Diagnostic):
     """Exact gradient of each unit's loss at the logits, per token, and at the likelihoods, per pair, for any loss.
 
     dL/dlogits at position t is g_t (onehot(y_t) - p_t) with g_t = dL/dlogp_t as autograd delivered it, so that nothing is
-    computed twice and no logits are kept (paper.md 1b). Gradients are those of a unit's own loss (a pair's; a token's for SFT),
-    free of batch size, ranks and accumulation. Every metric: docs/metrics.md.
+    computed twice and no logits are kept (docs/derivations.md 3.3). Gradients are those of a unit's own loss (a pair's; a token's
+    for SFT), free of batch size, ranks and accumulation. Every metric: docs/metrics.md.
 
     Args:
         every_n_steps: cadence in optimizer steps.

@@ -1,7 +1,7 @@
 """Where the probability goes in the paper's toy (Sec. 3.2), and the gradients that move it, seed by seed.
 
 Two readings of "unseen" stand side by side. `unseen` is the mass on the responses that are in no pair of the seed. What the
-paper plots under that name (Fig. 2 and 3) is `papers_unseen`, found from its values (paper.md 2b): the mean over ALL
+paper plots under that name (Fig. 2 and 3) is `papers_unseen`, found from its values (docs/derivations.md 7.2): the mean over ALL
 responses outside the prompt's own pair, other prompts' chosen ones included, whose probability is not 0 in float32; as
 responses underflow its denominator falls and the curve jumps.
 
@@ -73,7 +73,7 @@ def papers_unseen(batch: CompletionBatch, logps: Tensor) -> Tensor:
 
 
 def pair_gradients(output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor] | None:
-    """Gradient of each pair's own loss in three coordinates, from its incentives d (paper App. B.1; paper.md 1b).
+    """Gradient of each pair's own loss in three coordinates, from its incentives d (docs/derivations.md 7.3).
 
     Returns:
         `{<coordinate>/<side>: [n]}`, None where the objective has no pairs:

@@ -1,4 +1,4 @@
-"""The output layer's gradients of a pair's log-likelihoods, in closed form (paper.md 7, D2.3; arXiv 2410.13828, 2604.18239).
+"""The output layer's gradients of a pair's log-likelihoods, in closed form (docs/derivations.md 5.3).
 
 With h_k the layer's input and p_k the softmax at scored position k, and g_k = onehot(y_k) - p_k, the gradient of a completion's
 log-likelihood by the layer's weight is s = sum_k g_k h_k^T. Inner products need no gradient and no `[V, H]` matrix:
@@ -55,7 +55,7 @@ class PairGeometry:
         """`[pairs]` log(||s_w|| / ||s_l||): log of the d_l / d_w that lies in the middle of the band.
 
         For a margin of beta_chosen h_w - beta_rejected h_l the band is centred by beta_rejected = beta_chosen ||s_w|| / ||s_l||
-        (paper.md 7, D2.4).
+        (docs/derivations.md 5.5).
         """
         return self.chosen_norms.log() - self.rejected_norms.log()
 

@@ -1,4 +1,4 @@
-"""What the policy itself writes, in numbers: how far from the reference, how repetitive, how long (paper.md 7, D3.6)."""
+"""What the policy itself writes, in numbers: how far from the reference, how repetitive, how long (docs/derivations.md 6.6)."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class PreferenceLoss(ABC):
 def incentives(loss: PreferenceLoss, logps: SequenceLogps) -> tuple[Tensor, Tensor]:
     """d_w = -dl/dlog pi+ and d_l = +dl/dlog pi- of every pair's own loss, `([pairs], [pairs])`, by autograd on the tiny graph.
 
-    Every closed-form diagnostic takes only these two numbers and TokenStats (paper.md 1b).
+    Every closed-form diagnostic takes only these two numbers and TokenStats (docs/derivations.md 3.5).
     """
     chosen = logps.policy_chosen.detach().requires_grad_()
     rejected = logps.policy_rejected.detach().requires_grad_()
