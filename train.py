@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from callbacks.control.stop_on_signal import StopOnSignal
@@ -100,6 +101,12 @@ class SaveRunConfig(SaveConfigCallback):
                 "They give every run a folder of its own; list other loggers after one of them."
             )
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Called on one rank, after the file was written. A report says how to run it again.
+        path = Path(cast(str, cast(Any, trainer.logger).log_dir)) / self.config_filename
+        path.write_text(f"# python train.py {TrainerFn(stage).value}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
 
 
 _SWITCHES = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint, "enable_model_summary": ModelSummary}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import PreferenceLoss
@@ -42,6 +43,12 @@ class DiagnosisModule(PreferenceModule):
         self.reference_spec = reference
         self.series = dict(zip(step_numbers([getattr(spec, "path", "") for spec in series]), series, strict=True))
         """`{step: recipe}` of all checkpoints, the module's own policy last."""
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        # Lightning would draw them at step 0, and of the last checkpoint alone: StaticDiagnosis writes them, each at its step.
+        self.log_dict(self._eval_means.compute(), logger=False)
+        self._eval_means.reset()
 
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own: in evaluation mode, frozen, on its device."""

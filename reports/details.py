@@ -18,7 +18,7 @@ ALARM, DOCTOR = "callbacks.alarms.property_alarm.PropertyAlarm", "callbacks.outp
 
 def alarms_html(runs: Sequence[Run]) -> str:
     """Every alarm with the step it fired at; whether an empty list means silence or nobody listening."""
-    return "\n".join(_alarms_of(run) for run in runs)
+    return "\n".join(filter(None, (part for run in runs for part in (_alarms_of(run), _verdicts_of(run)))))
 
 
 def doctor_html(runs: Sequence[Run]) -> str:
@@ -44,7 +44,7 @@ def runs_html(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
 def command_of(run: Run) -> str:
     """The command that runs it again."""
-    return f"python train.py fit --config {shlex.quote(f'runs/{run.name}/{CONFIG}')}"
+    return f"python train.py {run.subcommand} --config {shlex.quote(f'runs/{run.name}/{CONFIG}')}"
 
 
 def _alarms_of(run: Run) -> str:
@@ -55,9 +55,19 @@ def _alarms_of(run: Run) -> str:
             for row in run.alarms
         )
         return "\n".join(items)
-    classes = [callback.get("class_path", "") for callback in run.config.get("trainer", {}).get("callbacks") or []]
-    said = "none fired." if any(name.endswith("PropertyAlarm") for name in classes) else f"not switched on ({ALARM})."
+    if run.verdicts:
+        return ""
+    said = "not judged, for the run did not end." if "PropertyAlarm" in str(run.config) else f"not switched on ({ALARM})."
     return f"<p>{escape(run.name)}: {escape(said)}</p>"
+
+
+def _verdicts_of(run: Run) -> str:
+    """What became of the properties that no alarm was given for."""
+    silent = {name: verdict for name, verdict in run.verdicts.items() if not verdict.startswith("fired")}
+    if not silent:
+        return ""
+    said = "; ".join(f"{name.replace('_', ' ')}: {verdict}" for name, verdict in silent.items())
+    return f"<p>{escape(run.name)}: {escape(said)}.</p>"
 
 
 def _differing_html(groups: Sequence[Group]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 from run_folder.rows import ROWS, Track, read_rows, tracks_of
 
 CONFIG, DOCTOR = "config.yaml", "data_doctor.json"
+
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 Tracks = dict[str, Track]
 
@@ -33,10 +36,17 @@ class Run:
     """Of metrics that the run measured for several seeds side by side (the toy): a track a seed."""
     alarms: list[dict[str, Any]]
     """Rows of `alarms.jsonl`: step, property, message."""
+    verdicts: dict[str, str]
+    """Property -> what the alarm's rules found, of the last row of `judged.jsonl`; empty where the run did not end."""
     heatmaps: list[dict[str, Any]]
     """Rows of `token_heatmap.jsonl`."""
     doctor: dict[str, Any]
     """What the data doctor wrote; empty where it was not switched on."""
+
+    @property
+    def subcommand(self) -> str:
+        """Of train.py, as the first line of the config says."""
+        return _subcommand(self.folder / CONFIG)
 
     @property
     def experiment(self) -> str:
@@ -74,9 +84,21 @@ def load_run(folder: Path) -> Run:
         tracks=tracks,
         seed_tracks=_seed_tracks(folder),
         alarms=read_rows(folder, "alarms"),
+        verdicts=_verdicts(folder),
         heatmaps=read_rows(folder, "token_heatmap"),
         doctor=_doctor(folder / DOCTOR),
     )
+
+
+def _verdicts(folder: Path) -> dict[str, str]:
+    rows = read_rows(folder, "judged")
+    return dict(rows[-1].get("verdicts", {})) if rows else {}
+
+
+def _subcommand(config: Path) -> str:
+    with config.open(encoding="utf-8") as lines:
+        said = re.match(rf"# python train\.py ({'|'.join(_SUBCOMMANDS)})\b", lines.readline())
+    return said[1] if said else "fit"
 
 
 def _config(path: Path) -> dict[str, Any]:

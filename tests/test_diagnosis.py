@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
 from callbacks.mathematics.leaf_gradients import with_gradients
@@ -21,6 +21,8 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.specs import RandomPolicy
+from reports.details import alarms_html, command_of
+from reports.runs import event_tracks, load_run
 from run_folder.rows import read_rows, tracks_of
 from tests import tiny
 from tests.conftest import Run
@@ -153,6 +155,57 @@ def test_a_series_of_checkpoints_is_a_curve(tmp_path: Path, lived: Path, run: Ru
     assert changes[200] == pytest.approx(dict(tracks_of(lived)["likelihood/bank/chosen/change"])[3], rel=1e-4)
 
 
+RULE = {
+    "property": "drastic_drop",
+    "conditions": [{"metric": "likelihood/bank/rejected/change", "window": 1, "below": -0.05}],
+    "says": ["From step {since}."],
+    "patience": 1,
+}
+ALARM = {"class_path": "callbacks.alarms.property_alarm.PropertyAlarm"}
+
+
+@pytest.mark.parametrize("is_monitor", [True, False], ids=["a monitor", "a callback of the trainer"])
+def test_alarms_judge_checkpoints(tmp_path: Path, run: Run, write_config: Write, is_monitor: bool) -> None:
+    series = tmp_path / "trained_elsewhere"
+    for step, seed in ((20, 3), (100, 4)):
+        RandomPolicy(**(tiny.POLICY["init_args"] | {"seed": seed})).build().save(series / f"checkpoint-{step}")
+    config = diagnosis(tmp_path, series)
+    callbacks = config["trainer"]["callbacks"]
+    (callbacks[0]["init_args"]["monitors"] if is_monitor else callbacks).append(ALARM | {"init_args": {"rules": [RULE]}})
+    folder = Path(run("validate", "--config", write_config(config, "looked")).trainer.log_dir or "")
+    changes = dict(tracks_of(folder)["likelihood/bank/rejected/change"])
+    # Checkpoint 20 is the reference itself.
+    assert abs(changes[20]) < 0.05
+    fired = [row["step"] for row in read_rows(folder, "alarms")]
+    assert fired == ([100] if changes[100] < -0.05 else [])
+    assert read_rows(folder, "judged")[-1]["verdicts"]["drastic_drop"] == ("fired at step 100" if fired else "no sign")
+
+
+def test_a_diagnosis_tells_the_step_of_its_loss_and_how_to_run_it_again(
+    tmp_path: Path, lived: Path, run: Run, write_config: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = diagnosis(tmp_path, lived / "policy")
+    config["trainer"]["callbacks"][0]["init_args"]["monitors"].append(ALARM)
+    del config["trainer"]["logger"][0]  # The event files beside the rows.
+    cli = run("validate", "--config", write_config(config, "looked"))
+    looked = load_run(Path(cli.trainer.log_dir or ""))
+    assert [step for step, _ in event_tracks(looked.folder)["val/loss"]] == [1]
+    assert dict(looked.tracks["val/loss"])[1] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]))
+    low, mean, high = (dict(looked.tracks[f"pairs/chosen/change{end}"])[1] for end in ("/low", "", "/high"))
+    assert low < mean < high
+    # One checkpoint makes no stretch of a run: what compares two says so, in the page too.
+    assert "not judged" in looked.verdicts["dispersion"]
+    assert "not judged" in alarms_html([looked])
+    printed = capsys.readouterr().out
+    # Of what only the checkpoint was asked there is no start.
+    [line] = [line for line in printed.splitlines() if "pairs whose chosen fell" in line]
+    assert len(re.findall(r"\d\.\d{3}", line)) == 1
+    command = command_of(looked).split()
+    assert command[:3] == ["python", "train.py", "validate"]
+    again = run(*command[2:4], looked.folder / "config.yaml")
+    assert tracks_of(Path(again.trainer.log_dir or "")) == tracks_of(looked.folder)
+
+
 def test_folders_are_told_apart(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10"):
         (tmp_path / "run" / name).mkdir(parents=True)
@@ -178,7 +231,6 @@ def test_steps_are_the_numbers_of_the_names_where_they_rise() -> None:
         (RunCheckpoint(), "on_exception"),
         (PolicyExport(), "on_fit_end"),
         (RewardMonitor(), "on_train_batch_end"),
-        (PropertyAlarm(), "the steps of one"),
         (RunSummary(), "on_fit_end"),
     ],
     ids=lambda given: type(given).__name__,

@@ -64,7 +64,7 @@ class Histories:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """above < statistic of a metric's last readings < below; false while there are too few readings.
+    """above < statistic of a metric's last readings < below; not judged while there are too few readings.
 
     Raises:
         ValueError: if the window is out of range, or no bound is given.
@@ -86,15 +86,30 @@ class Condition:
         if self.above == -math.inf and self.below == math.inf:
             raise ValueError(f"expected a bound for {self.metric}, got neither above nor below. Set one of them.")
 
-    def holds(self, histories: Histories) -> bool:
-        """Whether it holds now."""
+    @property
+    def num_readings(self) -> int:
+        """Readings without which there is no statistic."""
+        return {"level": self.window, "change": self.window + 1, "growth": self.window + 1, "drift": 2 * self.window}[self.of]
+
+    def holds(self, histories: Histories) -> bool | None:
+        """Whether it holds now; None where that cannot be said."""
         value = self.value(histories.get(self.metric))
-        return value is not None and self.above < value < self.below
+        return None if value is None else self.above < value < self.below
+
+    def lack(self, histories: Histories) -> str:
+        """Why it cannot be judged, in words; empty where it can."""
+        history = histories.get(self.metric)
+        if self.value(history) is not None:
+            return ""
+        if history is None:
+            return f"{self.metric} was not measured"
+        if len(history.recent) < self.num_readings:
+            return f"{self.metric} was read {len(history.recent)} of {self.num_readings} times that are needed"
+        return f"{self.metric} began at 0"
 
     def value(self, history: History | None) -> float | None:
         """The statistic; None while there are too few readings."""
-        needed = {"level": self.window, "change": self.window + 1, "growth": self.window + 1, "drift": 2 * self.window}[self.of]
-        if history is None or len(history.recent) < needed:
+        if history is None or len(history.recent) < self.num_readings:
             return None
         level = _mean(history.recent[-self.window :])
         if self.of == "drift":

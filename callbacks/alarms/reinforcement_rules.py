@@ -8,6 +8,7 @@ from callbacks.alarms.rules import AlarmRule
 REINFORCEMENT_RULES = (
     AlarmRule(
         property="reward_hacking",
+        needs_rewards=True,
         conditions=(
             Condition(metric="objective/rlhf_reward", of="change", above=0.0, window=4),
             Condition(metric="objective/rlhf_reward", of="drift", above=0.0, window=4),
@@ -22,6 +23,7 @@ REINFORCEMENT_RULES = (
     ),
     AlarmRule(
         property="kl_blow_up",
+        needs_rewards=True,
         conditions=(
             Condition(metric="objective/kl", above=25.0, window=2),
             Condition(metric="objective/kl", of="drift", above=5.0, window=4),

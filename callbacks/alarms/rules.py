@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from string import Formatter
 
 from callbacks.alarms.conditions import Condition, Histories
@@ -26,6 +26,8 @@ class AlarmRule:
     last ones say what to do."""
     patience: int = 2
     """Judgements in a row, >= 1."""
+    needs_rewards: bool = False
+    """Read in runs with rewards from outside alone: elsewhere nobody asks why it was not judged."""
 
     def __post_init__(self) -> None:
         if not self.conditions or self.patience < 1:
@@ -42,14 +44,35 @@ class AlarmRule:
         """Metrics of the sentences."""
         return frozenset(name for sentence in self.says for name in _fields(sentence)) - {SINCE}
 
-    def holds(self, histories: Histories) -> bool:
-        """Whether all conditions hold now."""
-        return all(condition.holds(histories) for condition in self.conditions)
+    def holds(self, histories: Histories) -> bool | None:
+        """Whether all conditions hold now; None where that cannot be said. One that does not hold settles it."""
+        held = [condition.holds(histories) for condition in self.conditions]
+        return False if False in held else None if None in held else True
+
+    def lacks(self, histories: Histories) -> list[str]:
+        """Why conditions cannot be judged, in words."""
+        return [lack for condition in self.conditions if (lack := condition.lack(histories))]
 
     def message(self, values: Mapping[str, float | str], since: int) -> str:
         """The sentences, with numbers."""
         known = {**values, SINCE: since}
         return " ".join(sentence.format_map(known) for sentence in self.says if _fields(sentence) <= known.keys())
+
+
+def over_checkpoints(rules: Sequence[AlarmRule]) -> tuple[AlarmRule, ...]:
+    """Rules for a diagnosis, where a reading is a mean over all pairs and not over one step's.
+
+    Windows and patience are there to average over steps: a level or a change is judged on one reading here. A drift compares
+    a stretch of the run with the one before, and keeps its window: it needs as many checkpoints as it needs readings.
+    """
+    return tuple(
+        replace(
+            rule,
+            patience=1,
+            conditions=tuple(own if own.of == "drift" else replace(own, window=1) for own in rule.conditions),
+        )
+        for rule in rules
+    )
 
 
 def _fields(sentence: str) -> set[str]:

@@ -41,6 +41,7 @@ class AlarmWatch:
         self._fresh: frozenset[str] = frozenset()
         self._streaks: dict[int, tuple[int, int]] = {}
         self._fired: dict[str, int] = {}
+        self._judged: set[int] = set()
 
     @property
     def fired(self) -> Mapping[str, int]:
@@ -62,6 +63,8 @@ class AlarmWatch:
         for number, rule in enumerate(self._rules):
             if rule.property in self._fired or not rule.metrics() & self._fresh:
                 continue
+            if rule.holds(self._histories) is not None:
+                self._judged.add(number)
             if self._streak(number, rule, step) >= rule.patience:
                 self._fired[rule.property] = step
                 alarms.append(self._alarm(rule, step, self._streaks[number][1], derived))
@@ -77,6 +80,34 @@ class AlarmWatch:
         self._streaks[number] = (length + 1, since)
         return length + 1
 
+    def verdicts(self) -> dict[str, str]:
+        """What became of each property: it fired, there was no sign of it, or it was not judged, and why.
+
+        Left out are rules for runs with rewards, where nothing that they read was measured.
+        """
+        rules: dict[str, list[int]] = {}
+        for number, rule in enumerate(self._rules):
+            if not rule.needs_rewards or any(self._histories.get(name) for name in rule.metrics()):
+                rules.setdefault(rule.property, []).append(number)
+        return {name: self._verdict(name, numbers) for name, numbers in rules.items()}
+
+    def _verdict(self, name: str, numbers: Sequence[int]) -> str:
+        if name in self._fired:
+            return f"fired at step {self._fired[name]}"
+        open_ones = [self._lack(number) for number in numbers if number not in self._judged or number in self._streaks]
+        if not open_ones:
+            return "no sign"
+        left = f"not judged: {'; '.join(dict.fromkeys(open_ones))}"
+        judged = len(numbers) - len(open_ones)
+        return f"no sign by {judged} of {len(numbers)} rules; the rest {left}" if judged else left
+
+    def _lack(self, number: int) -> str:
+        """Why a rule has not been judged to its end."""
+        rule = self._rules[number]
+        if number in self._streaks:
+            return f"it shows at the last {self._streaks[number][0]} of {rule.patience} readings that are needed"
+        return ", ".join(rule.lacks(self._histories)) or "no reading came after the first"
+
     def _alarm(self, rule: AlarmRule, step: int, since: int, derived: Derived | None) -> Alarm:
         latest = self._histories.latest()
         numbers = {name: latest[name] for name in sorted(rule.metrics())}
@@ -86,7 +117,8 @@ class AlarmWatch:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; taken between judgements."""
         streaks = {self._key(number): list(streak) for number, streak in self._streaks.items()}
-        return {"histories": self._histories.state_dict(), "streaks": streaks, "fired": dict(self._fired)}
+        judged = sorted(self._key(number) for number in self._judged)
+        return {"histories": self._histories.state_dict(), "streaks": streaks, "fired": dict(self._fired), "judged": judged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave. A rule whose conditions have changed since starts its count anew."""
@@ -94,6 +126,8 @@ class AlarmWatch:
         keys = {self._key(number): number for number in range(len(self._rules))}
         self._streaks = {keys[key]: (count, since) for key, (count, since) in state["streaks"].items() if key in keys}
         self._fired = dict(state["fired"])
+        # Checkpoints of earlier versions do not say what had been judged.
+        self._judged = {keys[key] for key in state.get("judged", ()) if key in keys}
 
     def _key(self, number: int) -> str:
         rule = self._rules[number]

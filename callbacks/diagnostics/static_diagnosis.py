@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
+from torch import Tensor
 from typing_extensions import override
 
+from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.base import Diagnostic, ReadingListener
+from callbacks.diagnostics.checkpoint_pairs import CheckpointPairs
 from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
 from callbacks.output.run_summary import summary_lines, summary_table
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 from run_folder.files import run_folder
 from run_folder.rows import tracks_of
@@ -34,13 +39,17 @@ class DiagnosedModule(ObjectiveModule, Protocol):
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own."""
 
+    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
+        """`{name: [pairs] values}` of the objective."""
+
 
 class StaticDiagnosis(Callback):
     """Runs the monitors of a training within `validate`: same rows, same metrics, no step taken.
 
     They see what they would have seen: a start with the reference, every pair under each checkpoint with the gradients the loss
     would have had, and an end with each checkpoint. So bank values are those a live run writes, and readings of the pairs are means
-    over all of them. Prints log-likelihoods before and after (the paper's Table 1).
+    over all of them. Prints log-likelihoods before and after (the paper's Table 1). A PropertyAlarm, here or among the trainer's
+    callbacks, judges every checkpoint as it judges a step.
 
     Args:
         monitors: callbacks as a training has them; their cadences do not matter.
@@ -53,7 +62,14 @@ class StaticDiagnosis(Callback):
         for monitor in monitors:
             _require_monitor(monitor)
         self.monitors = monitors
+        self._pairs = CheckpointPairs()
         self._console = Console()
+
+    def hear(self, readings: Mapping[str, float]) -> None:
+        """Tell the listeners among the monitors, which no diagnostic of the trainer's own knows."""
+        for monitor in self.monitors:
+            if isinstance(monitor, ReadingListener):
+                monitor.hear(readings)
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,6 +80,8 @@ class StaticDiagnosis(Callback):
                 "expected trainer.inference_mode: false, got true: the gradients of the loss are measured too. Set it."
             )
         module = cast(DiagnosedModule, pl_module)
+        for alarm in self._alarms(trainer):
+            alarm.watch_checkpoints()
         own, (*earlier, last) = module.policy, module.series
         self._stand_at(trainer, module, 0, module.reference_spec)
         for monitor in self.monitors:
@@ -103,8 +121,10 @@ class StaticDiagnosis(Callback):
         if not _is_validating(trainer):
             return
         self._end(trainer, pl_module)
+        for alarm in self._alarms(trainer):
+            alarm.conclude(trainer)
         if trainer.is_global_zero and folder is not None:
-            lines = summary_lines(tracks_of(folder))
+            lines = summary_lines(tracks_of(folder), first_step=0)
             if lines:
                 self._console.print(summary_table(lines, trainer.global_step))
             self._console.print(f"Page:  python report.py {folder}", soft_wrap=True, highlight=False)
@@ -124,7 +144,9 @@ class StaticDiagnosis(Callback):
         self._end(trainer, pl_module)
 
     def _read(self, pl_module: LightningModule, batch: CompletionBatch, stats: TokenStats) -> None:
-        output = with_gradients(cast(ObjectiveModule, pl_module), batch, stats)
+        module = cast(DiagnosedModule, pl_module)
+        output = with_gradients(module, batch, stats)
+        self._pairs.read(output, module.metrics(output, batch))
         for monitor in self.monitors:
             if isinstance(monitor, Diagnostic):
                 monitor.read([monitor.measure(output, batch)])
@@ -134,10 +156,21 @@ class StaticDiagnosis(Callback):
             # Monitors of the bank read it when a training ends, and write it with the rest; others write at their steps alone.
             if isinstance(monitor, Diagnostic) and type(monitor).on_train_end is Callback.on_train_end:
                 monitor.flush(trainer)
-            monitor.on_train_end(trainer, pl_module)
+            if not isinstance(monitor, PropertyAlarm):
+                monitor.on_train_end(trainer, pl_module)
+        self._pairs.flush(trainer)
+        for alarm in self._alarms(trainer):
+            alarm.judge(trainer, pl_module)
+
+    def _alarms(self, trainer: Trainer) -> list[PropertyAlarm]:
+        """Those that judge the checkpoints, wherever they are listed."""
+        given = [*self.monitors, *trainer.callbacks]  # type: ignore[attr-defined]
+        return [callback for callback in given if isinstance(callback, PropertyAlarm)]
 
 
 def _require_monitor(monitor: Callback) -> None:
+    if isinstance(monitor, PropertyAlarm):
+        return
     own = {name for name in dir(Callback) if name.startswith("on_") and _overrides(monitor, name)}
     missed = sorted(own - _CALLED - {"on_save_checkpoint", "on_load_checkpoint"})
     if _overrides(monitor, "on_train_batch_end", Diagnostic) and not _overrides(monitor, "on_train_end"):

@@ -33,11 +33,15 @@ class Line:
     digits: int = 2
 
 
-def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:
+def summary_lines(tracks: Mapping[str, Track], first_step: int | None = None) -> list[Line]:
     """The lines of the table, for what the run measured.
 
     Log-likelihoods of the probe bank start at step 0 even where the run was resumed: their change counts from there. The rest
     starts at the first row.
+
+    Args:
+        tracks: what was measured.
+        first_step: a first reading that is later than this is no start (of checkpoints, whose start is the reference: 0).
     """
     kinds = dict.fromkeys(name.split("/")[2] for name in tracks if name.startswith(f"{_BANK}/") and name.endswith("/logp"))
     lines = [_likelihood_line(tracks, kind) for kind in kinds]
@@ -52,7 +56,7 @@ def summary_lines(tracks: Mapping[str, Track]) -> list[Line]:
         "dispersion/bank/chosen/entropy": "entropy along chosen",
         **{name: name for name in tracks if name.rsplit("/", 1)[-1] == "accuracy"},
     }
-    return lines + [_plain_line(title, tracks[name]) for name, title in named.items() if name in tracks]
+    return lines + [_plain_line(title, tracks[name], first_step) for name, title in named.items() if name in tracks]
 
 
 def summary_table(lines: list[Line], step: int) -> Table:
@@ -125,8 +129,10 @@ def _likelihood_line(tracks: Mapping[str, Track], kind: str) -> Line:
     return Line(f"log-likelihood, {kind}", end - change, end, change, _last(tracks, f"{_BANK}/{kind}/change_per_token"))
 
 
-def _plain_line(title: str, track: Track) -> Line:
+def _plain_line(title: str, track: Track, first_step: int | None) -> Line:
     start, end = track[0][1], track[-1][1]
+    if first_step is not None and track[0][0] > first_step:
+        return Line(title, None, end, digits=3)
     return Line(title, start, end, end - start, digits=3)
 
 

@@ -83,6 +83,19 @@ def test_a_run_that_shows_nothing_says_nothing(tmp_path: Path) -> None:
     assert read_rows(Path(trainer.log_dir or ""), "alarms") == []
 
 
+def test_what_was_not_measured_is_not_judged(tmp_path: Path) -> None:
+    module = PreferenceModule(BigramSpec(), DPOLoss(beta=0.5), partial(SGD, lr=0.0), cache_dir=str(tmp_path / "cache"))
+    alarm, printed = PropertyAlarm(), io.StringIO()
+    alarm._console = Console(file=printed, width=120)
+    trainer = fit(module, [LikelihoodMonitor(1, 1), alarm], tmp_path)
+    [row] = read_rows(Path(trainer.log_dir or ""), "judged")
+    # The rejected side did not fall: that settles it, whatever other text did.
+    assert row["verdicts"]["drastic_drop"] == "no sign"
+    assert row["verdicts"]["dispersion"].startswith("not judged: dispersion/bank/off_data_mass was not measured")
+    assert set(row["verdicts"]) == {"drastic_drop", "suppression", "dispersion"}, "rewards are no business of a run on pairs"
+    assert "Alarm dispersion: not judged" in printed.getvalue()
+
+
 # Ends of epochs: a fixed batch order stands in for the resumable loader.
 @pytest.mark.parametrize("cut", [2, 4])
 def test_a_resumed_run_says_what_is_left_to_say(tmp_path: Path, cut: int) -> None:

@@ -15,7 +15,7 @@ from callbacks.alarms.conditions import MAX_WINDOW, Condition, Histories, Histor
 from callbacks.alarms.property_rules import PROPERTY_RULES
 from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
 from callbacks.alarms.remedies import advice, centred_beta
-from callbacks.alarms.rules import AlarmRule
+from callbacks.alarms.rules import AlarmRule, over_checkpoints
 from callbacks.alarms.watch import Alarm, AlarmWatch
 from lightning_modules import losses
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
@@ -28,6 +28,34 @@ from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.losses.sppo import SPPOLoss
 from lightning_modules.ppo.kl_penalty import KLPenalty
+
+
+def test_a_checkpoint_is_judged_on_one_reading_where_its_rule_compares_no_stretches() -> None:
+    watch = AlarmWatch(over_checkpoints(PROPERTY_RULES))
+    # The reference, then one checkpoint whose chosen side fell while 9% more of the mass left what is known.
+    watch.hear({"dispersion/bank/off_data_mass": 0.20})
+    watch.hear({"dispersion/bank/off_data_mass": 0.218, "likelihood/chosen/change_per_token": -0.01})
+    assert {alarm.property for alarm in watch.judge(500)} == {"suppression", "dispersion"}
+    verdicts = watch.verdicts()
+    assert verdicts["suppression"] == "fired at step 500"
+    assert "not judged" in verdicts["drastic_drop"]
+    calm = AlarmWatch(over_checkpoints(PROPERTY_RULES))
+    calm.hear({"dispersion/bank/off_data_mass": 0.20})
+    calm.hear({"dispersion/bank/off_data_mass": 0.20})
+    assert calm.judge(500) == []
+    assert calm.verdicts()["dispersion"] == (
+        "no sign by 1 of 2 rules; the rest not judged: dispersion/bank/off_pair_mass was not measured"
+    )
+
+
+def test_a_sign_that_waits_for_a_second_reading_is_no_all_clear() -> None:
+    watch = AlarmWatch([AlarmRule(property="p", conditions=(Condition(metric="m", window=1, above=0.0),), says=("x",))])
+    watch.hear({"m": 1.0})
+    assert watch.judge(1) == []
+    assert watch.verdicts() == {"p": "not judged: it shows at the last 1 of 2 readings that are needed"}
+    watch.hear({"m": -1.0})
+    watch.judge(2)
+    assert watch.verdicts() == {"p": "no sign"}
 
 
 def history(values: Sequence[float]) -> History:
