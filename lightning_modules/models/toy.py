@@ -18,6 +18,7 @@ from typing import Literal, Self, get_args
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.finite import require_finite_weights
@@ -161,6 +162,10 @@ class ToyPolicy(Policy):
             digest.update(f"{name} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Refused: there is nothing to share out, and nobody has tried it."""
+        raise ValueError("expected the toy on one process or under `ddp`, got FSDP2. Its few weights need no sharding.")
 
     def save(self, folder: Path) -> None:
         """Write safetensors and shape; `SavedToyPolicySpec(str(folder))` loads them (see `Policy`)."""

@@ -184,3 +184,8 @@ def test_bad_arguments_are_refused() -> None:
         ToyShape(num_seeds=0)
     with pytest.raises(ValueError, match="sum to 1"):
         FittedToyPolicySpec(initial_row=(0.5,) * 10)
+
+
+def test_sharding_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="expected the toy on one process or under `ddp`, got FSDP2"):
+        ToyPolicy(ToyShape(num_seeds=1)).shard(None)  # type: ignore[arg-type]
