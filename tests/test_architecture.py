@@ -52,6 +52,7 @@ def base_names(node: ast.ClassDef) -> list[str]:
     return [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
 
 
+@cache
 def concrete_modules() -> set[str]:
     """Files that define a LightningModule or a LightningDataModule."""
     return {
