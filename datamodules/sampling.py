@@ -33,6 +33,7 @@ class SamplingDataModule(TaskDataModule):
         max_new_tokens: tokens of a response at the most.
         prompts_per_batch: prompts in one call of the policy.
         seed: of the draw.
+        test_decoding: how `test` draws responses to the "test" problems; greedy by default.
         trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
@@ -48,9 +49,12 @@ class SamplingDataModule(TaskDataModule):
         max_new_tokens: int = 256,
         prompts_per_batch: int = 32,
         seed: int = 0,
+        test_decoding: Decoding | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(tokenizer, task, seed=seed, num_probe_prompts=0, trust_remote_code=trust_remote_code)
+        super().__init__(
+            tokenizer, task, seed=seed, num_probe_prompts=0, test_decoding=test_decoding, trust_remote_code=trust_remote_code
+        )
         self._decoding = Decoding(num_samples, temperature, top_p, max_new_tokens, prompts_per_batch, seed)
         self._answered: frozenset[Text] = frozenset()
 

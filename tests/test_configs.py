@@ -149,7 +149,7 @@ def test_experiments_name_each_class_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in EXPERIMENTS if not path.stem.endswith(("_sample", "diagnose"))], ids=lambda path: path.stem
+    "path", [path for path in EXPERIMENTS if not path.stem.endswith(("_sample", "_test", "diagnose"))], ids=lambda path: path.stem
 )
 def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
     """One logger and no list, so that the command line can name a run: --trainer.logger.name."""

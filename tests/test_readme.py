@@ -55,8 +55,31 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for column, name in {"prompt": "question", "chosen": "better", "rejected": "worse"}.items():
         text = text.replace(f'"{column}":', f'"{name}":')
     (tmp_path / "data" / "answers.jsonl").write_text(text)
+    write_own_files(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_own_files(folder: Path) -> None:
+    """Files of other formats, as docs/usage.md names them."""
+    ask, good, bad = ([f"{first} w{n % 28} w{n // 28}" for n in range(120)] for first in ("w1 w2", "w3", "w4"))
+    asked = [[{"from": "system", "value": "w1"}, {"from": "human", "value": text}] for text in ask]
+    sides = [
+        {"chosen": {"from": "gpt", "value": yes}, "rejected": {"from": "gpt", "value": no}}
+        for yes, no in zip(good, bad, strict=True)
+    ]
+    rows = {
+        "sharegpt.json": [{"conversations": turns} | side for turns, side in zip(asked, sides, strict=True)],
+        "alpaca.json": [{"instruction": ask[n], "input": "w2" * (n % 2), "output": good[n]} for n in range(60)],
+        "labelled.jsonl": [{"prompt": ask[n], "completion": good[n], "label": n % 2 == 0} for n in range(120)],
+        "questions.jsonl": [{"question": text, "answer": "w1"} for text in ask[:3]],
+    }
+    for name, content in rows.items():
+        lines = [json.dumps(row) for row in content]
+        (folder / name).write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
+    cells = [f"w1,{ask[n]},{good[n]},{bad[n]}" for n in range(60)]
+    (folder / "parts.csv").write_text("\n".join(["context,question,better,worse", *cells]))
+    (folder / "prompts.txt").write_text("w1 w2\nw3\n")
 
 
 def stand_ins(arguments: list[str]) -> list[str]:
@@ -83,6 +106,8 @@ def stand_ins(arguments: list[str]) -> list[str]:
         extra += ["--data.task.num_pool", "4", "--data.num_samples", "2"]
     if experiment == "arithmetic_rm":
         extra += ["--data.task.num_train", "4", "--data.batch_size", "4", "--trainer.limit_val_batches", "1"]
+    if experiment.startswith("prompts"):
+        extra += ["--data.max_new_tokens", "4", "--data.test_decoding.max_new_tokens", "4"]
     if experiment.startswith("toy"):
         extra += ["--model.policy.width", "16"]
     return extra

@@ -44,10 +44,10 @@ class PoolWriter(Callback):
     Args:
         pool: a `.jsonl` file; made when missing, appended to when not.
         source: `policy` for the model that will be aligned, or a name for another model.
-        judge: scores the responses.
+        judge: scores the responses; null leaves them without a score.
     """
 
-    def __init__(self, pool: str, source: str, judge: Judge) -> None:
+    def __init__(self, pool: str, source: str, judge: Judge | None) -> None:
         if source == DATASET:
             raise ValueError(f"expected policy or the name of another model, got {source!r}: that is the data set's own solutions.")
         self.pool = pool
@@ -116,5 +116,7 @@ class PoolWriter(Callback):
         scored = [tuple(map(self._scored, row.responses, given)) for row, given in zip(rows, verdicts, strict=True)]
         return [replace(row, responses=responses) for row, responses in zip(rows, scored, strict=True)]
 
-    def _scored(self, response: Response, verdict: Verdict) -> Response:
+    def _scored(self, response: Response, verdict: Verdict | None) -> Response:
+        if self.judge is None or verdict is None:
+            return response
         return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)

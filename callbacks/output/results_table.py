@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 from torch import distributed
@@ -19,7 +20,7 @@ from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
-from run_folder.files import append_row
+from run_folder.files import append_row, run_folder
 from run_folder.rows import ANSWERS
 
 ALL = "all"
@@ -82,13 +83,13 @@ class ResultsTable(Callback):
     What was answered, with each verdict and its reason, is in `<run>/diagnostics/test_responses.jsonl`.
 
     Args:
-        judge: scores the responses.
+        judge: scores the responses; null keeps the answers and makes no table.
         level: of the bootstrap intervals, in (0, 1).
         num_resamples: of the problems, for each interval.
         seed: of the resampling.
     """
 
-    def __init__(self, judge: Judge, level: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, judge: Judge | None, level: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> None:
         require_at_least(1, num_resamples=num_resamples)
         require_at_least(0, seed=seed)
         if not 0 < level < 1:
@@ -119,17 +120,22 @@ class ResultsTable(Callback):
         verdicts = judge_groups(self.judge, [prompt.item for prompt in batch.prompts], groups)
         for prompt, texts, given in zip(batch.prompts, groups, verdicts, strict=True):
             subset = prompt.item.subset or datamodule.task.name
-            self._outcomes.append(Outcome(subset, _mean([self.judge.results(verdict) for verdict in given])))
+            if self.judge is not None:
+                results = [self.judge.results(verdict) for verdict in given if verdict is not None]
+                self._outcomes.append(Outcome(subset, _mean(results)))
             self._rows += [_row(subset, prompt, text, verdict) for text, verdict in zip(texts, given, strict=True)]
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         outcomes = _of_all_ranks(self._outcomes)
         rows = _of_all_ranks(self._rows)
-        if not outcomes or not trainer.is_global_zero:
+        if not rows or not trainer.is_global_zero:
             return
         for row in rows:
             append_row(trainer, ANSWERS, row)
+        if self.judge is None:
+            rank_zero_info(f"{len(rows)} answers are in {run_folder(trainer)}/diagnostics/{ANSWERS}.jsonl; no judge was named.")
+            return
         cells = table_cells(outcomes, level=self.level, num_resamples=self.num_resamples, seed=self.seed)
         for logger in trainer.loggers:
             logger.log_metrics({f"test/{cell.subset}/{cell.column}": cell.mean for cell in cells}, step=trainer.global_step)
@@ -164,11 +170,9 @@ def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {column: float(np.mean([result[column] for result in results if column in result])) for column in columns}
 
 
-def _row(subset: str, prompt: TaskPrompt, text: str, verdict: Verdict) -> dict[str, Any]:
-    item = prompt.item
-    return {"set": subset, "prompt": item.prompt, "response": text, "score": verdict.score, "reason": verdict.reason} | {
-        "answer": item.answer
-    }
+def _row(subset: str, prompt: TaskPrompt, text: str, verdict: Verdict | None) -> dict[str, Any]:
+    judged = {} if verdict is None else {"score": verdict.score, "reason": verdict.reason}
+    return {"set": subset, "prompt": prompt.item.prompt, "response": text, **judged, "answer": prompt.item.answer}
 
 
 def _of_all_ranks(own: list[Any]) -> list[Any]:

@@ -33,11 +33,11 @@ def file_rows(file: Path) -> Iterator[RawRow]:
     """Every row of a file, in order; where the file cannot be read on, a last row says so.
 
     Args:
-        file: ends as one of `READERS` says.
+        file: ends as one of `NAMED_READERS` says.
     """
     number = 0
     try:
-        for row in READERS[format_suffix(file)](file):
+        for row in NAMED_READERS[format_suffix(file)](file):
             yield row
             number += 1
     except BadRowError as error:
@@ -186,6 +186,19 @@ def _arrow_row(row: pa.RecordBatch, file: Path) -> RawRow:
         return BadRowError(Fault.MALFORMED_CELLS, f"{file.name}: {type(error).__name__}: {error}")
 
 
+def _text_rows(file: Path) -> Iterator[RawRow]:
+    """A prompt a line, without the blanks around it; empty lines are none."""
+    with open_bytes(file) as stream:
+        for number, line in enumerate(bounded_lines(stream), start=1):
+            if line is None:
+                yield BadRowError(Fault.TOO_LONG, f"{file.name} line {number} has more than {MAX_ROW_BYTES} bytes")
+                continue
+            # Bytes that are no UTF-8 become half surrogate pairs: bad text in their own row.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape").strip()
+            if text:
+                yield {"prompt": text}
+
+
 _FEATHER = b"ARROW1"
 
 READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
@@ -197,6 +210,9 @@ READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
     ".arrow": _arrow_rows,
 }
 """Ending of the format -> its rows."""
+
+NAMED_READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {**READERS, ".txt": _text_rows}
+"""The same, and plain text, which is prompts where a task's file is named, and a note in a folder of data."""
 
 
 def _require_distinct(names: Sequence[str]) -> None:

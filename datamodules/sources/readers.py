@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from datamodules.sources.file_rows import READERS, RawRow, file_rows
 from datamodules.sources.saved_dataset import saved_dataset_files
@@ -25,6 +25,9 @@ class DataSource:
     for all such files in it, in the order of their names, or for the data set that `Dataset.save_to_disk` wrote there. What is
     not on the disk and has no such ending is a hub name.
     """
+
+    endings: ClassVar[Sequence[str]] = tuple(READERS)
+    """Endings of a file that may be named."""
 
     path: str
     """File, folder, pattern such as `data/part-*.jsonl.gz`, or hub name such as `Anthropic/hh-rlhf`."""
@@ -92,25 +95,32 @@ class DataSource:
             raise ValueError(f"expected a file, a folder, a pattern or a hub name, got {self.path!r}. Set `path`.")
         path = Path(self.path).expanduser()
         if path.is_file():
-            _require_known(path)
+            self._require_known(path)
             return [path]
         if path.is_dir():
             saved = saved_dataset_files(path, self.split)
             return self._some(
                 saved if saved is not None else sorted(file for file in path.iterdir() if format_suffix(file) in READERS)
             )
-        if any(character in self.path for character in "*?[") or format_suffix(path) in READERS:
+        if any(character in self.path for character in "*?[") or format_suffix(path) in self.endings:
             folder = Path(path.anchor) if path.is_absolute() else Path()
             found = sorted(folder.glob(str(path.relative_to(path.anchor))))
             for file in found:
-                _require_known(file)
+                self._require_known(file)
             return self._some(found)
         return []
 
     def _some(self, files: list[Path]) -> list[Path]:
         if not files:
-            raise ValueError(f"expected data files at {self.path!r}, got none. Check the path; known endings: {_known()}.")
+            raise ValueError(f"expected data files at {self.path!r}, got none. Check the path; known endings: {self._known()}.")
         return files
+
+    def _require_known(self, file: Path) -> None:
+        if format_suffix(file) not in self.endings:
+            raise ValueError(f"expected a data file ending in {self._known()}, got {file}. Convert it, or name another file.")
+
+    def _known(self) -> str:
+        return ", ".join(self.endings) + f" (each also with {', '.join(OPENERS)})"
 
     def _hub_rows(self) -> Iterator[RawRow]:
         yield from self._hub_dataset()
@@ -130,12 +140,3 @@ class DataSource:
                 f"{self.revision}): "
                 f"{type(error).__name__}: {str(error)[:300]}. Check the name, or the network."
             ) from error
-
-
-def _require_known(file: Path) -> None:
-    if format_suffix(file) not in READERS:
-        raise ValueError(f"expected a data file ending in {_known()}, got {file}. Convert it, or name another file.")
-
-
-def _known() -> str:
-    return ", ".join(READERS) + f" (each also with {', '.join(OPENERS)})"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.ranges import require_at_least
 from datamodules.sources.cells import text_cell
+from datamodules.sources.file_rows import NAMED_READERS
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault
@@ -26,7 +27,12 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class TaskRows(DataSource):
-    """Rows of a source, some of them. Two splits may be parts of one source: same `shuffle_seed`, ranges that do not meet."""
+    """Rows of a source, some of them. Two splits may be parts of one source: same `shuffle_seed`, ranges that do not meet.
+
+    Beside the formats of `DataSource`, a file may be plain text (`.txt`): each line is a row with one column, `prompt`.
+    """
+
+    endings: ClassVar[Sequence[str]] = tuple(NAMED_READERS)
 
     shuffle_seed: int | None = None
     """Puts the rows in random order first; null keeps that of the source."""
