@@ -114,7 +114,8 @@ def test_every_loss_has_a_config() -> None:
         importlib.import_module(f"lightning_modules.losses.{module.name}")
     concrete = [loss for loss in PreferenceLoss.__subclasses__() if not inspect.isabstract(loss)]
     named = {load(path)["class_path"] for path in LOSSES}
-    assert {f"{loss.__module__}.{loss.__qualname__}" for loss in concrete} == named
+    found = {f"{loss.__module__}.{loss.__qualname__}" for loss in concrete}
+    assert found == named, "each loss has configs/model/loss/<its file's name>.yaml, with every field at its default"
 
 
 @cache

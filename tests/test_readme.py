@@ -164,9 +164,9 @@ def test_links_and_named_files_are_there(document: str) -> None:
 def test_the_number_of_losses_is_right() -> None:
     shipped = len(list((ROOT / "configs/model/loss").glob("*.yaml")))
     for document in ("README.md", "docs/usage.md"):
-        said = re.search(r"\[(\d+) losses\]", (ROOT / document).read_text(encoding="utf-8"))
+        said = re.search(r"\[more than (\d+) losses\]", (ROOT / document).read_text(encoding="utf-8"))
         assert said is not None, document
-        assert int(said[1]) == shipped, document
+        assert int(said[1]) < shipped, document
 
 
 def test_the_readme_is_short() -> None:

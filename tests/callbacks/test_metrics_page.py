@@ -5,24 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
+from callbacks import diagnostics
+from callbacks.base import Diagnostic
 from callbacks.control.adaptive_beta import AdaptiveBeta
 from callbacks.control.reward_calibration import RewardCalibration
 from callbacks.diagnostics.accuracy import AccuracyMonitor
-from callbacks.diagnostics.degradation import DegradationMonitor
-from callbacks.diagnostics.disentanglement import DisentanglementMonitor
-from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.freshness import PoolFreshness
-from callbacks.diagnostics.likelihood import LikelihoodMonitor
-from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet
-from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
+from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.source_metrics import SourceMetrics
 from callbacks.diagnostics.toy_ledger import ToyLedger
 from callbacks.output.results_table import ResultsTable
@@ -91,15 +91,33 @@ def examined(folder: Path, optimizer: OptimizerCallable) -> Trainer:
     return trainer
 
 
+OF_OTHER_RUNS = (ToyLedger, RewardMonitor, SourceMetrics)
+"""They need no argument either, but read the toy, reward models and mixtures."""
+
+
 def monitors() -> list[Callback]:
-    return [
-        LikelihoodMonitor(1, 1),
-        SoftmaxGradientMonitor(1, 1),
-        DegradationMonitor(1, 1),
-        DisentanglementMonitor(1),
-        DispersionMonitor(1, 1),
-        MassMonitor(1),
-    ]
+    """Every diagnostic that needs no argument, at every step. It walks the folder, so that a new one is found."""
+    found: list[Callback] = []
+    for name in sorted(module.name for module in iter_modules(diagnostics.__path__, f"{diagnostics.__name__}.")):
+        for kind in vars(import_module(name)).values():
+            # A base, which other files' monitors share, has no name of its own.
+            if (
+                not isinstance(kind, type)
+                or not issubclass(kind, Diagnostic)
+                or kind.__module__ != name
+                or "name" not in vars(kind)
+            ):
+                continue
+            parameters = signature(kind).parameters
+            needs_nothing = all(parameter.default is not Parameter.empty for parameter in parameters.values())
+            if needs_nothing and kind not in OF_OTHER_RUNS:
+                found.append(kind(**{cadence: 1 for cadence in parameters if cadence.endswith("every_n_steps")}))
+    return found
+
+
+def test_the_walk_finds_the_diagnostics() -> None:
+    named = {"LikelihoodMonitor", "SoftmaxGradientMonitor", "DegradationMonitor", "DisentanglementMonitor", "DispersionMonitor"}
+    assert {*named, "MassMonitor"} <= {type(monitor).__name__ for monitor in monitors()}
 
 
 @pytest.fixture(scope="module")

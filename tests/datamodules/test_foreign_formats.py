@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 
+from datamodules import sources
 from datamodules.batches import Role
 from datamodules.files import FileDataModule
 from datamodules.preference import PreferenceDataModule
 from datamodules.sft import SFTDataModule
 from datamodules.sources.alpaca import AlpacaRows
-from datamodules.sources.dialogues import HHDialogues
 from datamodules.sources.formats import ChosenOnly, PairColumns, PairsOnly, PromptCompletionColumns, Row, RowFormat
 from datamodules.sources.openai_messages import MessageRows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault, Message, RowLeftOut, Text
-from datamodules.sources.scored import ScoredResponses
 from datamodules.sources.sharegpt import ShareGPTRows
 from datamodules.sources.unpaired import LabelledRows
 from tests.datamodules import chat
@@ -258,17 +259,15 @@ def test_columns_that_say_something_and_are_not_read_are_named_once(tmp_path: Pa
     assert "columns that the format does not read: label (4 rows)" in caplog.text
 
 
+def subclasses(base: type[RowFormat]) -> list[type[RowFormat]]:
+    own = [kind for kind in base.__subclasses__() if kind.__module__.startswith(f"{sources.__name__}.")]
+    return own + [kind for child in own for kind in subclasses(child)]
+
+
 def test_formats_that_a_config_may_name_have_names_of_their_own() -> None:
-    known = (
-        AlpacaRows,
-        HHDialogues,
-        LabelledRows,
-        MessageRows,
-        PairColumns,
-        PromptCompletionColumns,
-        ScoredResponses,
-        ShareGPTRows,
-    )
-    names = [format.short_name for format in known]
-    assert sorted(names) == ["alpaca", "columns", "completions", "hh", "kto", "messages", "scored", "sharegpt"]
+    for module in iter_modules(sources.__path__, f"{sources.__name__}."):
+        import_module(module.name)
+    names = [format.short_name for format in subclasses(RowFormat) if format.short_name]
+    assert len(set(names)) == len(names)
+    assert {"alpaca", "columns", "completions", "hh", "kto", "messages", "scored", "sharegpt"} <= set(names)
     assert (ChosenOnly.short_name, PairsOnly.short_name) == ("", "")
