@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports.groups import Curve, Group, Transform
-from reports.style import COLOURS, DASHES, INK, level_line, make_room, new_figure, styled
+from reports.style import COLOURS, DASHES, INK, SIDES, level_line, make_room, new_figure, styled
 
 _FEW = 30
 
@@ -51,8 +51,12 @@ class Panel:
     is_log: bool = False
     level: float | None = None
     """A value that means something, drawn as a thin line."""
-    first_colour: int = 0
-    """Of the colours that the lines of a single group take."""
+
+    def colour(self, number: int) -> str:
+        """Of one of its lines, where a single group is drawn: the sides of a pair have theirs everywhere."""
+        others = [own.label for own in self.lines if own.label not in SIDES]
+        label = self.lines[number].label
+        return SIDES[label] if label in SIDES else group_colour(others.index(label))
 
     def has(self, group: Group) -> bool:
         """Whether a group has any of the lines."""
@@ -67,8 +71,8 @@ def line(label: str, *metrics: str) -> Line:
 def draw_panels(groups: Sequence[Group], panels: Sequence[Panel], columns: int = 3) -> Figure | None:
     """The panels that any group has; None where none has any.
 
-    The lines of a single group take the colours; with several groups each has a colour, and lines differ in their dashes. A
-    line is the mean, its band the range over the members of the group.
+    The lines of a single group take the colours, the sides of a pair always their own; with several groups each has a colour, and
+    lines differ in their dashes. A line is the mean, its band the range over the members of the group.
     """
     shown = [panel for panel in panels if any(panel.has(group) for group in groups)]
     if not shown:
@@ -109,7 +113,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
         for position, group in enumerate(groups):
             curve = own.curve(group)
             if curve is not None:
-                colour = group_colour(position if len(groups) > 1 else number + panel.first_colour)
+                colour = group_colour(position) if len(groups) > 1 else panel.colour(panel.lines.index(own))
                 plot_curve(axes, curve, colour=colour, dashes=dashes, label=own.label)
     if panel.level is not None:
         level_line(axes, panel.level)
@@ -122,7 +126,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
         # One step alone: without a width of its own matplotlib shows a hundredth of a step.
         axes.set_xlim(round(first) - 1, round(last) + 1)
     if len(lines) > 1:
-        colours = [group_colour(number + panel.first_colour) if len(groups) == 1 else INK for number in range(len(lines))]
+        colours = [panel.colour(panel.lines.index(own)) if len(groups) == 1 else INK for own in lines]
         _legend(axes, [own.label for own in lines], colours)
 
 

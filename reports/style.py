@@ -15,8 +15,11 @@ INK, FAINT = "#24292f", "#8c959f"
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-"""In the order in which runs, or the lines of a single run, take them."""
+SIDES = {"chosen": BLUE, "rejected": VERMILION}
+"""What two of the colours mean, wherever they stand."""
+
+COLOURS = (GREEN, PURPLE, ORANGE, SKY, INK, FAINT)
+"""In the order in which runs, or the lines of a single run that are no side of a pair, take them."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 """Twins of the colours, for readers who see none."""

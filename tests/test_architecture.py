@@ -79,7 +79,7 @@ RULES: dict[str, Callable[[str], bool]] = {
         within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder", "reports.page", "reports.runs")(name)
         and name not in concrete_modules()
     ),
-    "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure"),
+    "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure", "run_folder.verdict"),
     "run_folder": within("run_folder"),
 }
 """Folder -> whether a file in it may import a module of ours."""

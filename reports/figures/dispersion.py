@@ -19,7 +19,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
     kinds = probe_kinds(groups)
     index = tuple(line(kind.replace("_", " "), f"{BANK}{kind}/index_per_token") for kind in ("probes", *kinds))
     panels = (
-        Panel("Dispersion index: probes against the pair", "nats per token", index, level=0, first_colour=2),
+        Panel("Dispersion index: probes against the pair", "nats per token", index, level=0),
         Panel("Mass off the pair where it parts", "probability", (line("probe bank", f"{BANK}off_pair_mass"),)),
         Panel("Entropy along the pair", "nats", tuple(line(side, f"{BANK}{side}/entropy") for side in ("chosen", "rejected"))),
         Panel("Largest probability", "probability", tuple(line(s, f"{BANK}{s}/top1_mass") for s in ("chosen", "rejected"))),

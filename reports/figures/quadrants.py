@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from reports.groups import Group
 from reports.panels import group_colour
 from reports.plot import Plot
-from reports.style import BLUE, FAINT, GREEN, ORANGE, VERMILION, level_line, make_room, new_figure, styled
+from reports.style import FAINT, GREEN, ORANGE, PURPLE, SKY, level_line, make_room, new_figure, styled
 
 CHANGES = ("likelihood/bank/chosen/change_per_token", "likelihood/bank/rejected/change_per_token")
 
 QUADRANTS = {
-    "chosen_up_rejected_down": ("chosen up, rejected down", BLUE),
-    "both_up": ("both up", GREEN),
+    "chosen_up_rejected_down": ("chosen up, rejected down", GREEN),
+    "both_up": ("both up", SKY),
     "chosen_down_rejected_up": ("chosen down, rejected up", ORANGE),
-    "both_down": ("both down", VERMILION),
+    "both_down": ("both down", PURPLE),
 }
 _HATCHES = ("", "..", "xx", "//")
 

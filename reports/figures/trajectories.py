@@ -32,7 +32,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
             tuple(line(side, f"{BANK}{side}/change_per_token") for side in PAIR),
             level=0,
         ),
-        Panel("Change since step 0, probes", "nats per token", probes, level=0, first_colour=2),
+        Panel("Change since step 0, probes", "nats per token", probes, level=0),
     )
     return draw_panels(groups, panels)
 
