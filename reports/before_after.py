@@ -19,7 +19,8 @@ MEANING = (
 )
 
 STYLE = """
-.texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .3rem 1rem; margin: .3rem 0 1rem }
+.texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .3rem 1rem }
+.texts { margin: .3rem 0 1rem }
 .texts > div { background: var(--card); padding: .4rem .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
 .texts small { display: block; color: var(--soft) } mark { background: var(--mark); color: inherit; padding: 0 }
 """.strip()

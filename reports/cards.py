@@ -19,7 +19,7 @@ STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .8rem; margin: .6rem 0 }
 .card { border: 1px solid var(--line); border-top: 4px solid var(--soft); padding: .6rem .9rem; border-radius: 4px }
 .card.shows { border-top-color: var(--bad) } .card h3 { margin: 0 } .card p { margin: .25rem 0 } .card .size { font-size: 1.35rem }
-.card code { background: var(--card); padding: 0 .2rem }
+.card code { background: var(--card); padding: 0 .2rem; white-space: nowrap }
 """.strip()
 """What `cards_html` needs of its page, beside the colour --bad."""
 
@@ -68,9 +68,12 @@ def _drop(run: Run) -> Card:
     track = run.tracks.get("likelihood/bank/drop_share", [])
     meaning = "The margin grows because rejected answers fall, not because chosen ones rise. Above 1 the chosen ones fall too."
     if not track:
-        return Card("Drastic drop", meaning, is_measured="likelihood/bank/chosen/change" in run.tracks, size="the margin did not grow")
-    sides = (f"{side} {run.tracks[f'likelihood/bank/{side}/change'][-1][1]:+.1f}" for side in ("chosen", "rejected"))
-    size = f"drop share {track[-1][1]:.2f} ({', '.join(sides)} nats)"
+        return Card(
+            "Drastic drop", meaning, is_measured="likelihood/bank/chosen/change" in run.tracks, size="the margin did not grow"
+        )
+    changes = {side: run.tracks.get(f"likelihood/bank/{side}/change") for side in ("chosen", "rejected")}
+    sides = ", ".join(f"{side} {change[-1][1]:+.1f} nats" for side, change in changes.items() if change)
+    size = f"drop share {track[-1][1]:.2f}" + (f" ({sides})" if sides else "")
     return Card("Drastic drop", meaning, True, size, shown_since(track, lambda share: share > 1), _fallen(run, "rejected"))
 
 
@@ -122,7 +125,7 @@ def _card_html(card: Card) -> str:
     else:
         state, shows = f"shows, since step {card.since}", " shows"
     size = f'<p class="size">{escape(card.size)}</p>' if card.is_measured else ""
-    worst = " ".join(f"<code>{escape(token)}</code>" for token in card.tokens)
+    worst = ", ".join(f"<code>{escape(token)}</code>" for token in card.tokens)
     named = f'<p class="note">Worst tokens: {worst}</p>' if worst else ""
     return f"""<div class="card{shows}"><h3>{escape(card.title)}</h3><p><b>{state}</b></p>{size}
 <p class="note">{escape(card.meaning)}</p>{named}</div>"""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from reports.runs import Run
-from run_folder.verdict import Outcome, alarm_sentence, listens, method_of, verdict_of
+from run_folder.verdict import Outcome, alarm_sentence, method_of, verdict_of
 
 _SIGNS: dict[Outcome, str] = {"better": "▲ better", "worse": "▼ worse", "same": "= no change", "not judged": "? not judged"}
 """Read without colours."""
@@ -28,7 +28,7 @@ def _box(run: Run, *, is_named: bool) -> str:
     verdict = verdict_of(run.tracks, method_of(run.config))
     name = f"{escape(run.name)} · " if is_named else ""
     rest = " ".join(filter(None, (verdict.cause, verdict.certainty)))
-    alarms = alarm_sentence(run.alarms, listens(run.config), verdict.outcome)
+    alarms = alarm_sentence(run.alarms, run.verdicts, verdict.outcome)
     return f"""<div class="headline {verdict.outcome.replace(" ", "-")}">
 <p class="note">{name}<span class="sign">{_SIGNS[verdict.outcome]}</span></p>
 <p class="said">{escape(verdict.headline)}</p>

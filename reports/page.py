@@ -5,20 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from reports.before_after import CALLBACK as SAMPLES_CALLBACK
+from reports.before_after import MEANING as SAMPLES_MEANING
+from reports.before_after import STYLE as SAMPLES_STYLE
+from reports.before_after import samples_html
+from reports.cards import STYLE as CARDS_STYLE
+from reports.cards import cards_html
 from reports.catalogue import PLOTS
 from reports.details import alarms_html, doctor_html, runs_html
 from reports.groups import Group, grouped
+from reports.headline import STYLE as HEADLINE_STYLE
+from reports.headline import headline_html
 from reports.heatmaps import CALLBACK, MEANING, heatmaps_html
 from reports.plot import Plot
 from reports.runs import Run
 from reports.start_end import html_table
 from reports.style import DARK_TWINS
-from reports.svg import inline_svg, variable
+from reports.svg import panels_svg, variable
+from reports.terms import STYLE as TERMS_STYLE
+from reports.terms import terms_html
 from run_folder.heatmap_figure import STYLE
 
+HEADLINE_MEANING = (
+    "From the first reading to the last, of what was judged. How sure: whether the change is larger than chance makes it on so "
+    "many problems. One run with one seed; another seed may differ."
+)
+CARDS_MEANING = (
+    "Ways in which training on preferences can go wrong. That one shows is a fact about probabilities, no proof of harm: hold it "
+    "against what the policy writes."
+)
+
 _CSS = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #24292f; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; LIGHT }
+:root { color-scheme: light dark; --bad: #b42318; --good: #1a7f37; --mark: #fff3c4 }
+:root { --ground: #fff; --ink: #24292f; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; LIGHT }
 @media (prefers-color-scheme: dark) {
+  :root { --bad: #ff7b72; --good: #3fb950; --mark: #5a4a00 }
   :root { --ground: #0d1117; --ink: #e6edf3; --soft: #9da7b1; --line: #30363d; --card: #161b22; DARK }
 }
 * { box-sizing: border-box }
@@ -31,7 +52,10 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin:
 a { color: inherit }
 .meaning, .note { color: var(--soft); max-width: 62rem; margin: .2rem 0 .8rem } .note { font-size: .9rem }
 .scroll { overflow-x: auto }
-svg { display: block; width: 100%; height: auto }
+svg { display: block; width: 100%; height: auto } svg.whole { position: absolute; width: 0; height: 0 }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: .6rem 1rem; align-items: end }
+.panels .legend { grid-column: 1 / -1 }
+td.worst::after { content: " ◂ worst"; color: var(--bad); font-size: .85em } td.worst { font-weight: 650 }
 table { border-collapse: collapse; font-size: .92rem }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
 td { font-variant-numeric: tabular-nums } tbody tr { border-top: 1px solid var(--line) } tbody th { font-weight: 400 }
@@ -45,25 +69,40 @@ def report_page(runs: Sequence[Run]) -> str:
     """The whole page for at least one run."""
     groups = grouped(runs)
     sections = [
+        _section("happened", "What happened", HEADLINE_MEANING, headline_html(runs)),
+        _section("properties", "The three properties", CARDS_MEANING, cards_html(runs)),
+        _samples(runs),
         _section("alarms", "Alarms", "What the run itself called wrong, and from which step on.", alarms_html(runs)),
         _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
         *filter(None, (_figure(plot, groups) for plot in PLOTS)),
         _heatmaps(runs),
         _section("data", "The pairs, before training", "What the data risked, as the data doctor found it.", doctor_html(runs)),
+        _section("words", "Words", "What the terms of this page mean.", terms_html()),
         _section("runs", "Runs", "How each was run; settings that differ between them come first.", runs_html(runs, groups)),
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Prefscope: {escape(", ".join(group.label for group in groups))}</title>
 <style>{_css()}
-{STYLE}</style></head><body>
+{STYLE}
+{HEADLINE_STYLE}
+{CARDS_STYLE}
+{SAMPLES_STYLE}
+{TERMS_STYLE}</style></head><body>
 <h1>What the objective did to the policy</h1>
 <p class="meaning">{escape("; ".join(group.label for group in groups))}. Lines are means over the runs of a setting, bands their
-range. Terms and units: docs/metrics.md.</p>
+range. Words are explained <a href="#words">below</a>. {_colours(groups)}</p>
 <nav>{_contents(groups)}</nav>
 {"".join(sections)}
 </body></html>
 """
+
+
+def _colours(groups: Sequence[Group]) -> str:
+    """What the colours mean, on the whole page."""
+    if len(groups) > 1:
+        return "In figures every setting has a colour; in texts blue is pushed up, orange pushed down."
+    return "Blue is chosen, or pushed up; orange is rejected, or pushed down; other colours are neither."
 
 
 def _css() -> str:
@@ -74,7 +113,14 @@ def _css() -> str:
 
 def _contents(groups: Sequence[Group]) -> str:
     shown = {plot.name: plot.name.replace("_", " ").capitalize() for plot in PLOTS if any(plot.has(group) for group in groups)}
-    places = {"alarms": "Alarms", "numbers": "Numbers", **shown, "tokens": "Tokens", "data": "Data", "runs": "Runs"}
+    first = {
+        "happened": "What happened",
+        "properties": "Properties",
+        "samples": "Samples",
+        "alarms": "Alarms",
+        "numbers": "Numbers",
+    }
+    places = {**first, **shown, "tokens": "Tokens", "data": "Data", "words": "Words", "runs": "Runs"}
     return "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in places.items())
 
 
@@ -93,8 +139,14 @@ def _figure(plot: Plot, groups: Sequence[Group]) -> str:
         return "" if plot.is_optional else _section(plot.name, plot.title, plot.meaning, "", missing_note(plot.callback))
     lacking = [group.label for group in groups if not plot.has(group)]
     note = f"Not measured by {escape(', '.join(lacking))}. {missing_note(plot.callback)}" if lacking else ""
-    body = f'<div class="scroll">{inline_svg(figure, plot.name, f"{plot.title}. {plot.meaning}")}</div>'
+    body = panels_svg(figure, plot.name, f"{plot.title}. {plot.meaning}")
     return _section(plot.name, plot.title, plot.meaning, body, note)
+
+
+def _samples(runs: Sequence[Run]) -> str:
+    body = samples_html(runs)
+    note = "" if body else missing_note(SAMPLES_CALLBACK)
+    return _section("samples", "What the policy writes", SAMPLES_MEANING, body, note)
 
 
 def _heatmaps(runs: Sequence[Run]) -> str:

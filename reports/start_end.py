@@ -29,6 +29,17 @@ _PLAIN = {
 }
 
 
+_BETTER = {
+    "task/accuracy": 1,
+    "val/rewards/accuracies": 1,
+    "likelihood/bank/drop_share": -1,
+    "degradation/displaced": -1,
+    "dispersion/bank/probes/index_per_token": -1,
+    "dispersion/bank/off_pair_mass": -1,
+}
+"""Metric -> 1 where more is better, -1 where less is; of others neither is."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One number of every group."""
@@ -36,6 +47,8 @@ class Row:
     name: str
     cells: tuple[str, ...]
     """A group each; empty where it was not measured."""
+    worst: int | None = None
+    """The group that ends worst, where several differ and one end is worse than another."""
 
 
 def start_end_rows(groups: Sequence[Group]) -> list[Row]:
@@ -57,19 +70,45 @@ def markdown_table(groups: Sequence[Group]) -> str:
 
 def html_table(groups: Sequence[Group]) -> str:
     """The rows as an HTML table."""
-    return table(["", *(group.label for group in groups)], [[row.name, *row.cells] for row in start_end_rows(groups)])
+    rows = start_end_rows(groups)
+    worst = {(number, row.worst) for number, row in enumerate(rows) if row.worst is not None}
+    return table(["", *(group.label for group in groups)], [[row.name, *row.cells] for row in rows], worst=frozenset(worst))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], render: Callable[[str], str] = escape) -> str:
-    """An HTML table that scrolls by itself where it is too wide; the first column names the rows."""
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    render: Callable[[str], str] = escape,
+    worst: frozenset[tuple[int, int]] = frozenset(),
+) -> str:
+    """An HTML table that scrolls by itself where it is too wide; the first column names the rows.
+
+    Args:
+        header: a cell a column.
+        rows: as many cells each.
+        render: a cell as HTML.
+        worst: (row, column after the first) of the cells that are marked.
+    """
+    mark = ' class="worst"'
     head = "".join(f"<th>{render(cell)}</th>" for cell in header)
-    body = "".join(f"<tr><th>{render(row[0])}</th>{''.join(f'<td>{render(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
+    lines = [
+        "".join(f"<td{mark if (number, place) in worst else ''}>{render(cell)}</td>" for place, cell in enumerate(row[1:]))
+        for number, row in enumerate(rows)
+    ]
+    body = "".join(f"<tr><th>{render(row[0])}</th>{cells}</tr>" for row, cells in zip(rows, lines, strict=True))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _row(name: str, groups: Sequence[Group], metric: str, digits: int) -> Row:
     curves = [group.curve(metric) for group in groups]
-    return Row(name, tuple("" if curve is None else _cell(curve, digits) for curve in curves))
+    ends = {number: float(curve.mean[-1]) for number, curve in enumerate(curves) if curve is not None}
+    return Row(name, tuple("" if curve is None else _cell(curve, digits) for curve in curves), _worst(ends, _BETTER.get(metric, 0)))
+
+
+def _worst(ends: dict[int, float], better: int) -> int | None:
+    if not better or len(set(ends.values())) < 2:
+        return None
+    return min(ends, key=lambda number: better * ends[number])
 
 
 def _cell(curve: Curve, digits: int) -> str:

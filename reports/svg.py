@@ -4,37 +4,68 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from html import escape
 
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reports.style import DARK_TWINS, styled
 
-_PIXELS_PER_INCH, _SMALLEST = 108, 0.75
+_SCALE, _MARGIN = 1.5, 3.0
+"""Pixels a point where there is room; points around a panel."""
+
+_Box = tuple[float, float, float, float]
+"""left, top, width, height, in points."""
 
 
-def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an `<svg>` element that links nothing and whose ids begin with `name`.
+def panels_svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as a part of a page: a picture a panel, which stand beside one another or, on a narrow screen, below.
+
+    It links nothing, and its ids begin with `name`. The drawing is there once; the pictures are views of it.
 
     Args:
         figure: what is drawn.
         name: unique within the page.
-        label: read out instead of the picture.
+        label: read out instead of the pictures.
     """
     buffer = io.StringIO()
     with styled():
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'\s(width|height|version|xmlns(:xlink)?)="[^"]*"', "", text, count=5)
+    text = re.sub(r'\s(width|height|version|xmlns(:xlink)?|viewBox)="[^"]*"', "", text, count=6)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     for colour in DARK_TWINS:
         text = re.sub(colour, f"var(--{variable(colour)})", text, flags=re.IGNORECASE)
-    width = round(figure.get_figwidth() * _PIXELS_PER_INCH)
-    # Narrower than this the type is too small to read: the page scrolls sideways there.
-    size = f"max-width:{width}px;min-width:{round(_SMALLEST * width)}px"
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label, quote=True)}" style="{size}"', 1).strip()
+    inner = text[text.index(">") + 1 :].strip().removesuffix("</svg>")
+    whole = f'<svg class="whole" aria-hidden="true"><g id="{name}-whole">{inner}</g></svg>'
+    views = [_view(name, box, "") for box in _boxes(figure, figure.axes)]
+    views += [_view(name, box, ' class="legend"') for box in _boxes(figure, figure.legends)]
+    spoken = escape(label, quote=True)
+    return f'{whole}\n<div class="panels" role="img" aria-label="{spoken}">\n{"".join(views)}</div>'
+
+
+def _boxes(figure: Figure, artists: Iterable[Artist]) -> list[_Box]:
+    """Where they lie in the drawing, with their labels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    height, points = 72 * figure.get_figheight(), 72 / figure.dpi
+    boxes = []
+    for artist in artists:
+        box = artist.get_tightbbox(renderer)
+        if box is not None:
+            left, right, low, high = (points * edge for edge in (box.x0, box.x1, box.y0, box.y1))
+            size = (right - left + 2 * _MARGIN, high - low + 2 * _MARGIN)
+            boxes.append((left - _MARGIN, height - high - _MARGIN, *size))
+    return boxes
+
+
+def _view(name: str, box: _Box, attributes: str) -> str:
+    corners = " ".join(f"{edge:.1f}" for edge in box)
+    width = round(_SCALE * box[2])
+    return f'<svg{attributes} viewBox="{corners}" style="max-width:{width}px"><use href="#{name}-whole"/></svg>\n'
 
 
 def variable(colour: str) -> str:

@@ -6,16 +6,26 @@ from html import escape
 
 TERMS = {
     "chosen, rejected": "The two answers of a pair: the one that was preferred, and the other one.",
-    "log-likelihood": "Log of the probability that the policy gives to a whole answer, in nats (natural logarithm): 0 is certain, and "
-    "one nat less is a factor of 2.7. Per token: divided by the answer's length.",
+    "log-likelihood": (
+        "Log of the probability that the policy gives to a whole answer, in nats (natural logarithm): 0 is certain, and "
+        "one nat less is a factor of 2.7. Per token: divided by the answer's length."
+    ),
     "policy, reference": "The model that is trained, and the same model as it was before training.",
-    "reward, margin": "What the objective calls reward is how much likelier an answer has become, times beta; the margin is that of "
-    "chosen minus that of rejected. It can grow while both fall.",
-    "probe bank": "A fixed set of pairs, never trained on in this form and read again and again: curves of it compare like with like.",
-    "probes": "Answers outside the pairs: another prompt's chosen answer (other chosen), the chosen words in random order (permuted), "
-    "answers drawn before training (reference sample), answers that no pair uses (leftover).",
-    "drop share": "Part of the margin's growth that comes from pushing rejected down. 0: all from chosen; 1: all from rejected; above "
-    "1: chosen fell too.",
+    "reward, margin": (
+        "What the objective calls reward is how much likelier an answer has become, times beta; the margin is that of "
+        "chosen minus that of rejected. It can grow while both fall."
+    ),
+    "probe bank": (
+        "A fixed set of pairs, never trained on in this form and read again and again: curves of it compare like with like."
+    ),
+    "probes": (
+        "Answers outside the pairs: another prompt's chosen answer (other chosen), the chosen words in random order "
+        "(permuted), answers drawn before training (reference sample), answers that no pair uses (leftover)."
+    ),
+    "drop share": (
+        "Part of the margin's growth that comes from pushing rejected down. 0: all from chosen; 1: all from rejected; "
+        "above 1: chosen fell too."
+    ),
     "drop gap": "Change of rejected minus change of chosen. The lower, the more drastic the drop.",
     "valley": "Rejected tokens with a probability below 0.001: pushing them further moves mass to whatever is likeliest.",
     "off-data mass": "Probability of next tokens that no known answer to the prompt has there.",
@@ -23,8 +33,12 @@ TERMS = {
     "dispersion index": "How much the probes gained on the pair. Above 0: answers outside the pairs gain on those inside.",
     "entropy": "How undecided the policy is about the next token, in nats: 0 is certain.",
     "gradient, push": "How hard, and in which direction, the loss moves the scores (logits) of a token at a step.",
-    "disentanglement band": "The range of push on rejected, in units of that on chosen, in which a step raises chosen and lowers rejected.",
-    "accuracy of the task": "Share of held-out problems whose answer a judge calls right: the only number here that is about answers.",
+    "disentanglement band": (
+        "The range of push on rejected, in units of that on chosen, in which a step raises chosen and lowers rejected."
+    ),
+    "accuracy of the task": (
+        "Share of held-out problems whose answer a judge calls right: the only number here that is about answers."
+    ),
 }
 """Term -> what it means, in a sentence or two."""
 

@@ -91,27 +91,21 @@ def verdict_of(tracks: Mapping[str, Track], method: str) -> Verdict:
     return Verdict(outcome, headline, cause, _certainty(points, margin, problems, metric))
 
 
-def listens(config: Mapping[str, Any]) -> bool:
-    """Whether the run had its alarms switched on."""
-    callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    return any(_class_name(callback) == "PropertyAlarm" for callback in callbacks)
-
-
-def alarm_sentence(alarms: Sequence[Mapping[str, Any]], is_judged: bool, outcome: Outcome) -> str:
-    """Which properties showed and since when; "not judged" where nobody listened; and where accuracy says otherwise, that it does.
+def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str], outcome: Outcome) -> str:
+    """Which properties fired and when, which were not judged; and where accuracy says otherwise, that it does.
 
     Args:
         alarms: rows of `alarms.jsonl`.
-        is_judged: whether the alarms were switched on.
+        judged: property -> what became of it, of the last row of `judged.jsonl`; empty where nobody listened to the end.
         outcome: of the verdict.
     """
-    if not is_judged and not alarms:
-        return "Alarms: not judged (PropertyAlarm was not switched on)."
+    unknown = ", ".join(name.replace("_", " ") for name, verdict in judged.items() if verdict.startswith("not judged"))
+    left = f" Not judged: {unknown}." if unknown else ""
     if not alarms:
-        return "Alarms: none fired."
+        return f"Alarms: none fired.{left}" if len(judged) > unknown.count(",") + bool(unknown) else "Alarms: not judged."
     named = ", ".join(f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})" for row in alarms)
     calm = {"better": "accuracy rose all the same", "same": "accuracy did not change beyond chance"}.get(outcome)
-    return f"Alarms: {named}." + (f" But {calm}: the properties show, harm does not." if calm else "")
+    return f"Alarms: {named}.{left}" + (f" But {calm}: the properties show, harm does not." if calm else "")
 
 
 def _change(points: float, words: str) -> str:
@@ -125,7 +119,7 @@ def _certainty(points: float, margin: float | None, problems: float | None, metr
     if metric == "val/rewards/accuracies":
         return "What it writes was not judged."
     if margin is None:
-        return ""
+        return "How sure: not known, for what was judged was not counted."
     interval = f"95% interval of the change [{points - margin:+.0f}, {points + margin:+.0f}] points on {problems:.0f} problems"
     return f"Beyond chance: {interval}." if abs(points) > margin else f"Within chance: {interval}."
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from run_folder.rows import Track
-from run_folder.verdict import alarm_sentence, listens, method_of, verdict_of
+from run_folder.verdict import alarm_sentence, method_of, verdict_of
 
 
 def bank(chosen: float, rejected: float) -> dict[str, Track]:
@@ -74,15 +74,16 @@ ROWS: list[dict[str, Any]] = [{"step": 15, "property": "drastic_drop"}, {"step":
 
 
 def test_silence_is_told_from_nobody_listening() -> None:
-    assert alarm_sentence([], False, "worse").startswith("Alarms: not judged")
-    assert alarm_sentence([], True, "worse") == "Alarms: none fired."
+    quiet = {"drastic_drop": "did not fire", "dispersion": "not judged: mass not measured"}
+    assert alarm_sentence([], {}, "worse") == "Alarms: not judged."
+    assert alarm_sentence([], {"dispersion": "not judged: mass not measured"}, "worse") == "Alarms: not judged."
+    assert alarm_sentence([], quiet, "worse") == "Alarms: none fired. Not judged: dispersion."
 
 
 def test_alarms_and_accuracy_are_reconciled() -> None:
-    assert alarm_sentence(ROWS, True, "worse") == "Alarms: drastic drop (step 15), suppression (step 18)."
-    assert alarm_sentence(ROWS, True, "same").endswith(
-        "But accuracy did not change beyond chance: the properties show, harm does not."
-    )
+    assert alarm_sentence(ROWS, {}, "worse") == "Alarms: drastic drop (step 15), suppression (step 18)."
+    said = alarm_sentence(ROWS, {}, "same")
+    assert said.endswith("But accuracy did not change beyond chance: the properties show, harm does not.")
 
 
 @pytest.mark.parametrize(
@@ -103,5 +104,3 @@ def test_the_method_has_its_usual_name(module: str, arguments: dict[str, Any], n
 
 def test_what_is_not_known_is_not_made_up() -> None:
     assert method_of({}) == "The run"
-    assert not listens({})
-    assert listens({"trainer": {"callbacks": [{"class_path": "callbacks.alarms.property_alarm.PropertyAlarm"}]}})

@@ -16,7 +16,7 @@ from callbacks.output.console import say
 from callbacks.output.run_report import REPORT
 from run_folder.files import run_folder
 from run_folder.rows import ROWS, Track, read_rows, tracks_of
-from run_folder.verdict import VALIDATION, alarm_sentence, listens, method_of, verdict_of
+from run_folder.verdict import VALIDATION, alarm_sentence, method_of, verdict_of
 
 _BANK = "likelihood/bank"
 
@@ -111,7 +111,9 @@ def opening(folder: Path, tracks: Mapping[str, Track]) -> list[str]:
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     verdict = verdict_of(tracks, method_of(config))
-    return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), listens(config), verdict.outcome)]
+    judged = read_rows(folder, "judged")
+    verdicts = judged[-1].get("verdicts", {}) if judged else {}
+    return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), verdicts, verdict.outcome)]
 
 
 def next_steps(folder: Path, checkpoint: str) -> list[str]:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from reports.figures.trajectories import probe_kinds
 from reports.groups import Group
-from reports.panels import Line, Source, plot_curve
+from reports.panels import Line, Panel, Source, plot_curve
 from reports.plot import Plot
-from reports.style import COLOURS, DASHES, new_figure, styled
+from reports.style import DASHES, new_figure, styled
 
 TOY_LINES = (
     Line("chosen", (Source("toy/own_chosen"),)),
@@ -39,10 +39,11 @@ def draw(groups: Sequence[Group]) -> Figure | None:
     figure, axes = new_figure(len(shown), columns=4, height=3.1)
     with styled():
         for own, (group, lines) in zip(axes, shown, strict=True):
+            panel = Panel(group.label, "probability", tuple(lines))
             for number, line in enumerate(lines):
                 curve = line.curve(group)
                 if curve is not None:
-                    plot_curve(own, curve, colour=COLOURS[number % 6], dashes=DASHES[number % 4], label=line.label)
+                    plot_curve(own, curve, colour=panel.colour(number), dashes=DASHES[number % 4], label=line.label)
             own.set(title=group.label, xlabel="step", ylabel="probability")
         highest = max(own.get_ylim()[1] for own in axes)
         for own in axes:

@@ -66,7 +66,17 @@ def test_every_figure_has_its_sentence(page: str) -> None:
             assert f'<section id="{plot.name}">' in page
             assert escape(plot.title) in page
             assert escape(plot.meaning) in page
-    assert page.count("<svg") == len([plot for plot in PLOTS if not plot.is_optional])
+    # The drawing is there once, and a picture a panel shows a part of it.
+    assert page.count('<svg class="whole"') == len([plot for plot in PLOTS if not plot.is_optional])
+    assert page.count('<use href="#drop-whole"/>') == 3
+
+
+def test_a_phone_needs_no_sideways_scrolling(page: str) -> None:
+    # Every panel is a picture of its own, none has a least width, and the columns give way.
+    assert "min-width" not in page
+    widths = [float(width) for width in re.findall(r'viewBox="\S+ \S+ (\S+) \S+"', page)]
+    assert len(widths) > 20
+    assert "minmax(min(100%, 18rem), 1fr)" in page
 
 
 def test_text_of_the_data_is_text(page: str) -> None:
@@ -81,7 +91,8 @@ def test_names_of_sides_and_steps_are_text(tmp_path: Path) -> None:
     run = replace(load_run(folder), alarms=[{"step": "<img src=x>", "property": "<img>", "message": "<img>"}])
     page = report_page([run])
     assert "<img" not in page
-    assert page.count("&lt;img src=x&gt;") == 2
+    # The alarm's step in the headline and among the alarms, and the side.
+    assert page.count("&lt;img src=x&gt;") == 3
 
 
 def test_the_heatmap_marks_where_the_sides_part() -> None:

@@ -1,0 +1,112 @@
+"""What stands first on the page: headline, property cards, samples before and after; marks and words."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reports.before_after import marked, samples_html
+from reports.cards import cards_html, cards_of, shown_since
+from reports.headline import headline_html
+from reports.page import report_page
+from reports.runs import Run, load_run
+from reports.terms import TERMS
+from tests.reports.made_up import config, heatmap_rows, write_run
+
+
+def rows_of(name: str, **tracks: list[float]) -> dict[str, list[dict[str, Any]]]:
+    """Rows at steps 0, 10, 20, ... of metrics whose slashes are written as two underscores."""
+    length = max(map(len, tracks.values()))
+    metrics = {metric.replace("__", "/"): values for metric, values in tracks.items()}
+    return {name: [{"step": 10 * place, **{m: v[place] for m, v in metrics.items()}} for place in range(length)]}
+
+
+def run_with(folder: Path, **rows: list[dict[str, Any]]) -> Run:
+    return load_run(write_run(folder / "made_up" / "version_0", rows))
+
+
+def test_the_headline_says_what_was_judged(tmp_path: Path) -> None:
+    accuracy = rows_of("accuracy", task__accuracy=[0.5, 0.2], task__problems=[100.0, 100.0])
+    page = headline_html([run_with(tmp_path, **accuracy)])
+    assert '<div class="headline worse">' in page
+    assert "lost 30 points of accuracy: 0.500 -&gt; 0.200" in page
+    # 1.96 sqrt(.25 / 100 + .16 / 100) = .1255
+    assert "Beyond chance: 95% interval of the change [-43, -17] points on 100 problems." in page
+    assert "Alarms: not judged." in page
+
+
+def test_the_headline_of_what_nobody_judged_is_no_all_clear(tmp_path: Path) -> None:
+    page = headline_html([run_with(tmp_path)])
+    assert '<div class="headline not-judged">' in page
+    assert "better" not in re.sub(r"whether answers got better is not known", "", page)
+
+
+def test_a_property_shows_from_the_first_of_its_last_readings() -> None:
+    track = [(0, 2.0), (10, 0.5), (20, 1.5), (30, 1.2)]
+    assert shown_since(track, lambda value: value > 1) == 20
+    assert shown_since(track[:2], lambda value: value > 1) is None
+
+
+def test_cards_have_size_step_and_tokens(tmp_path: Path) -> None:
+    first, last = heatmap_rows()
+    after = last["rejected"] | {"probs": [0.9, 0.05]}
+    rows = {
+        **rows_of("likelihood", likelihood__bank__drop_share=[0.5, 1.5, 1.25], likelihood__bank__chosen__change=[0.0, -1.0, -2.0]),
+        **rows_of("degradation", degradation__bank__displaced=[0.0, 0.4, 0.25]),
+        **rows_of("dispersion", dispersion__bank__off_data_mass=[0.1, 0.1, 0.2]),
+        "token_heatmap": [first, {**last, "rejected": after}],
+        "gaining_tokens": [{"step": 20, "tokens": ["x", "y"], "gains": [0.25, 0.125]}],
+    }
+    run = run_with(tmp_path, **rows)
+    drop, degradation, dispersion = cards_of(run)
+    assert (drop.size, drop.since, drop.tokens) == ("drop share 1.25 (chosen -2.0 nats)", 10, ("d 0.20 → 0.05",))
+    assert (degradation.size, degradation.since, degradation.tokens) == ("chosen fell in 25% of the pairs", None, ())
+    assert (dispersion.since, dispersion.tokens) == (20, ("x +0.2500", "y +0.1250"))
+    page = cards_html([run])
+    assert page.count('class="card shows"') == 2
+    assert "does not show at the end" in page
+
+
+def test_a_property_that_was_not_measured_is_not_absent(tmp_path: Path) -> None:
+    assert cards_html([run_with(tmp_path)]).count("not measured") == 3
+
+
+def test_samples_stand_side_by_side_and_mark_what_changed(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "example": 0, "prompt": "<p>", "chosen": "c", "greedy": f"so {number}.", "sampled": "same"}
+        for step, number in ((0, 44), (20, 45), (40, 47))
+    ]
+    page = samples_html([run_with(tmp_path, samples=rows)])
+    assert "&lt;p&gt;" in page
+    assert [int(step) for step in re.findall(r"likeliest answer, step (\d+)", page)] == [0, 40]
+    assert "so <mark>44</mark>." in page
+    assert "so <mark>47</mark>." in page
+    assert "45" not in page
+    assert marked("a <b>", "a <b>") == ("a &lt;b&gt;", "a &lt;b&gt;")
+
+
+def test_the_worst_of_several_runs_is_marked(tmp_path: Path) -> None:
+    runs = []
+    for number, end in enumerate((0.9, 0.4)):
+        rows = rows_of("accuracy", task__accuracy=[0.5, end])
+        runs.append(load_run(write_run(tmp_path / f"run_{number}" / "version_0", rows, config(lr=float(number)))))
+    page = report_page(runs)
+    assert re.search(r'accuracy of the task</th><td>0\.500 -&gt; 0\.900</td><td class="worst">0\.500 -&gt; 0\.400</td>', page)
+    assert page.count('class="worst"') == 1
+
+
+def test_words_are_explained_in_the_page(tmp_path: Path) -> None:
+    page = report_page([run_with(tmp_path)])
+    assert 'href="#words"' in page
+    assert all(f"<dt>{term}</dt>" in page for term in TERMS)
+    assert "docs/" not in page
+
+
+def test_a_broken_sample_row_breaks_no_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "made_up" / "version_0", {})
+    (folder / "diagnostics" / "samples.jsonl").write_text(json.dumps({"step": 0}) + "\n")
+    run = replace(load_run(folder), alarms=[])
+    assert "step 0" in samples_html([run])
