@@ -103,13 +103,13 @@ def _dispersion(run: Run) -> Card:
 def _fallen(run: Run, side: str) -> tuple[str, ...]:
     """Tokens of a side, in the pairs that the heat-map follows, whose probability fell most from its first reading to its last."""
     first, last = ({row["example"]: row for row in run.heatmaps if row["step"] == step} for step in _ends(run))
-    falls = []
+    falls: list[tuple[float, str]] = []
     for example in first.keys() & last.keys():
         before, after = (rows[example].get(side) for rows in (first, last))
         if before and after:
-            falls += list(zip(before["probs"], after["probs"], after["tokens"], strict=False))
-    falls = sorted((now - then, then, now, token) for then, now, token in falls if now < then)
-    return tuple(f"{token} {then:.2f} → {now:.2f}" for _, then, now, token in falls[:_WORST])
+            columns = zip(before["probs"], after["probs"], after["tokens"], strict=False)
+            falls += [(now - then, f"{token} {then:.2f} → {now:.2f}") for then, now, token in columns if now < then]
+    return tuple(words for _, words in sorted(falls)[:_WORST])
 
 
 def _ends(run: Run) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def _box(run: Run, *, is_named: bool) -> str:
     verdict = verdict_of(run.tracks, method_of(run.config))
     name = f"{escape(run.name)} · " if is_named else ""
     rest = " ".join(filter(None, (verdict.cause, verdict.certainty)))
-    alarms = alarm_sentence(run.alarms, run.verdicts, verdict.outcome)
+    alarms = alarm_sentence(run.alarms, run.verdicts, verdict)
     return f"""<div class="headline {verdict.outcome.replace(" ", "-")}">
 <p class="note">{name}<span class="sign">{_SIGNS[verdict.outcome]}</span></p>
 <p class="said">{escape(verdict.headline)}</p>

@@ -50,7 +50,7 @@ def panels_svg(figure: Figure, name: str, label: str) -> str:
 
 def _boxes(figure: Figure, artists: Iterable[Artist]) -> list[_Box]:
     """Where they lie in the drawing, with their labels."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     height, points = 72 * figure.get_figheight(), 72 / figure.dpi
     boxes = []
     for artist in artists:

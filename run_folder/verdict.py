@@ -41,6 +41,8 @@ class Verdict:
     """How the margin grew; empty where it was not measured."""
     certainty: str
     """How sure the headline is, or what was not judged."""
+    is_of_answers: bool = False
+    """Whether what the policy writes was judged, and not only its ranking of pairs."""
 
     def sentences(self) -> str:
         """One line."""
@@ -88,23 +90,24 @@ def verdict_of(tracks: Mapping[str, Track], method: str) -> Verdict:
     outcome: Outcome = "same" if is_noise else "better" if points > 0 else "worse"
     since = f" since step {first}" if first else ""
     headline = f"{method} {_change(points, words)}: {start:.3f} -> {end:.3f}{since}."
-    return Verdict(outcome, headline, cause, _certainty(points, margin, problems, metric))
+    return Verdict(outcome, headline, cause, _certainty(points, margin, problems, metric), metric == "task/accuracy")
 
 
-def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str], outcome: Outcome) -> str:
+def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str], verdict: Verdict) -> str:
     """Which properties fired and when, which were not judged; and where accuracy says otherwise, that it does.
 
     Args:
         alarms: rows of `alarms.jsonl`.
         judged: property -> what became of it, of the last row of `judged.jsonl`; empty where nobody listened to the end.
-        outcome: of the verdict.
+        verdict: of the run. Only answers that were judged can say that there is no harm.
     """
-    unknown = ", ".join(name.replace("_", " ") for name, verdict in judged.items() if verdict.startswith("not judged"))
+    unknown = ", ".join(name.replace("_", " ") for name, found in judged.items() if found.startswith("not judged"))
     left = f" Not judged: {unknown}." if unknown else ""
     if not alarms:
         return f"Alarms: none fired.{left}" if len(judged) > unknown.count(",") + bool(unknown) else "Alarms: not judged."
     named = ", ".join(f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})" for row in alarms)
-    calm = {"better": "accuracy rose all the same", "same": "accuracy did not change beyond chance"}.get(outcome)
+    calm = {"better": "accuracy rose all the same", "same": "accuracy did not change beyond chance"}.get(verdict.outcome)
+    calm = calm if verdict.is_of_answers else None
     return f"Alarms: {named}.{left}" + (f" But {calm}: the properties show, harm does not." if calm else "")
 
 

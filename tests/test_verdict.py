@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from run_folder.rows import Track
-from run_folder.verdict import alarm_sentence, method_of, verdict_of
+from run_folder.verdict import Outcome, Verdict, alarm_sentence, method_of, verdict_of
 
 
 def bank(chosen: float, rejected: float) -> dict[str, Track]:
@@ -73,16 +73,22 @@ def test_rewards_judge_no_answers() -> None:
 ROWS: list[dict[str, Any]] = [{"step": 15, "property": "drastic_drop"}, {"step": 18, "property": "suppression"}]
 
 
+def judged(outcome: Outcome, *, is_of_answers: bool = True) -> Verdict:
+    return Verdict(outcome, "", "", "", is_of_answers)
+
+
 def test_silence_is_told_from_nobody_listening() -> None:
     quiet = {"drastic_drop": "did not fire", "dispersion": "not judged: mass not measured"}
-    assert alarm_sentence([], {}, "worse") == "Alarms: not judged."
-    assert alarm_sentence([], {"dispersion": "not judged: mass not measured"}, "worse") == "Alarms: not judged."
-    assert alarm_sentence([], quiet, "worse") == "Alarms: none fired. Not judged: dispersion."
+    assert alarm_sentence([], {}, judged("worse")) == "Alarms: not judged."
+    assert alarm_sentence([], {"dispersion": "not judged: mass not measured"}, judged("worse")) == "Alarms: not judged."
+    assert alarm_sentence([], quiet, judged("worse")) == "Alarms: none fired. Not judged: dispersion."
 
 
 def test_alarms_and_accuracy_are_reconciled() -> None:
-    assert alarm_sentence(ROWS, {}, "worse") == "Alarms: drastic drop (step 15), suppression (step 18)."
-    said = alarm_sentence(ROWS, {}, "same")
+    assert alarm_sentence(ROWS, {}, judged("worse")) == "Alarms: drastic drop (step 15), suppression (step 18)."
+    said = alarm_sentence(ROWS, {}, judged("same"))
+    # A better ranking of pairs is no sign that answers are unharmed.
+    assert "harm" not in alarm_sentence(ROWS, {}, judged("better", is_of_answers=False))
     assert said.endswith("But accuracy did not change beyond chance: the properties show, harm does not.")
 
 

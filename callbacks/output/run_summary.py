@@ -113,7 +113,7 @@ def opening(folder: Path, tracks: Mapping[str, Track]) -> list[str]:
     verdict = verdict_of(tracks, method_of(config))
     judged = read_rows(folder, "judged")
     verdicts = judged[-1].get("verdicts", {}) if judged else {}
-    return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), verdicts, verdict.outcome)]
+    return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), verdicts, verdict)]
 
 
 def next_steps(folder: Path, checkpoint: str) -> list[str]:
