@@ -24,6 +24,7 @@ from callbacks.output.checkpoint_file import require_whole
 from callbacks.output.console import silence_libraries
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
+from lightning_modules.models.checkpoint_folders import tokenizer_at
 from lightning_modules.precision import require_supported_precision
 from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
 from lightning_modules.trained import TrainedModule
@@ -156,7 +157,8 @@ def _share_tokenizer(config: Namespace) -> None:
     if policy is not None and data.get("tokenizer", "") is None:
         # A reward model's recipe is of one class, which the config does not name.
         arguments = policy.get("init_args", policy)
-        data.tokenizer = arguments.get("path")
+        # Of a folder of checkpoints, or an adapter, it may lie elsewhere.
+        data.tokenizer = arguments.get("path") and tokenizer_at(arguments.path)
         if arguments.get("trust_remote_code"):
             data.trust_remote_code = True
 

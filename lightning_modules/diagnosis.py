@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of, step_numbers
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.preference import PreferenceModule
@@ -22,8 +22,9 @@ class DiagnosisModule(PreferenceModule):
     """One or more checkpoints of a policy, whichever trainer made them, for `validate` alone.
 
     Args:
-        policy: recipe of the checkpoint; where its path is a folder of checkpoints (`checkpoint-100`, `checkpoint-200`, ...) all of
-            them, in the order of their numbers.
+        policy: recipe of the checkpoint, which may be an adapter; where its path is a folder of checkpoints (`checkpoint-100`,
+            `checkpoint-200`, ...) all of them, in the order of their numbers, and a model beside them as the last. Those that are
+            not whole are left out with a warning.
         reference: recipe of what the training started from.
         loss: the objective whose gradients and rewards are told.
         checkpoints: paths of earlier checkpoints of the same recipe, in order.
@@ -57,31 +58,6 @@ class DiagnosisModule(PreferenceModule):
         self.policy = policy.to(self.device)
 
 
-def checkpoints_in(path: str) -> list[str]:
-    """The path itself; or, of a folder that is no checkpoint but holds some, theirs, in the order of their numbers.
-
-    Raises:
-        ValueError: if a folder is neither.
-    """
-    folder = Path(path)
-    if not folder.is_dir() or (folder / "config.json").is_file():
-        return [path]
-    found = [config.parent for config in folder.glob("*/config.json")]
-    if not found:
-        raise ValueError(
-            f"expected a checkpoint (with a config.json) or a folder of checkpoints, got {path}. "
-            "Name a folder that save_pretrained wrote."
-        )
-    return [str(checkpoint) for checkpoint in sorted(found, key=lambda own: (_number(own.name) or 0, own.name))]
-
-
-def step_numbers(paths: Sequence[str]) -> list[int]:
-    """Steps of checkpoints: the numbers their names end in (`checkpoint-500`) if those rise from above 0, else 1, 2, 3, ..."""
-    numbers = [_number(Path(path).name) or 0 for path in paths]
-    rising = all(earlier < later for earlier, later in zip([0, *numbers], numbers, strict=False))
-    return numbers if rising else [*range(1, len(paths) + 1)]
-
-
 def _series(policy: PolicySpec, earlier: Sequence[str]) -> list[PolicySpec]:
     """Recipes of all checkpoints."""
     if not isinstance(policy, PretrainedPolicy):
@@ -91,12 +67,13 @@ def _series(policy: PolicySpec, earlier: Sequence[str]) -> list[PolicySpec]:
             )
         return [policy]
     paths = [path for given in (*earlier, policy.path) for path in checkpoints_in(given)]
-    return [replace(policy, path=path) for path in paths]
-
-
-def _number(name: str) -> int | None:
-    ending = re.search(r"\d+$", name)
-    return int(ending[0]) if ending else None
+    faults = {path: fault for path in paths if (fault := fault_of(path))}
+    for path, fault in faults.items():
+        rank_zero_warn(f"{path} is left out: {fault}.")
+    whole = [path for path in paths if path not in faults]
+    if not whole:
+        raise ValueError(f"expected a whole checkpoint, got {len(paths)} that cannot be read: {'; '.join(faults.values())}.")
+    return [replace(policy, path=path) for path in whole]
 
 
 def _refuse(parameters: Iterable[Parameter]) -> Optimizer:

@@ -18,8 +18,9 @@ from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.policy_export import PolicyExport
 from callbacks.output.run_summary import RunSummary
 from datamodules.batches import CompletionBatch
-from lightning_modules.diagnosis import DiagnosisModule, checkpoints_in, step_numbers
+from lightning_modules.diagnosis import DiagnosisModule
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.checkpoint_folders import checkpoints_in, step_numbers
 from lightning_modules.models.specs import RandomPolicy
 from reports.details import alarms_html, command_of
 from reports.runs import event_tracks, load_run

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from lightning_modules.models.adapters import base_of, is_adapter, merge_adapter
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
@@ -87,7 +88,8 @@ class PretrainedPolicy(CausalLMSpec):
     """A policy with trained weights."""
 
     path: str
-    """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`)."""
+    """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`). A folder with an adapter that PEFT saved is
+    read as its base with the adapter added."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     cache_dir: str = CACHE
@@ -95,15 +97,18 @@ class PretrainedPolicy(CausalLMSpec):
     trust_remote_code: bool = False
     """Run the Python files that come with the weights (`auto_map`), where transformers has none for them. They run with all your
     rights and can read, send and delete what you can: read them first, and name the `revision` that you have read."""
+    base: str | None = None
+    """Of an adapter: the model it was trained on, a folder or hub name; null takes the one that adapter_config.json names."""
 
     def load(self) -> PreTrainedModel:
         """Read the weights (safetensors only).
 
         Raises:
             ValueError: if there is no such model, weights are not finite, or some are missing, which transformers would replace by
-                random ones with a warning.
+                random ones with a warning; or if an adapter does not fit its base.
         """
-        path = weights_at(self.path, self.cache_dir)
+        adapted = is_adapter(self.path)
+        path = weights_at(base_of(self.path, self.base) if adapted else self.path, self.cache_dir)
         config = config_at(path, self.revision, trust_remote_code=self.trust_remote_code)
         require_causal_lm(config, self.path)
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -121,6 +126,7 @@ class PretrainedPolicy(CausalLMSpec):
                 f"expected all weights of {type(model).__name__} in {self.path}, {len(found['missing_keys'])} are missing ({some}, "
                 "...). It holds another kind of model, or was not saved whole."
             )
+        model = merge_adapter(model, self.path) if adapted else model
         require_finite_weights(model, f"the model in {self.path}")
         return model
 
