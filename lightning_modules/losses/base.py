@@ -80,7 +80,7 @@ class PreferenceLossOutput(NamedTuple):
 
 
 class PreferenceLoss(ABC):
-    """A loss over pairs. Subclasses are frozen dataclasses, one a file; adding one touches no other file."""
+    """A loss over pairs. Subclasses are frozen dataclasses, one a file. CONTRIBUTING.md says what a new one needs."""
 
     # Not annotated as ClassVar: jsonargparse resolves a subclass's hints in the subclass's module, and where that does not import
     # ClassVar it would accept any value for any field without a word.

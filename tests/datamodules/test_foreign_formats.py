@@ -259,9 +259,12 @@ def test_columns_that_say_something_and_are_not_read_are_named_once(tmp_path: Pa
     assert "columns that the format does not read: label (4 rows)" in caplog.text
 
 
-def subclasses(base: type[RowFormat]) -> list[type[RowFormat]]:
-    own = [kind for kind in base.__subclasses__() if kind.__module__.startswith(f"{sources.__name__}.")]
-    return own + [kind for child in own for kind in subclasses(child)]
+def subclasses(base: type) -> list[type[RowFormat]]:
+    found: list[type[RowFormat]] = []
+    child: type[RowFormat]
+    for child in base.__subclasses__():
+        found += [child, *subclasses(child)] if child.__module__.startswith(f"{sources.__name__}.") else []
+    return found
 
 
 def test_formats_that_a_config_may_name_have_names_of_their_own() -> None:
