@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ class _Sums(NamedTuple):
 
 
 class Readings:
-    """Collects values as they are, without an operation on the device; `take` moves them in one copy a type and sums on the host.
+    """Collects values as they are, without an operation on the device; `take` moves them in one copy and sums on the host.
 
     Ranks may hold different names: they are merged by name.
 
@@ -102,15 +101,17 @@ def _parts(value: Tensor | Counted) -> Sequence[Tensor]:
 
 
 def _moved(tensors: Sequence[Tensor]) -> Iterator[npt.NDArray[np.float64]]:
-    """The same numbers on the host, flat and in order: one copy for each type."""
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    """The same numbers on the host, flat and in order: one copy from each device, as bytes of all types."""
+    groups: dict[torch.device, list[int]] = {}
     for number, tensor in enumerate(tensors):
-        groups.setdefault((tensor.device, tensor.dtype), []).append(number)
+        groups.setdefault(tensor.device, []).append(number)
     moved: dict[int, npt.NDArray[np.float64]] = {}
     for numbers in groups.values():
-        flat = torch.cat([tensors[number].detach().reshape(-1) for number in numbers]).cpu().double().numpy()
-        ends = list(accumulate(tensors[number].numel() for number in numbers))
-        moved |= zip(numbers, np.split(flat, ends[:-1]), strict=True)
+        flat = [tensors[number].detach().reshape(-1).contiguous() for number in numbers]
+        parts = torch.cat([part.view(torch.uint8) for part in flat]).cpu().split([part.nbytes for part in flat])
+        # A copy of each, for bytes may begin where a number of its type must not.
+        typed = [part.clone().view(like.dtype) for part, like in zip(parts, flat, strict=True)]
+        moved |= zip(numbers, [values.double().numpy() for values in typed], strict=True)
     return iter([moved[number] for number in range(len(tensors))])
 
 

@@ -116,6 +116,14 @@ class CompletionBatch:
     """`[Q]` float32: judge scores, if the data has them (NaN where one is missing)."""
     sources: tuple[str, ...] = ()
     """Q names: the source within a mixture that the row number counts in; "" where there is one source."""
+    pair_numbers: tuple[tuple[int, int], ...] = ()
+    """The host-side twin of `pairs`."""
+    pair_score_gaps: tuple[float, ...] = ()
+    """Score of chosen minus that of rejected for every pair, NaN where one is missing: on the host, for checks."""
+    compared: Tensor | None = None
+    """`[comparisons, 2]` int64: sequence numbers (better, worse) of all that is compared; None where that is `pairs`."""
+    uncompared: int = 0
+    """Prompts of which nothing is compared."""
 
     @property
     def num_sequences(self) -> int:

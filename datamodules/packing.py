@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role, StepShare
+from datamodules.batches import CompletionBatch, StepShare
+from datamodules.comparisons import comparisons_of, pair_of, score_gap
 from datamodules.examples import Example
 
 
@@ -64,6 +65,9 @@ class _Layout:
         self.lengths: list[int] = []
         self.last_row: list[int] = []
         self.pairs: list[tuple[int, int]] = []
+        self.pair_score_gaps: list[float] = []
+        self.compared: list[tuple[int, int]] = []
+        self.uncompared = 0
         self.row_numbers: list[int] = []
         self.example_index: list[int] = []
         self.kinds: list[str] = []
@@ -93,10 +97,13 @@ class _Layout:
             self.scores.append(math.nan if completion.score is None else completion.score)
 
     def _add_pair(self, example: Example) -> None:
-        roles = [completion.role for completion in example.completions]
-        if Role.CHOSEN in roles and Role.REJECTED in roles:
-            first = len(self.kinds)
-            self.pairs.append((first + roles.index(Role.CHOSEN), first + roles.index(Role.REJECTED)))
+        first, completions = len(self.kinds), example.completions
+        for chosen, rejected in pair_of(completions):
+            self.pairs.append((first + chosen, first + rejected))
+            self.pair_score_gaps.append(score_gap(completions[chosen], completions[rejected]))
+        compared = comparisons_of(completions)
+        self.compared += [(first + better, first + worse) for better, worse in compared]
+        self.uncompared += not compared
 
     def _add_segment(self, token_ids: tuple[int, ...], position: int, *key_rows: range) -> None:
         self.input_ids += token_ids
@@ -122,6 +129,10 @@ class _Layout:
             lengths=_integers(self.lengths),
             last_row=_integers(self.last_row),
             pairs=_integers(self.pairs).reshape(-1, 2),
+            pair_numbers=tuple(self.pairs),
+            pair_score_gaps=tuple(self.pair_score_gaps),
+            compared=None if self.compared == self.pairs else _integers(self.compared).reshape(-1, 2),
+            uncompared=self.uncompared,
             row_numbers=_integers(self.row_numbers),
             example_index=_integers(self.example_index),
             kinds=tuple(self.kinds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,13 +32,30 @@ class BradleyTerry:
                 f"expected finite margin_per_point and centring >= 0, got {self.margin_per_point} and {self.centring}. 0 is none."
             )
 
+    def require_scores(self, score_gaps: Sequence[float]) -> None:
+        """Refuse pairs without the scores that the margin needs, where they are known on the host.
+
+        Args:
+            score_gaps: judge's score of chosen minus that of rejected; NaN where one is missing.
+
+        Raises:
+            ValueError: if there are such pairs.
+        """
+        missing = sum(map(math.isnan, score_gaps))
+        if self.margin_per_point and missing:
+            raise ValueError(
+                f"expected judge scores for the margin of every pair, got {missing} of {len(score_gaps)} pairs without. Set "
+                "margin_per_point to 0, or judge the data."
+            )
+
     def __call__(self, chosen: Tensor, rejected: Tensor, score_gaps: Tensor | None = None) -> Tensor:
         """Losses of the pairs.
 
         Args:
             chosen: `[pairs]` r+, differentiable.
             rejected: `[pairs]` r-.
-            score_gaps: `[pairs]` judge's score of chosen minus that of rejected; None where the data has none.
+            score_gaps: `[pairs]` judge's score of chosen minus that of rejected; None where the data has none. NaN gives a loss
+                of NaN: to look for it here would make the host wait (`require_scores`).
 
         Returns:
             `[pairs]` nats.
@@ -47,7 +65,7 @@ class BradleyTerry:
         """
         margins = rejected.new_zeros(())
         if self.margin_per_point:
-            if score_gaps is None or score_gaps.isnan().any():
+            if score_gaps is None:
                 raise ValueError(
                     "expected judge scores for the margin of every pair, got none. Set margin_per_point to 0, or judge the data."
                 )

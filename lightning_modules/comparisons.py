@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role
+from datamodules.batches import CompletionBatch
 
 
 class Comparisons(NamedTuple):
@@ -20,7 +20,7 @@ class Comparisons(NamedTuple):
 
 
 def comparisons(batch: CompletionBatch) -> Comparisons:
-    """The batch's pairs; or, of prompts with further scored samples, all responses of different scores (K choose 2).
+    """A batch's pairs; or, of prompts with further scored samples, all responses of different scores (K choose 2).
 
     Probes are compared with nothing. With K responses a prompt has up to K (K - 1) / 2 comparisons for K forward passes; its
     weights keep it from counting more than a prompt with one pair (arXiv 2203.02155, Eq. 1).
@@ -28,20 +28,13 @@ def comparisons(batch: CompletionBatch) -> Comparisons:
     Raises:
         ValueError: if a prompt allows no comparison.
     """
-    pairs = _ranked_pairs(batch) if (batch.roles == Role.SAMPLE).any() else batch.pairs
-    prompts = batch.prompt_number[pairs[:, 0]]
-    counts = torch.bincount(prompts, minlength=batch.num_prompts)
-    if (counts == 0).any():
+    if batch.uncompared:
         raise ValueError(
-            f"expected a better and a worse response for each of {batch.num_prompts} prompts, got {int((counts == 0).sum())} "
-            "without. Use a data module of pairs, or of scored responses."
+            f"expected a better and a worse response for each of {batch.num_prompts} prompts, got {batch.uncompared} without. Use "
+            "a data module of pairs, or of scored responses."
         )
-    return Comparisons(pairs, 1 / counts[prompts].float())
-
-
-def _ranked_pairs(batch: CompletionBatch) -> Tensor:
-    assert batch.scores is not None, "samples are ranked by their scores"
-    scores = torch.where(batch.roles == Role.PROBE, torch.nan, batch.scores)
-    same_prompt = batch.prompt_number[:, None] == batch.prompt_number
-    # NaN is greater than nothing.
-    return (same_prompt & (scores[:, None] > scores)).nonzero()
+    pairs = batch.pairs if batch.compared is None else batch.compared
+    prompts = batch.prompt_number[pairs[:, 0]]
+    ones = torch.ones_like(prompts, dtype=torch.float32)
+    # Not bincount, for whose size the host waits.
+    return Comparisons(pairs, 1 / ones.new_zeros(batch.num_prompts).index_add(0, prompts, ones)[prompts])

@@ -54,7 +54,8 @@ class CountedMeans:
         if not self._sums:
             return [], []
         sums = torch.stack(list(self._sums.values()))
-        totals = torch.stack([sums, torch.tensor(list(self._counts.values()), dtype=torch.float64).to(sums.device)])
+        counts = torch.tensor(list(self._counts.values()), dtype=torch.float64)
+        totals = torch.stack([sums, counts.to(sums.device, non_blocking=True)])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
         summed, counted = totals.tolist()

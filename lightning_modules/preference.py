@@ -111,6 +111,7 @@ class PreferenceModule(BaseModule):
                 f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, "
                 f"got {batch.pairs.shape[0]} pairs. Use a preference data module, or train with SFTModule."
             )
+        self.loss.require_score_gaps(batch.pair_score_gaps)
         chosen, rejected = batch.pairs.unbind(1)
         logps, reference, scores = stats.sum_by_sequence(), batch.reference_logps, batch.scores
         return SequenceLogps(

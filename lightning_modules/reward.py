@@ -108,8 +108,10 @@ class RewardModule(TrainedModule):
         self._log_metrics("test")
 
     def _output(self, batch: CompletionBatch) -> tuple[RewardOutput, Tensor]:
-        rewards = self.reward_model(batch)
         compared = comparisons(batch)
+        if batch.compared is None:
+            self.loss.require_scores(batch.pair_score_gaps)
+        rewards = self.reward_model(batch)
         better, worse = compared.pairs.unbind(1)
         gaps = None if batch.scores is None else batch.scores[better] - batch.scores[worse]
         chosen, rejected = rewards[better], rewards[worse]

@@ -3,13 +3,16 @@
 `Elsewhere` tensors compute on the CPU but say that they are on another device, and an operation that mixes them with tensors of
 the host is refused as CUDA would refuse it. So code that forgets to move a tensor is found on a machine without an accelerator.
 Products are autocast as on one, and attention that only its slowest kernel takes is refused (that of half-precision kernels has
-a stand-in: half_kernel). Not found: what else only kernels of a real one would say, and synchronisation.
+a stand-in: half_kernel). What makes the host wait for an accelerator is counted (`waits`). Not found: what else only kernels of a
+real one would say.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -34,6 +37,19 @@ HOST_INDICES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.defau
 
 WIDE_PRODUCTS = {aten.mm.dtype_out, aten.addmm.dtype_out}
 """Half-precision factors with sums in float32, which the host's kernels do not have."""
+BLOCKING = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.isin.Tensor_Tensor,
+    aten._unique2.default,
+    aten.unique_consecutive.default,
+    aten.unique_dim.default,
+    aten.bincount.default,
+    aten.equal.default,
+}
+"""What reads a number off the device, or has a size that the device has to tell."""
+
 HALVES = (torch.float16, torch.bfloat16)
 PRODUCTS = {
     functional.linear,
@@ -75,6 +91,7 @@ class Elsewhere(Tensor):
 
     @override
     def tolist(self) -> Any:
+        _wait("tolist")
         return self.hosted.tolist()
 
     @override
@@ -160,6 +177,50 @@ def pretend_device() -> Iterator[torch.device]:
         yield DEVICE
 
 
+_waits: list[list[str]] = []
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Where the host waits for the device meanwhile: it reads a number, asks for a size, or copies and is not told to go on."""
+    places: list[str] = []
+    _waits.append(places)
+    try:
+        yield places
+    finally:
+        _waits.remove(places)
+
+
+def _wait(what: object) -> None:
+    if not _waits:
+        return
+    frames = [
+        frame for frame in traceback.extract_stack() if not {"site-packages", Path(__file__).name} & {*Path(frame.filename).parts}
+    ]
+    # Whole batches come from memory that CUDA copies from by itself.
+    if any(frame.name == "copy_to" for frame in frames):
+        return
+    place = f"{what}: " + " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames[-4:]))
+    for places in _waits:
+        places.append(place)
+
+
+def _makes_wait(func: Any, args: Any, kwargs: dict[str, Any], from_device: bool, to_device: bool) -> bool:
+    if func in BLOCKING:
+        return from_device
+    if func in HOST_INDICES:
+        # A mask is an index of as many rows as it is true for.
+        return any(isinstance(index, Elsewhere) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    if func is aten.repeat_interleave.Tensor:
+        return from_device and kwargs.get("output_size") is None
+    if func is aten._to_copy.default:
+        return from_device != to_device and not kwargs.get("non_blocking")
+    if func is aten.copy_.default:
+        is_blocking = not (args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+        return isinstance(args[0], Elsewhere) != isinstance(args[1], Elsewhere) and is_blocking
+    return False
+
+
 def _here(work: Callable[[], float]) -> float:
     """The self-test of a backend in this thread, as another one would not know the device."""
     with torch.inference_mode(False), torch.enable_grad():
@@ -175,6 +236,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if generator is not None and (elsewhere or (device is not None and torch.device(device) == DEVICE)):
         raise RuntimeError(f"expected a generator of the device, got {generator.device} in {func}")
     goes_elsewhere = elsewhere if device is None else torch.device(device).type == DEVICE.type
+    if _makes_wait(func, args, kwargs, elsewhere, goes_elsewhere):
+        _wait(func)
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     inner_args, inner_kwargs = tree_map_only(Elsewhere, lambda tensor: tensor.hosted, (args, kwargs))

@@ -15,7 +15,7 @@ OURS = (*PACKAGES, "train", "report", "bench", "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
 # What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
-CONTRACTS = {*(f"datamodules.{name}" for name in ("batches", "examples", "packing", "prompts")), "judges.base"}
+CONTRACTS = {*(f"datamodules.{name}" for name in ("batches", "examples", "one_copy", "packing", "prompts")), "judges.base"}
 # What the token ids of a conversation are: a judge that is a model reads what training made for it, by the same function.
 CONVERSATIONS = {
     "datamodules.batches",

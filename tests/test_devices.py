@@ -33,7 +33,7 @@ from tests.half_kernel import half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch
 from tests.lightning_modules.ppo import rig
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
-from tests.pretend_device import DEVICE, pretend_device
+from tests.pretend_device import DEVICE, pretend_device, waits
 from tests.tiny import write_model
 
 pytestmark = [
@@ -64,6 +64,32 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
             assert (there.double() @ there.double().T).dtype == torch.float64
         with torch.device(DEVICE), pytest.raises(RuntimeError, match="generator of the device"):
             torch.rand(2, generator=torch.Generator())
+
+
+def test_what_the_host_waits_for_is_counted() -> None:
+    host = torch.arange(3)
+    with pretend_device():
+        there = torch.ones(3).to(DEVICE)
+        for waiting in (
+            lambda: there.sum().item(),
+            lambda: bool((there > 0).all()),
+            there.tolist,
+            there.cpu,
+            lambda: host.to(DEVICE),
+            lambda: there[there > 0],
+            lambda: torch.isin(there, there),
+            lambda: there.long().bincount(),
+            there.nonzero,
+        ):
+            with waits() as places:
+                waiting()
+            assert len(places) == 1, places
+        with waits() as places:
+            host.to(DEVICE, non_blocking=True)
+            torch.where(there > 0, there, 0.0).sum().sqrt().reshape(1)
+            there[host].index_add(0, there.long(), there)
+            host.tolist()
+        assert places == []
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])

@@ -237,9 +237,9 @@ class HeadReader:
     def geometry_of(self, policy: Policy, batch: CompletionBatch, stats: TokenStats) -> PairGeometry | None:
         """Geometry of the batch's pairs; None where there are none, or the policy has no output head."""
         head = policy.output_head(batch)
-        if head is None or stats.hidden is None or not len(batch.pairs):
+        if head is None or stats.hidden is None or not batch.pair_numbers:
             return None
-        return pair_geometry(head, batch, stats, batch.pairs.tolist(), self.max_columns)
+        return pair_geometry(head, batch, stats, batch.pair_numbers, self.max_columns)
 
     def take(self) -> PairGeometry | None:
         """What was read, once; call it in `on_train_batch_end`."""

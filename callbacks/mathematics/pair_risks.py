@@ -122,7 +122,7 @@ def pair_keys(batch: CompletionBatch) -> list[tuple[int, int, int]]:
             prompt = hashed
         else:
             sequences.append((prompt, hashed))
-    return [(*sequences[chosen], sequences[rejected][1]) for chosen, rejected in batch.pairs.tolist()]
+    return [(*sequences[chosen], sequences[rejected][1]) for chosen, rejected in batch.pair_numbers]
 
 
 def repeated(keys: Sequence[tuple[int, int, int]]) -> dict[str, int]:

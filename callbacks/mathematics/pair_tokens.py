@@ -114,7 +114,9 @@ def _by_sequence(batch: CompletionBatch) -> tuple[Tensor, Tensor]:
 
 def _is_in_partner(batch: CompletionBatch, partner: Tensor) -> Tensor:
     """`[K]` bool: whether the token occurs anywhere in the partner of its sequence."""
-    # A sequence number and a token id side by side in one int64: one set membership for all pairs.
-    present = (batch.target_sequence << 32) | batch.target_ids
+    # A sequence number and a token id side by side in one int64: one set membership for all pairs. Not torch.isin, which asks
+    # the device how many different ones there are.
+    present = ((batch.target_sequence << 32) | batch.target_ids).sort().values
     wanted = (partner << 32) | batch.target_ids
-    return torch.isin(wanted, present)
+    place = torch.searchsorted(present, wanted).clamp_max(batch.num_targets - 1)
+    return present[place] == wanted

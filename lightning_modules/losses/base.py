@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -90,6 +91,16 @@ class PreferenceLoss(ABC):
     @abstractmethod
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and implicit rewards."""
+
+    def require_score_gaps(self, gaps: Sequence[float]) -> None:  # noqa: B027  # most losses ask nothing
+        """Refuse pairs by their judge scores, where they are known on the host; by default nothing is asked of them.
+
+        Args:
+            gaps: score of chosen minus that of rejected for every pair, NaN where one is missing.
+
+        Raises:
+            ValueError: if the loss cannot be computed for such pairs.
+        """
 
     @property
     def is_logistic(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -39,6 +40,10 @@ class CalibratedLoss(PreferenceLoss):
     def likelihood_remedy(self) -> str:
         """See PreferenceLoss."""
         return self.loss.likelihood_remedy()
+
+    def require_score_gaps(self, gaps: Sequence[float]) -> None:
+        """See PreferenceLoss."""
+        self.loss.require_score_gaps(gaps)
 
     @property
     def is_logistic(self) -> bool:

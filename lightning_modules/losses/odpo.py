@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require_non_negative, require_positive
@@ -22,8 +25,8 @@ class ODPOLoss(PreferenceLoss):
     Rewards: beta h.
 
     Raises:
-        ValueError: if a field is outside its range; when called without judge scores, or with pairs whose chosen side is
-            not scored higher.
+        ValueError: if a field is outside its range; when called without judge scores. Pairs whose chosen side is not scored
+            higher have a loss of NaN, and `require_score_gaps` refuses them.
     """
 
     beta: float = 0.1
@@ -35,6 +38,16 @@ class ODPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(alpha=self.alpha)
 
+    @override
+    def require_score_gaps(self, gaps: Sequence[float]) -> None:
+        # Written as "not greater" so that NaN, a missing score, is refused too.
+        bad = sum(not gap > 0 for gap in gaps)
+        if bad:
+            raise ValueError(
+                f"expected chosen scores above rejected scores, got {bad} of {len(gaps)} pairs tied, reversed or unscored. "
+                "Filter pairs by score when the data is made."
+            )
+
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = implicit_rewards(logps, self.beta)
@@ -43,14 +56,8 @@ class ODPOLoss(PreferenceLoss):
 
 
 def _score_gaps(logps: SequenceLogps) -> Tensor:
+    """`[pairs]` gaps, NaN where chosen is not scored higher: to look for them here would make the host wait."""
     if logps.chosen_scores is None or logps.rejected_scores is None:
         raise ValueError("expected judge scores for both sides of each pair, got none. Use scored data, or DPOLoss.")
     gaps = logps.chosen_scores - logps.rejected_scores
-    # Written as "not all greater" so that NaN, a missing score, is refused too.
-    if not bool(torch.all(gaps > 0)):
-        bad = int((~(gaps > 0)).sum())
-        raise ValueError(
-            f"expected chosen scores above rejected scores, got {bad} of {gaps.numel()} pairs tied, reversed or unscored. "
-            "Filter pairs by score when the data is made."
-        )
-    return gaps
+    return torch.where(gaps > 0, gaps, math.nan)

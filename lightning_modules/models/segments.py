@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
+from datamodules.one_copy import copy_to
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,15 @@ class SegmentGrouping:
             self._permute(segments, [number for numbers in members.values() for number in numbers])
 
     def _permute(self, segments: PackedSegments, order: list[int]) -> None:
-        device = segments.key_index.device
         query_order = torch.tensor(list(_rows(segments.query_lengths, order)))
-        self.query_position = query_order.argsort().to(device)
-        self.query_order = query_order.to(device)
-        self.key_index = segments.key_index[torch.tensor(list(_rows(segments.key_lengths, order)), device=device)]
+        orders = {
+            "query": query_order,
+            "position": query_order.argsort(),
+            "key": torch.tensor(list(_rows(segments.key_lengths, order))),
+        }
+        there = orders if segments.key_index.device.type == "cpu" else copy_to(orders, segments.key_index.device)
+        self.query_order, self.query_position = there["query"], there["position"]
+        self.key_index = segments.key_index[there["key"]]
 
     def mask(self, group: SegmentGroup) -> Tensor:
         """`[Lq, Lk]` bool, True = visible: bottom-right causal. Kept, since every layer asks for it again."""

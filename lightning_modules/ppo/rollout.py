@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example, TokenizedCompletion
+from datamodules.one_copy import copy_to
 from datamodules.packing import pack
 
 
@@ -32,8 +33,9 @@ class TokenTable:
 
     def take(self, index: Tensor, device: torch.device | str) -> Self:
         """The rows at `index`, on a device."""
-        columns = {name: column[index].to(device) for name, column in self.columns().items()}
-        return type(self)(**columns)
+        columns = {name: column[index] for name, column in self.columns().items()}
+        device = torch.device(device)
+        return type(self)(**(columns if device.type == "cpu" else copy_to(columns, device)))
 
     def columns(self) -> dict[str, Tensor]:
         """Those that are there, by name."""

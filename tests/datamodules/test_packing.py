@@ -33,6 +33,8 @@ def test_layout_by_hand() -> None:
     assert batch.lengths.tolist() == [2, 1, 3]
     assert batch.last_row.tolist() == [4, 5, 9]
     assert batch.pairs.tolist() == [[0, 1]]
+    assert batch.pair_numbers == ((0, 1),)
+    assert batch.uncompared == 1
     assert batch.row_numbers.tolist() == [7, 7, 9]
     assert batch.example_index.tolist() == [3, 3, 5]
     assert batch.kinds == ("chosen", "rejected", "chosen")

@@ -58,6 +58,9 @@ def scored(*scores: float | None, role: Role = Role.SAMPLE) -> Example:
     return Example((1, 2), (*pair, *completions))
 
 
+UNSCORED = (TokenizedCompletion((6,), Role.CHOSEN, "chosen", 5.0), TokenizedCompletion((7,), Role.REJECTED, "rejected"))
+
+
 def test_the_loss_by_hand() -> None:
     chosen, rejected = tensor([2.0, 0.0]), tensor([1.0, 3.0])
     plain = [math.log1p(math.exp(-1)), math.log1p(math.exp(3))]
@@ -70,6 +73,8 @@ def test_the_loss_by_hand() -> None:
 def test_a_margin_needs_scores() -> None:
     with pytest.raises(ValueError, match="expected judge scores for the margin"):
         BradleyTerry(margin_per_point=0.5)(tensor([1.0]), tensor([0.0]))
+    with pytest.raises(ValueError, match="got 1 of 2 pairs without"):
+        BradleyTerry(margin_per_point=0.5).require_scores(pack([scored(), replace(scored(), completions=UNSCORED)]).pair_score_gaps)
 
 
 def test_both_gradients_are_equal_and_opposite_whatever_the_weights() -> None:
@@ -118,6 +123,11 @@ def test_the_loss_that_is_logged_is_the_one_that_is_trained(tmp_path: Path) -> N
 def test_probes_and_unscored_samples_are_compared_with_nothing() -> None:
     assert comparisons(pack([scored(3.0, role=Role.PROBE)])).pairs.tolist() == [[0, 1]]
     assert comparisons(pack([scored(None)])).pairs.tolist() == [[0, 1]]
+
+
+def test_what_is_compared_of_a_prompt_does_not_depend_on_the_others_of_its_batch() -> None:
+    pair = replace(scored(), completions=UNSCORED)
+    assert comparisons(pack([pair, scored(3.0)])).pairs.tolist() == [[0, 1], [2, 3], [2, 4], [4, 3]]
 
 
 def test_a_prompt_without_a_comparison_is_refused() -> None:

@@ -114,4 +114,7 @@ def test_odpo_refuses_pairs_that_the_judge_does_not_order(score: float) -> None:
     assert logps.chosen_scores is not None
     scores = logps.chosen_scores.index_fill(0, torch.tensor([2, 5]), score)  # the rejected side has 1
     with pytest.raises(ValueError, match="got 2 of 16 pairs tied, reversed or unscored"):
-        ODPOLoss()(replace(logps, chosen_scores=scores))
+        ODPOLoss().require_score_gaps((scores - 1).tolist())
+    # On a device nothing is asked: the step's loss is NaN, and the step is not applied.
+    losses = ODPOLoss()(replace(logps, chosen_scores=scores)).losses
+    assert losses.isnan().nonzero().flatten().tolist() == [2, 5]
