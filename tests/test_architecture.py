@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,18 @@ RULES: dict[str, Callable[[str], bool]] = {
     "run_folder": within("run_folder"),
 }
 """Folder -> whether a file in it may import a module of ours."""
+
+
+def test_the_picture_of_the_house_shows_every_folder() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = page.partition("## The house (T)")[2].split("```")[1]
+    drawn: list[Path] = []
+    for indent, name in re.findall(r"^( *)(\w+)/ ", picture, re.MULTILINE):
+        drawn.append(Path(*drawn[-1].parts[: len(indent) // 2], name) if indent else Path(name))
+    there = {path.parent.relative_to(ROOT) for path in files(*PACKAGES, "bench")}
+    assert sorted(drawn) == sorted(there), "draw every folder with code in docs/architecture.md, The house"
+    commands = sorted(path.name for path in ROOT.glob("*.py"))
+    assert sorted(re.findall(r"\w+\.py", picture)) == commands, "name every command in docs/architecture.md, The house"
 
 
 @pytest.mark.parametrize("folder", RULES)
