@@ -156,7 +156,7 @@ def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
     """One logger and no list, so that the command line can name a run: --trainer.logger.name."""
     classes = dict(composed(path))
     assert "callbacks.output.checkpoint.RunCheckpoint" in classes.values()
-    assert classes[".trainer.logger"].endswith(("TensorBoardLogger", "CSVLogger"))
+    assert classes[".trainer.logger"].endswith(("RunLogger", "CSVLogger"))
 
 
 @pytest.mark.parametrize("name", ["maths", "poem", "slogan", "common"])

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from run_folder.tensorboard import RunLogger
 from tests.conftest import Run
 from tests.half_kernel import half_kernel_is_there
 from tests.shipped import EXPERIMENTS, Config, Shipped
@@ -57,10 +57,10 @@ def execute(run: Run, write_config: Write) -> Execute:
             optimizer["init_args"] = {name: value for name, value in optimizer["init_args"].items() if name != "fused"}
         losses: list[float] = []
 
-        def log(self: TensorBoardLogger, metrics: Mapping[str, float], step: int | None = None) -> None:
+        def log(self: RunLogger, metrics: Mapping[str, float], step: int | None = None) -> None:
             losses.extend(value for name, value in metrics.items() if name == "train/loss")
 
-        with half_kernel_is_there() as used, patch.object(TensorBoardLogger, "log_metrics", log):
+        with half_kernel_is_there() as used, patch.object(RunLogger, "log_metrics", log):
             run(command, "--config", write_config(config, "experiment"))
         return losses, set(used)
 

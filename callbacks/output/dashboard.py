@@ -1,11 +1,13 @@
-"""TensorBoard's custom-scalars page: one row of charts for each of the paper's three properties."""
+"""TensorBoard's custom-scalars page: an overview, and a row of charts for each of the paper's three properties; HParams."""
 
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from run_folder.files import tensorboard_writer
+from callbacks.output.hyperparameters import final_metrics, hyperparameters
+from run_folder.files import run_folder, tensorboard_writer
 
 Layout = dict[str, dict[str, tuple[str, list[str]]]]
 """`{row: {chart: (kind, [regular expression of tags])}}`, as `SummaryWriter.add_custom_scalars` takes it."""
@@ -16,6 +18,18 @@ def _lines(*tags: str) -> tuple[str, list[str]]:
 
 
 LAYOUT: Layout = {
+    "Overview": {
+        "accuracy": _lines("task/accuracy", "val/accuracy", "val/rewards/accuracies", "train/rewards/accuracies"),
+        "chosen, rejected, probes: change since step 0 (nats per token)": _lines(
+            "likelihood/bank/(chosen|rejected)/change_per_token", "dispersion/bank/probes/change_per_token"
+        ),
+        "drop share of the margin (above 1: chosen falls too)": _lines("likelihood/bank/drop_share", "likelihood/drop_share"),
+        "mass off the data, off the pair": _lines("dispersion/bank/(off_data_mass|off_pair_mass)"),
+        "gradient at the logits, by side (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample)/l2"),
+        "KL to the reference, repeated 4-grams of samples": _lines(
+            "on_policy/kl_per_token", "on_policy/(repetition|out_of_reference)", "objective/kl"
+        ),
+    },
     "1 Drastic drop": {
         "likelihood, change since step 0 (nats per token, probe bank)": _lines(
             "likelihood/bank/(chosen|rejected)/change_per_token"
@@ -38,7 +52,6 @@ LAYOUT: Layout = {
         "weight left in the loss": _lines("degradation/(weight|saturated)"),
         "incentives: d_w, d_l": _lines("softmax_grad/(chosen|rejected)/incentive"),
         "ranking and reward accuracy": _lines("degradation/(bank/)?ranking_accuracy", "train/rewards/accuracies"),
-        "chosen tokens by what rejected holds (change, nats)": _lines("degradation/chosen/.*/change_per_token"),
     },
     "3 Dispersion": {
         "probes against pairs: index (nats per token)": _lines("dispersion/bank/.*/index_per_token"),
@@ -56,14 +69,28 @@ LAYOUT: Layout = {
         ),
     },
 }
-"""The three properties (paper Sec. 3.1), each with the metrics that show it."""
+"""First what a reader wants to know at once, then the three properties (paper Sec. 3.1), each with the metrics that show it."""
 
 
 class PropertyDashboard(Callback):
-    """Lays the three properties out as three rows of TensorBoard's Custom Scalars tab; needs a TensorBoardLogger."""
+    """Lays an overview and the three properties out as rows of TensorBoard's Custom Scalars tab; at the end it fills HParams.
+
+    Needs a TensorBoardLogger.
+    """
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = tensorboard_writer(trainer)
         if writer is not None:
             writer.add_custom_scalars(LAYOUT)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder(trainer)
+        logger = next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+        if not trainer.is_global_zero or logger is None or folder is None or not (folder / "config.yaml").is_file():
+            return
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        ends = final_metrics(folder, logged)
+        if ends:
+            logger.log_hyperparams(hyperparameters(folder), ends, trainer.global_step)

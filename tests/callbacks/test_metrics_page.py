@@ -44,6 +44,7 @@ from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.trained import OptimizerCallable
+from run_folder.descriptions import description_of, pattern_of, table_rows
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs, events, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -160,9 +161,11 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 def documented() -> dict[str, re.Pattern[str]]:
     """The names in the first column of the page's tables, as patterns: `<...>` stands for one part of a name."""
-    cells = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `") and "/" in line.split("|")[1]]
-    names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
-    return {name: re.compile(re.sub(r"<[a-z]+>", "[^/]+", name)) for name in names}
+    return {name: pattern_of(name) for name in table_rows(PAGE)}
+
+
+def test_every_metric_has_its_description_in_tensorboard(tags: dict[str, set[str]]) -> None:
+    assert sorted(tag for tag in tags["scalars"] - {"epoch", "hp_metric"} if not description_of(tag)) == []
 
 
 def test_every_metric_is_on_the_page(tags: dict[str, set[str]]) -> None:

@@ -1,0 +1,71 @@
+"""What a run shows in TensorBoard: the metrics a reader looks at, each with its meaning. The rows hold all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.tensorboard.summary import scalar
+from typing_extensions import override
+
+from run_folder.descriptions import description_of
+
+ROWS_ONLY = (
+    # By class of token.
+    r".*/(shared|divergent|overlap|novel)/.*",
+    # What differs from a metric that is shown by a length or a reference alone.
+    r"likelihood/.*/(logp_per_token|change)",
+    r"softmax_grad/.*/(l1|log_pi_gradient|log_pi_gradient_from_reference|log_pi_gradient_per_token_from_reference)",
+    r"softmax_grad/corollary1(_per_token|_from_reference)?",
+    r"dispersion/.*/(exp_entropy|sum_sq_probs|argmax_rate)",
+    r"dispersion/(bank/)?(off_pair_path_mass|log_seen_mass)",
+    # Of single kinds of probes: their change per token is shown.
+    r"likelihood/bank/(?!chosen/|rejected/)[^/]+/(logp|valley)",
+    r"dispersion/bank/(?!chosen/|rejected/)[^/]+/(entropy|top1_mass)",
+    r"dispersion/bank/(?!probes/)[^/]+/(change|change_per_token|index|index_per_token)",
+    r"dispersion/bank/probes/(change|index)",
+    # Of single steps: noise to the eye.
+    r"degradation/(bank/)?flips_to_(right|wrong)",
+    r"head/(chosen|rejected)/(predicted|explained|norm)|head/ches|head/sign_agreement",
+)
+"""Tags, as regular expressions, that stand in `<run>/diagnostics` and not in TensorBoard."""
+
+_HIDDEN = re.compile("|".join(f"(?:{pattern})" for pattern in ROWS_ONLY))
+
+
+def is_shown(tag: str) -> bool:
+    """Whether TensorBoard has it."""
+    return _HIDDEN.fullmatch(tag) is None
+
+
+class RunLogger(TensorBoardLogger):
+    """Lightning's logger, with fewer tags and a description on each (the "i" beside a chart's name).
+
+    Which tags are left out: `ROWS_ONLY`. Another logger in its place has them all. Arguments are TensorBoardLogger's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._described: set[str] = set()
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        shown = {tag: value for tag, value in metrics.items() if is_shown(tag)}
+        # A prefix makes tags that no page describes.
+        first = set() if self._prefix else shown.keys() - self._described
+        for tag in first:
+            self._describe(tag, shown[tag], step)
+        super().log_metrics({tag: value for tag, value in shown.items() if tag not in first}, step)
+
+    def _describe(self, tag: str, value: float | Tensor, step: int | None) -> None:
+        """The first point of a tag: TensorBoard takes the description from there."""
+        self._described.add(tag)
+        summary = scalar(tag, float(value))
+        summary.value[0].metadata.summary_description = description_of(tag)
+        # Lightning's own way to write a summary; the writer has no other.
+        self.experiment._get_file_writer().add_summary(summary, step)
