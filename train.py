@@ -167,7 +167,7 @@ def _share_tokenizer(config: Namespace) -> None:
 def _class_change_forgets_arguments() -> Iterator[None]:
     """Make a later `class_path` drop all arguments of the class it replaces.
 
-    By default jsonargparse keeps those that the new class happens to accept too, without a word: SimPO would run with DPO's
+    By default jsonargparse silently keeps those that the new class happens to accept too: SimPO would run with DPO's
     beta. It has no setting for this, so the function that chooses is replaced while arguments are parsed.
     """
 

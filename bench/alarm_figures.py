@@ -15,11 +15,11 @@ from callbacks.alarms.property_rules import PROPERTY_RULES
 from run_folder.rows import Track, tracks_of
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-BROKEN, MENDED = "#d55e00", "#0072b2"
+BROKEN, REMEDIED = "#d55e00", "#0072b2"
 ALARM_COLOURS = {"drastic_drop": "#000000", "suppression": "#cc79a7", "dispersion": "#009e73"}
 
 Panel = tuple[str, Callable[[dict[str, Track]], Track]]
-"""What it shows, and where that is in a run's rows."""
+"""The metric that is drawn, and its place in a run's rows."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Example:
 
     name: str
     broken: Run
-    mended: Run
+    remedied: Run
     remedy: str
     panels: tuple[Panel, ...]
 
@@ -64,7 +64,7 @@ EXAMPLES = (
 def draw(example: Example) -> Figure:
     """Both runs in every panel, and the steps at which the broken one's alarms fired."""
     figure, panels = plt.subplots(1, len(example.panels), figsize=(4 * len(example.panels), 3.6), layout="constrained")
-    runs = {"as it was": (example.broken, BROKEN, "-"), example.remedy: (example.mended, MENDED, "--")}
+    runs = {"as it was": (example.broken, BROKEN, "-"), example.remedy: (example.remedied, REMEDIED, "--")}
     tracks = {label: tracks_of(run.folder) for label, (run, _, _) in runs.items()}
     alarms = fired(readings_of(example.broken), PROPERTY_RULES)
     for axes, (title, of) in zip(panels, example.panels, strict=True):

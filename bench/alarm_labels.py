@@ -1,4 +1,4 @@
-"""What happened afterwards: the label of docs/results/alarm, from a run's rows, and the step at which harm showed."""
+"""Labels a run from its rows, as docs/results/alarm defines it, with the step at which harm showed."""
 
 from __future__ import annotations
 

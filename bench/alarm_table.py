@@ -1,4 +1,4 @@
-"""How often the alarms are right: `python -m bench.alarm_table` reads the labelled runs and writes docs/results/alarm/tables.md.
+"""Measures how often the alarms are right: `python -m bench.alarm_table` writes docs/results/alarm/tables.md.
 
 Rules are replayed over the rows that the runs wrote, by the code that hears them live.
 """

@@ -1,4 +1,4 @@
-"""What a scalar head sees of the answers of a fold while the body stays as it is: of the whole body, or cut at several depths.
+"""Features of a fold's answers for a scalar head over a frozen body: the whole body, or cut at several depths.
 
 Behind the layers that are kept and the body's norm: the hidden state of an answer's last token, as `LastTokenReward` reads it, and
 those of all its tokens added up, as `TokenSumReward` reads them.

@@ -1,4 +1,4 @@
-"""Who orders held-out AlpacaEval pairs rightly: `python -m bench.alpaca_results MODEL`.
+"""Measures how well models order held-out AlpacaEval pairs: `python -m bench.alpaca_results MODEL`.
 
 After `python -m bench.alpaca_rm ...`; prints a table of docs/results/rlhf/alpaca.md. A pair is a model's answer and the baseline's,
 to a prompt that was not trained on; a tie counts 1/2. An arm is read on all folds that have it, each by the model that was trained

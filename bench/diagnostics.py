@@ -1,4 +1,4 @@
-"""What watching costs, part by part: `python -m bench.diagnostics`.
+"""Measures the cost of each diagnostic: `python -m bench.diagnostics`.
 
 Runs our trainer with the callbacks of `configs/trainer/default.yaml`, at short cadences so that each event comes several times, and
 reads from Lightning's profiler how long every callback took at each step; what a callback does inside the training step (the

@@ -1,4 +1,4 @@
-"""What Lightning costs: a whole step of our Trainer against the same step in a bare loop: `python -m bench.overhead`.
+"""Measures Lightning's overhead: a whole step of our Trainer against the same step in a bare loop: `python -m bench.overhead`.
 
 One process holds two copies of the model. After each step of the Trainer, the copy takes a step on the same batch in the barest
 loop there is: forward, loss, backward, optimizer. What the Trainer's step has beyond that is the overhead: fetching and packing

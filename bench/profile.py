@@ -1,4 +1,4 @@
-"""Where the time of our step goes: `python -m bench.profile`.
+"""Measures where the time of a step goes: `python -m bench.profile`.
 
 Our Trainer on the shared workload (DPO, diagnostics off), the last steps under PyTorch's profiler. A part's time is that of its
 operators on the CPU with all they call: the output head by its autograd function, attention by its kernels, the optimizer by its

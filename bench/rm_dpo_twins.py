@@ -25,7 +25,7 @@ RUNS = Path(__file__).parent.parent / "runs" / "twins"
 MODEL = "assets/arithmetic/base"
 POOL = "configs/data/arithmetic_pool.yaml"
 KINDS: Mapping[str, tuple[str, ...]] = {"dpo": ("--model.loss.beta", "0.1"), "rm": ("--model", "bench/twins_rm.yaml")}
-"""What is trained -> options beside those of configs/experiment/arithmetic_dpo.yaml."""
+"""Trained model -> options beside those of configs/experiment/arithmetic_dpo.yaml."""
 RATES = ("1e-4", "3e-4", "1e-3")
 SEEDS = (0, 1, 2)
 STEPS = 60

@@ -1,4 +1,4 @@
-"""What both sides of the step benchmark share: options, the memory reading, the JSON report."""
+"""Shared by both sides of the step benchmark: options, the memory reading, the JSON report."""
 
 from __future__ import annotations
 

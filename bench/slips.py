@@ -47,7 +47,7 @@ OTHER_STORIES = (
 """Two steps each, in pairs of operations that none of the task's stories has."""
 
 SLIPS = (-10, -2, -1, 1, 2, 10)
-"""What is added to the last result: the policy's own slips are of a tens digit or of one or two ones."""
+"""Errors added to the last result. The policy's own slips are of a tens digit or of one or two ones."""
 
 _END = re.compile(r"= (?P<result>\d+)\.\n#### (?P=result)$")
 

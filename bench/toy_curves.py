@@ -1,4 +1,4 @@
-"""What the toy's runs and the paper's plots say, as arrays and numbers."""
+"""Curves of the toy's runs and of the paper's plots, as arrays and numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNDERFLOW = 2.0**-150
 """Half the smallest float32: below it a probability is exactly 0 there."""
 
 NEARLY_ZERO = 0.005
-"""What cannot be told from 0 in the paper's plots."""
+"""A smaller value cannot be told from 0 in the paper's plots."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _plot_gradient(axes: Axes, curves: Curves, coordinate: str, side: str, colou
 
 
 def figure_variants(runs: Runs) -> Figure:
-    """The chosen probability of scenario 1 under other settings: a panel for each of which a variant has been run."""
+    """The chosen probability of scenario 1 under other settings: a panel for each setting that has been run."""
     shown = [(title, [run for run in variants if run[0] in runs]) for title, variants in VARIANT_PANELS]
     shown = [(title, variants) for title, variants in shown if len(variants) > 1]
     num_rows = math.ceil(len(shown) / 3)
@@ -174,7 +174,7 @@ def main() -> None:
     folders = {name: ROOT / "runs" / "toy" / name for name in VARIANTS}
     absent = [name for name in VARIANTS if "_" in name and not any(folders[name].glob("version_*/policy"))]
     if absent:
-        print(f"Left out, for they have not been run: {', '.join(absent)}")
+        print(f"Left out, because they have not been run: {', '.join(absent)}")
     runs = {name: Curves.load(folders[name]) for name in VARIANTS if name not in absent}
     OUT.mkdir(parents=True, exist_ok=True)
     figures = {"scenarios": figure_3, "ledger": figure_ledger, "gradients": figure_gradients, "variants": figure_variants}

@@ -152,7 +152,7 @@ def numbers(grid: Sequence[Cell]) -> str:
 
 def main() -> None:
     """Write the figure, and the numbers below the text of the page."""
-    # Takes nothing; but whoever asks for help must not get files written.
+    # It takes no options; but `--help` must not write files.
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     grid = cells(twins())
     page = OUT / "twins.md"

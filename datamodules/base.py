@@ -1,4 +1,4 @@
-"""What every data module shares: splits, step plans, loaders, reference log-probs and the probe bank."""
+"""Shared by all data modules: splits, step plans, loaders, reference log-probs and the probe bank."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class CompletionBatch:
     compared: Tensor | None = None
     """`[comparisons, 2]` int64: sequence numbers (better, worse) of all that is compared; None where that is `pairs`."""
     uncompared: int = 0
-    """Prompts of which nothing is compared."""
+    """Prompts whose completions are not compared."""
 
     @property
     def num_sequences(self) -> int:

@@ -1,4 +1,4 @@
-"""What runs keep on disk to be faster the next time: `python -m datamodules.cache` looks at it and clears it."""
+"""The caches that make the next run faster: `python -m datamodules.cache` shows and clears them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How responses are drawn, and prompts cut into batches for it."""
+"""Settings of sampling, and the batches of prompts that it takes."""
 
 from __future__ import annotations
 

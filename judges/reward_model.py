@@ -174,7 +174,7 @@ class RewardModelJudge(Judge):
         return str(self._tokenizer.decode(ids[len(leading) :] if ids[: len(leading)] == leading else ids))
 
     def _surrounded(self, found: EncodedRecord | BadRowError) -> Ids | BadRowError:
-        """With what the tokenizer itself puts behind a text in the place of the end of sequence."""
+        """With the tokenizer's own last token instead of an end of sequence."""
         ids = _whole(found)
         if isinstance(ids, BadRowError):
             return ids

@@ -1,4 +1,4 @@
-"""What every stage that trains a policy shares: the policy, the step, sampling, and the probe bank."""
+"""Shared by all stages that train a policy: the policy, the step, sampling, and the probe bank."""
 
 from __future__ import annotations
 

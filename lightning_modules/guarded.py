@@ -1,4 +1,4 @@
-"""What keeps every trained module from taking, saving or handing on numbers that are not finite."""
+"""Keeps trained modules from applying, saving or handing on numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class GuardedModule(LightningModule):
         self._require_finite_state("weights", dict(self.named_parameters()))
 
     def require_finite_means(self, means: Mapping[str, float]) -> None:
-        """Refuse means since the last logged point, over all ranks, one of which is not finite. Call it on every rank.
+        """Refuse means since the last logged point, over all ranks, if one of them is not finite. Call it on every rank.
 
         Raises:
             ValueError: if there is one.
@@ -96,7 +96,7 @@ class GuardedModule(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Here and not where files are written: nothing older has been dropped yet, whoever saves.
+        # Here and not where files are written: no callback that saves has dropped an older file yet.
         self.require_finite()
         self._require_finite_state("optimizer state", tensors_of(checkpoint.get("optimizer_states", [])))
 

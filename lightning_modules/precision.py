@@ -1,4 +1,4 @@
-"""What `precision: bf16-true`, `16-true` and `64-true` mean here: parameters of that type, and nothing else changed."""
+"""The precisions `bf16-true`, `16-true` and `64-true`: parameters have that type, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
-"""What is tested."""
+"""The precisions that are tested."""
 
 _ALIASES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
 """Lightning's short names."""
@@ -63,13 +63,13 @@ def require_supported_precision(precision: object, accelerator: object) -> None:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(
-        f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {name}: it puts other layers in the place of those "
+        f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {name}: it replaces "
         "that log-probs and diagnostics read. Use bf16-mixed."
     )
 
 
-def of_parameters(plugin: Precision) -> Precision:
-    """The plugin to use in the place of Lightning's: `ParameterPrecision` for the true half and double precisions.
+def parameter_precision(plugin: Precision) -> Precision:
+    """The plugin that replaces Lightning's: `ParameterPrecision` for the true half and double precisions.
 
     Raises:
         ValueError: if it is none that is tested.

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its config although the checkpoint has it too: the optimizer's hyperparameters."""
+"""A resumed run takes the optimizer's hyperparameters from its config, although the checkpoint has them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of a reward model hands to the callbacks."""
+"""The output of a reward model's step, for callbacks."""
 
 from __future__ import annotations
 

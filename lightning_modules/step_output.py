@@ -1,4 +1,4 @@
-"""What a training or validation step hands to the callbacks, the same for SFT, RM, the DPO family and PPO."""
+"""The output of a training or validation step, for callbacks: the same for SFT, the DPO family and PPO."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ TRAINED: Mapping[str, frozenset[Parallel]] = {
     "PPOModule": ALONE,
     "TrainedModule": ALONE,
 }
-"""What `fit` is tested under, by module; a subclass counts as the nearest of its bases. docs/performance.md shows it."""
+"""Strategies that `fit` is tested under, by module; a subclass counts as the nearest of its bases. docs/performance.md shows it."""
 
 EVALUATED: Mapping[str, frozenset[Parallel]] = {"TrainedModule": ANY, "DiagnosisModule": ALONE}
 """The same of `validate`, `test` and `predict`."""

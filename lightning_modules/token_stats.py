@@ -1,4 +1,4 @@
-"""What the output head knows about every scored token, without ever holding `[N, V]` logits."""
+"""Statistics of every scored token, from an output head that never holds `[N, V]` logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every trained module shares, whatever it trains: the optimizer, its schedule, and how metrics are averaged and logged."""
+"""Shared by all trained modules: the optimizer, its schedule, and how metrics are averaged and logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import whole
-from lightning_modules.precision import of_parameters
+from lightning_modules.precision import parameter_precision
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters, require_same
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
@@ -56,7 +56,7 @@ class TrainedModule(GuardedModule):
         # The first hook of ours: before the policy is built, and before a batch is converted.
         require_tested(self, stage)
         settle_options(self.trainer, stage)
-        self.trainer.strategy.precision_plugin = of_parameters(self.trainer.precision_plugin)
+        self.trainer.strategy.precision_plugin = parameter_precision(self.trainer.precision_plugin)
 
     def require_readable(self, limits: ModelLimits | None) -> None:
         """Hold the data against what a model can read, before the first step; loaders without a data module are not looked at.

@@ -41,7 +41,7 @@ def _settle_averaging(trainer: Trainer) -> None:
         return
     if isinstance(trainer.strategy, ModelParallelStrategy):
         raise ValueError("expected whole weights to average, got FSDP2, under which Lightning's averaging shards nothing. Use ddp.")
-    # The average takes the weights' place in its own on_train_end: whoever reads the last step has to come before.
+    # The average takes the weights' place in its own on_train_end: a callback that reads the last step has to come before.
     callbacks.sort(key=lambda callback: 2 if isinstance(callback, Checkpoint) else int(isinstance(callback, WeightAveraging)))
     rank_zero_info(
         "Weights are averaged: validation, checkpoints and the exported folder have the average; steps, their diagnostics and "

@@ -26,7 +26,7 @@ class Plot:
     draw: Callable[[Sequence[Group]], Figure | None]
     """None where no group has what it takes."""
     is_optional: bool = False
-    """Whether it is left out without a word where nobody has it (a figure of one kind of run)."""
+    """Whether it is silently left out where no run has it (a figure of one kind of run)."""
 
     def has(self, group: Group) -> bool:
         """Whether a group has measured what the figure needs."""

@@ -21,7 +21,7 @@ _Box = tuple[float, float, float, float]
 
 
 def panels_svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as a part of a page: a picture a panel, which stand beside one another or, on a narrow screen, below.
+    """The figure as a part of a page: one picture per panel, side by side, or below one another on a narrow screen.
 
     It links nothing, and its ids begin with `name`. The drawing is there once; the pictures are views of it.
 

@@ -43,7 +43,7 @@ def exact(layer: nn.Linear, rows: Tensor) -> Tensor:
     return product if layer.bias is None else product + layer.bias.detach().double()
 
 
-def test_a_policy_is_tested_as_it_is_whoever_builds_it() -> None:
+def test_a_policy_is_tested_as_it_is_under_autocast_too() -> None:
     # With weights as large as these autocast rounds log-probs by 0.009 nats, which the test would take for a leak.
     spec = RandomPolicy({**config("llama"), "initializer_range": 0.5}, seed=1)
     with bf16():

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, 
 from lightning_modules.base import BaseModule
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy
-from lightning_modules.precision import of_parameters, require_supported_precision
+from lightning_modules.precision import parameter_precision, require_supported_precision
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.conftest import Run
@@ -105,19 +105,19 @@ def test_lightnings_other_names_are_taken(precision: object) -> None:
 
 def test_only_the_true_precisions_are_replaced() -> None:
     plain, mixed = Precision(), MixedPrecision("bf16-mixed", "cpu")
-    assert of_parameters(plain) is plain
-    assert of_parameters(mixed) is mixed
-    replaced = of_parameters(HalfPrecision("bf16-true"))
+    assert parameter_precision(plain) is plain
+    assert parameter_precision(mixed) is mixed
+    replaced = parameter_precision(HalfPrecision("bf16-true"))
     assert replaced.precision == "bf16-true"
-    assert of_parameters(replaced) is replaced
+    assert parameter_precision(replaced) is replaced
 
     class Other(Precision):
         """As a package's plugin is."""
 
     with pytest.raises(ValueError, match=r"expected trainer\.precision to be one of .*, got Other"):
-        of_parameters(Other())
+        parameter_precision(Other())
     tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    of_parameters(DoublePrecision()).convert_module(tied)
+    parameter_precision(DoublePrecision()).convert_module(tied)
     assert tied[0].weight is tied[1].weight
     assert tied[0].weight.dtype == torch.float64

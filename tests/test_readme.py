@@ -127,7 +127,7 @@ def execute(command: list[str]) -> None:
     program = Path(sys.executable).with_name(Path(command[0]).name)
     assert program.exists(), f"{command[0]} is not installed by make setup-dev"
     asked = ["--inspect"] if program.name == "tensorboard" else ["--help"]
-    # Modules are found in the checkout, which is the working directory of whoever reads the document.
+    # Modules are found in the checkout, which is a reader's working directory.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     finished = subprocess.run([str(program), *command[1:], *asked], check=False, capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr

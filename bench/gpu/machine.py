@@ -1,4 +1,4 @@
-"""What the machine is, its measured peaks, and whether attention backends and head kernels are right on it."""
+"""Describes the machine, measures its peaks, and checks whether attention backends and head kernels are right on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of a step change: a 1.5B model, compiled layers, checkpointing."""
+"""Measures what options of a step change: a 1.5B model, compiled layers, checkpointing."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from bench.gpu.trained_steps import WARM_UP, Setting, backend_choices, figures, 
 from bench.matmul_peak import best_rate
 
 MONITORS = ("Likelihood", "SoftmaxGradient", "Degradation", "Disentanglement", "Dispersion")
-"""What the shipped configuration reads off training batches."""
+"""The monitors of the shipped configuration that read training batches."""
 HOST_OPERATIONS = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cudaMemcpyAsync", "cudaStreamSynchronize")
 NEVER = 1 << 30
 

@@ -1,4 +1,4 @@
-"""When a run shows the paper's three properties together with harm, and what to do about it.
+"""Rules that say when a run shows the paper's three properties together with harm, and what to do about it.
 
 A fall of the chosen likelihood alone is in no rule: in the paper it falls in the best scenario (Table 7). What the thresholds
 were chosen on, and how often the rules are right: docs/results/alarm.

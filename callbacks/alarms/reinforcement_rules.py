@@ -1,4 +1,4 @@
-"""When a run with rewards from outside went wrong: the reward is hacked, or the policy has left the reference."""
+"""Rules for runs with rewards from outside: the reward is hacked, or the policy has left the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REINFORCEMENT_RULES = (
             "From step {since} the reward still rises ({objective/rlhf_reward:.3g}) while fewer held-out problems are solved: "
             "accuracy is {task/accuracy:.0%}, at least 5 points below the start.",
             "Sampled KL to the reference: {objective/kl:.3g} nats.",
-            "Raise kl_coef, stop here, or mend the reward with samples of this policy.",
+            "Raise kl_coef, stop here, or improve the reward with samples of this policy.",
         ),
     ),
     AlarmRule(

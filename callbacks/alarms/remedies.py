@@ -1,4 +1,4 @@
-"""What an alarm's advice needs beside what was measured."""
+"""Numbers and clauses that an alarm's advice needs beside what was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def centred_beta(latest: Mapping[str, float], loss: object) -> dict[str, float]:
 
     Args:
         latest: last readings by metric.
-        loss: the objective; where it has neither `beta_chosen` nor `beta`, there is nothing to say.
+        loss: the objective; it needs `beta_chosen` or `beta`.
 
     Returns:
         `{beta_chosen, beta_rejected}`, per nat, or nothing.
@@ -28,7 +28,7 @@ def centred_beta(latest: Mapping[str, float], loss: object) -> dict[str, float]:
 
 
 def likelihood_term(loss: object) -> str:
-    """The advice to hold the likelihoods in place: to whoever does not do so yet, to whoever does, and to whoever has no pairs.
+    """The advice to hold the likelihoods in place, which depends on the terms that the objective has already.
 
     Args:
         loss: the objective; of PPO its `KLPenalty`, which is what holds the likelihoods there.

@@ -1,4 +1,4 @@
-"""What the callbacks share that let a number of the loss follow the middle of the disentanglement band."""
+"""Shared by callbacks that let a number of the loss follow the middle of the disentanglement band."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def control(pairs: PairOutput) -> dict[str, Tensor]:
     """How much each pair still pushes: `weight` w = sigma(-margin) in (0, 1) and `saturated` 1[w < 0.01] (docs/derivations.md 5.2).
 
     The margin is the loss's own: chosen minus rejected implicit reward. For DPO w is 1/2 at the start, and d_w = beta w. Nothing
-    where a loss pushes otherwise (a hinge, a square, an offset): there w would say nothing of the push.
+    where a loss pushes otherwise (a hinge, a square, an offset): there w would not measure the push.
     """
     if not pairs.is_logistic:
         return {}

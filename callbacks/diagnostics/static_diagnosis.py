@@ -134,7 +134,7 @@ class StaticDiagnosis(Callback):
         _set_step(trainer, step)
 
     def _look_at_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What the validation does for the module's own policy, for one that stands in."""
+        """Validates with another policy than the module's own."""
         for number, batch in enumerate(trainer.val_dataloaders):  # type: ignore[arg-type]
             on_device = batch.to(pl_module.device)
             for monitor in self.monitors:

@@ -1,4 +1,4 @@
-"""What a set of pairs risks before any training: read off the pairs, their reference log-probs, and one look at a few of them."""
+"""Risks of a set of pairs before any training: from the pairs, their reference log-probs, and one forward pass over a few."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ which the two are equal in expectation (at 100 tokens to within about 0.2)."""
 
 @dataclass(frozen=True)
 class Risk:
-    """A fact that is worth a warning beyond a threshold; whoever reads the warning decides."""
+    """A fact that is worth a warning beyond a threshold."""
 
     fact: str
     threshold: float

@@ -1,4 +1,4 @@
-"""What the policy itself writes, in numbers: how far from the reference, how repetitive, how long (docs/derivations.md 6.6)."""
+"""Statistics of what the policy writes: how far from the reference, how repetitive, how long (docs/derivations.md 6.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sequences and tokens of a batch are of which kind, told from the host side so that the device is never waited for."""
+"""The sequences and tokens of each kind in a batch, found on the host so that nothing waits for the device."""
 
 from __future__ import annotations
 

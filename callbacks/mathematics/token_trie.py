@@ -1,4 +1,4 @@
-"""What is known of the responses to a prompt, as a trie of tokens, and the mass that leaves it (docs/derivations.md 6.2).
+"""The known responses to a prompt as a trie of tokens, and the mass that leaves it (docs/derivations.md 6.2).
 
 A node is a prompt with a prefix of a known response; S its tokens, those that follow the prefix in any known response.
 """
@@ -98,7 +98,7 @@ def off_data_mass(trie: TokenTrie, token_logps: Tensor) -> Tensor:
 def log_seen_mass(trie: TokenTrie, batch: CompletionBatch, token_logps: Tensor) -> Tensor:
     """`[prompts]` log of the probability of all known responses together, nats, <= 0; minus infinity where none is known.
 
-    Of responses that begin alike and of which one ends earlier (it was cut), the longer one counts.
+    Where one response is the beginning of another (it was cut), the longer one counts.
     """
     logps = sum_by_sequence(token_logps.detach().double(), batch.target_sequence, batch.num_sequences)
     logps = logps.masked_fill(~trie.is_end, -torch.inf)

@@ -118,7 +118,7 @@ class PolicyExport(Callback):
         target = _agreed_folder(trainer, self.folder_name)
         partial = target.with_name(f"{target.name}.partial")
         try:
-            # Every rank calls it, for a sharded policy is gathered; the first one writes.
+            # Every rank calls it, because a sharded policy is gathered; the first one writes.
             self.exported(pl_module).save(partial)
             self._write_tokenizer(trainer, partial)
             if trainer.is_global_zero:
@@ -136,7 +136,7 @@ class PolicyExport(Callback):
     def _keep(self, pl_module: LightningModule, target: Path) -> str:
         """Write the weights as they were trained; says where they are."""
         model, file = self.exported(pl_module), target.with_name(f"{target.name}_weights.safetensors")
-        # Gathering shards takes all ranks, of which this one alone may be here.
+        # Gathering shards takes all ranks, and this one may be here alone.
         if not isinstance(model, nn.Module) or is_sharded(model):
             return "The last checkpoint of the run has the weights."
         keep_weights(model, file)

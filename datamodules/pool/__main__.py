@@ -9,7 +9,7 @@ try:
     code = main()
     sys.stdout.flush()
 except BrokenPipeError:
-    # Whoever read the output has seen enough (`| head`). Python flushes once more at exit: into nothing.
+    # The reader of the pipe has closed it (`| head`). Python flushes once more at exit, which has to go nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 0
 raise SystemExit(code)

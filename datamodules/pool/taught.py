@@ -1,4 +1,4 @@
-"""What a reward model learns from: the scored responses of a pool, and right and wrong solutions that a task makes."""
+"""Data for a reward model: the scored responses of a pool, and right and wrong solutions that a task makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an object does, as a digest: its values, the bytecode behind it, and the files that code comes from."""
+"""A digest of what an object does: its values, the bytecode behind it, and the files that code comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of one file. What a parser cannot read is a row too: the error that says which line of which file."""
+"""Rows of one file. A line that no parser can read is a row too: its error names the file and the line."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def trained_tokenizer(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> PreTrainedTokenizerBase:
     """A copy whose chat template lays a conversation out as training did, and whose padding is no end of sequence.
 
-    `apply_chat_template([user, assistant])` then gives the ids that were trained on, the last of which is the end of sequence.
+    `apply_chat_template([user, assistant])` then gives the ids that were trained on; the last one is the end of sequence.
     Classifiers of transformers look for the last token that is not padding: with padding equal to the end of sequence they would
     read the one before.
 

@@ -1,4 +1,4 @@
-"""What a row of a source means: a prompt with completions, as text or chat messages, and what can be wrong with one."""
+"""Records, the meaning of a row: a prompt with completions, as text or chat messages, and what can be wrong with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of every row of a source: counts, row numbers and first examples of each kind of bad row."""
+"""Reports what became of every row of a source: counts, row numbers and first examples of each kind of bad row."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class RowReport:
         """
         if self.num_bad:
             raise ValueError(
-                f"expected only usable rows, got {self.num_bad} bad ones of {self.rows_read}. Mend them, or leave them out with "
+                f"expected only usable rows, got {self.num_bad} bad ones of {self.rows_read}. Correct them, or leave them out with "
                 f"on_bad_row: skip.\n{self.summary()}"
             )
 

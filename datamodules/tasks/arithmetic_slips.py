@@ -17,7 +17,7 @@ SLIP = "slip"
 
 _LARGEST = 99
 _NEAR = (*(2, -2) * 6, *(1, -1) * 3, *(10, -10) * 2, *(3, -3), *(4, -4), *(8, -8))
-"""What a sum or a difference is missed by; drawn as often as it stands here."""
+"""Errors of a sum or a difference. Each is drawn as often as it is listed."""
 _STEPS = ((0,), (0,), (1,), (1,), (0, 1))
 """Which steps are missed."""
 
@@ -38,7 +38,7 @@ def slips(problem: Problem, count: int, seed: int) -> Iterator[str]:
 
 
 def _missed(rng: random.Random, problem: Problem) -> tuple[int, int]:
-    """Results of which one at least is wrong, each within [1, 99]."""
+    """Results, each within [1, 99]; at least one is wrong."""
     plot = problem.plot
     missed = _STEPS[int(rng.random() * len(_STEPS))]
     while True:

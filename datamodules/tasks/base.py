@@ -1,4 +1,4 @@
-"""What a task is to the rest of the project: problems with a gold answer, and perhaps responses that come with them."""
+"""The contract of a task: problems with a gold answer, and perhaps responses that come with them."""
 
 from __future__ import annotations
 

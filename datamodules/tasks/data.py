@@ -1,4 +1,4 @@
-"""What the data modules of a task share: its tokenizer, its held-out problems, and records as examples."""
+"""Shared by the data modules of a task: its tokenizer, its held-out problems, and records as examples."""
 
 from __future__ import annotations
 

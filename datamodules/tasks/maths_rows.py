@@ -1,4 +1,4 @@
-"""What the maths tasks that read rows share: how a problem is put to the model."""
+"""Shared by the maths tasks that read rows: how the model is asked to solve a problem."""
 
 from __future__ import annotations
 

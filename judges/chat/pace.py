@@ -1,4 +1,4 @@
-"""When the next request may start: rate limits, and waiting together when the server asks for it."""
+"""Paces requests: rate limits, and a common wait when the server asks for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an LLM judge is told, what it must answer, and how its answer is read."""
+"""Rubrics: what an LLM judge is told, the form of its answer, and the function that reads it."""
 
 from __future__ import annotations
 

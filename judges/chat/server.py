@@ -30,7 +30,7 @@ class Reply(NamedTuple):
 
 
 class ServerRefusedError(RuntimeError):
-    """No request to this server can succeed until its settings are mended."""
+    """No request to this server can succeed until its settings are corrected."""
 
 
 class RequestRefusedError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Where the final answer of a worked response stands, in English or Chinese, and what it says."""
+"""Finds and reads the final answer of a worked response, in English or Chinese."""
 
 from __future__ import annotations
 

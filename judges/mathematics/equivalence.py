@@ -1,4 +1,4 @@
-"""Whether two final answers are the same: by spelling, by exact value, and only then by computer algebra."""
+"""Decides whether two final answers are the same: by spelling, by exact value, and only then by computer algebra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a ci keeps to its tune: rows, row lengths, rhyme and tones against the format that suits it best."""
+"""Grades how well a ci keeps to its tune: rows, row lengths, rhyme and tones against the format that suits it best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prompt asks of a poem, read from its wording."""
+"""Reads from a prompt's wording what it asks of a poem."""
 
 from __future__ import annotations
 

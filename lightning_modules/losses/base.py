@@ -84,7 +84,7 @@ class PreferenceLoss(ABC):
     """A loss over pairs. Subclasses are frozen dataclasses, one a file. CONTRIBUTING.md says what a new one needs."""
 
     # Not annotated as ClassVar: jsonargparse resolves a subclass's hints in the subclass's module, and where that does not import
-    # ClassVar it would accept any value for any field without a word.
+    # ClassVar it would silently accept any value for any field.
     needs_reference: bool = True
     """Class attribute: whether reference log-probs are read; when False they are never computed."""
 

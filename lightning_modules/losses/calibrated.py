@@ -34,7 +34,7 @@ class CalibratedLoss(PreferenceLoss):
 
     def __post_init__(self) -> None:
         require_positive(gain=self.gain)
-        # The class's attribute is that of the default loss; a frozen dataclass lets nothing be assigned.
+        # The class attribute is that of the default loss. A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
 
     def likelihood_remedy(self) -> str:

@@ -26,7 +26,7 @@ class SimPOLoss(PreferenceLoss):
     needs_reference = False
 
     beta: float = 2.0
-    """Per (nat per token), > 0; 2 to 2.5, 10 for stronger base models. Far above DPO's, for it scales averages."""
+    """Per (nat per token), > 0; 2 to 2.5, 10 for stronger base models. Far above DPO's, because it scales averages."""
     gamma: float = 1.0
     """Target margin of the rewards, >= 0; gamma / beta is tuned in 0.1 to 0.8."""
 

@@ -25,13 +25,13 @@ def enable_checkpointing(model: PreTrainedModel, how: Literal[True, "selective"]
         raise ValueError(f"expected gradient_checkpointing to be false, true or selective, got {how!r}.")
     options: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_what_is_dear)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products_and_attention)
     # Renamed in transformers 5.2x; the old name warns there.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(options)
 
 
-def _keep_what_is_dear(_context: object, operator: object, *_args: object, **_kwargs: object) -> CheckpointPolicy:
+def _keep_products_and_attention(_context: object, operator: object, *_args: object, **_kwargs: object) -> CheckpointPolicy:
     # An operator's name is the one thing that is the same for the kernels of every device and package.
     name = str(operator).split("::")[-1].split(".")
     base = next((part for part in name if part not in ("aten", "ops")), "")

@@ -25,7 +25,7 @@ class CompiledForward:
     """The forward of a decoder layer, compiled.
 
     Checkpoints are made around the compiled code. transformers makes them inside a layer, where the compiler would give up on the
-    layer without a word: a checkpointed function that it traces must not break its graph, and packed attention does.
+    layer silently: a checkpointed function that it traces must not break its graph, and packed attention does.
     """
 
     layer: nn.Module

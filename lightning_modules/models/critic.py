@@ -110,7 +110,7 @@ class OwnBody(CriticSpec):
         if self.path is not None:
             model = load_scalar(self.path, trust_remote_code=self.trust_remote_code)
             if getattr(model.model.config, POOLING_ENTRY, "last") != "last":
-                # What is added up over the tokens to a reward says nothing of what is still to come.
+                # A head whose outputs are added up to a reward does not predict the reward that is still to come.
                 nn.init.zeros_(model.head.weight)
         elif isinstance(policy, CausalLMPolicy):
             model = scalar_over(policy.model.get_decoder())

@@ -1,4 +1,4 @@
-"""Whether numbers are finite: asked of weights before they are used, saved or handed on."""
+"""Checks that weights are finite before they are used, saved or handed on."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 HEAD = "score"
-"""What transformers calls the last layer of a sequence classifier over a decoder."""
+"""Transformers' name of the last layer of a sequence classifier over a decoder."""
 
 
 def has_head(path: str, model: PreTrainedModel, found: Mapping[str, Collection[Any]]) -> bool:

@@ -55,7 +55,7 @@ def check_log_probs(policy: CausalLMPolicy) -> None:
     device, dtype = next(policy.parameters()).device, next(policy.parameters()).dtype
     batch = _made_up_batch(policy.vocab_size).to(device)
     policy.limits.require_length(max(batch.key_lengths), "the set-up self-test")
-    # Whoever builds a policy may do so under autocast, whose rounding is none of the model's.
+    # A policy may be built under autocast, whose rounding does not belong to the model.
     with torch.autocast(device.type, enabled=False):
         with policy.own_attention():
             _require_causal(policy, batch)

@@ -1,4 +1,4 @@
-"""What a model can read: its token ids, and how many tokens a sequence may have in the layout it runs in."""
+"""The limits of a model: its token ids, and how many tokens a sequence may have in the layout it runs in."""
 
 from __future__ import annotations
 

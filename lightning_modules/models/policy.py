@@ -1,4 +1,4 @@
-"""What a policy is to the rest of the project, and the recipe that builds one."""
+"""The contract of a policy, and of the recipe that builds one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where trained weights are, and the configuration that they are run with."""
+"""Finds trained weights and the configuration that they run with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 from lightning_modules.models.gguf import converted_folder
 
 CACHE = ".cache/prefscope"
-"""Where converted GGUF files are kept."""
+"""Folder of converted GGUF files."""
 
 
 def weights_at(path: str, cache_dir: str = CACHE) -> str:

@@ -30,7 +30,7 @@ SCALE_ENTRY, PER_TOKEN_ENTRY = "likelihood_scale", "likelihood_per_token"
 """Configuration entries of a saved causal LM that is a reward model."""
 
 Pooling = Literal["last", "sum"]
-"""Where a scalar head is read: at a completion's last token, or at each of its tokens, the numbers added up."""
+"""The tokens at which a scalar head is read: at a completion's last token, or at each of its tokens, the numbers added up."""
 
 
 class RewardModel(nn.Module, ABC):
@@ -117,7 +117,7 @@ class LikelihoodReward(RewardModel):
     Args:
         policy: the causal LM.
         scale: reward per nat, > 0; with `per_token` per nat of the mean.
-        per_token: the mean over the tokens in the place of the sum.
+        per_token: the mean over the tokens instead of the sum.
     """
 
     def __init__(self, policy: CausalLMPolicy, scale: float, per_token: bool = False) -> None:

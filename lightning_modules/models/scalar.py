@@ -130,7 +130,7 @@ def in_float32(layer: nn.Linear, rows: Tensor) -> Tensor:
 
 
 def load_scalar(path: str, num_layers: int | None = None, *, trust_remote_code: bool = False) -> ScalarModel:
-    """Body, and head where there is one, from a hub name, a folder or a `.gguf` file; a new head is zero: it says 0 of everything.
+    """Body, and head where there is one, from a hub name, a folder or a `.gguf` file; a new head has zero weights.
 
     Args:
         path: of a causal LM (an SFT run's policy) or of a sequence classifier with one output (a reward model).

@@ -1,4 +1,4 @@
-"""What is looked at before the first rollout: whether the models fit together, and whether the rewards tell good from bad."""
+"""Checks before the first rollout: do the models fit together, and do the rewards tell good from bad?"""
 
 from __future__ import annotations
 

@@ -70,4 +70,4 @@ MEANING = {
     "no_eos": "make a rollout in which nothing ends with the end of sequence: raise max_new_tokens, or check the tokenizer's",
     "constant_reward": "make a rollout whose rewards are all the same: it teaches nothing but the KL penalty",
 }
-"""What each event means, for a person."""
+"""The meaning of each event, in words."""

@@ -55,7 +55,7 @@ class JudgeReward(RewardSource):
         except JudgeError as error:
             if error.verdicts or error.failures:
                 return error.verdicts, error.failures
-        # A judge that goes through responses one by one stops at the first that fails, and says nothing of the others.
+        # A judge that goes through responses one by one stops at the first that fails, and has no verdict on the others.
         return self._one_by_one(items)
 
     def _one_by_one(self, items: Sequence[Item]) -> tuple[Mapping[int, Verdict], Mapping[int, str]]:

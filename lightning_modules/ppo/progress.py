@@ -1,4 +1,4 @@
-"""Where a run of PPO stands between rollouts and updates: what a checkpoint needs to go on from the middle of one."""
+"""The position of a run of PPO between rollouts and updates: a checkpoint needs it to go on in the middle of a rollout."""
 
 from __future__ import annotations
 

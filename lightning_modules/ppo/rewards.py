@@ -1,4 +1,4 @@
-"""Where rewards come from: what every source of them is, and the sum of several."""
+"""Sources of reward: their contract, and the sum of several."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def _require_scores(scores: Tensor, failures: Counter[str]) -> None:
         common = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         raise ValueError(
             f"expected rewards for at least half of the {len(scores)} completions of a rollout, got {scored}: {common}. "
-            "Mend the judge or the reward model; training on the rest would be training on its failures."
+            "Correct the judge or the reward model; training on the rest would be training on its failures."
         )

@@ -1,4 +1,4 @@
-"""What draws completions from a model: the seam between a policy and the way it is sampled."""
+"""The engine, which draws completions from a model: a policy does not know which one."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class UncachedDecoder(Decoder[UncachedCohort]):
 
     @override
     def batching(self, num_tokens: int) -> Batching:
-        # Its memory is that of a pass over all tokens of all rows, which the keys and values say nothing of.
+        # Its memory is that of a pass over all tokens of all rows; the size of keys and values does not tell it.
         return Batching()
 
     @override
