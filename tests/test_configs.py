@@ -169,6 +169,27 @@ def test_the_tasks_trainers_keep_what_the_default_has(name: str) -> None:
     }
 
 
+def test_the_gpus_trainer_is_the_default_but_for_what_a_gpu_wants(parse: Parse) -> None:
+    default, gpu = (load(ROOT / "configs" / "trainer" / f"{stem}.yaml") for stem in ("default", "gpu"))
+    for key, values in {"accelerator": ("auto", "gpu"), "precision": ("32-true", "bf16-mixed")}.items():
+        assert (default.pop(key), gpu.pop(key)) == values
+    callbacks, others = ({entry.pop("class_path"): entry for entry in part.pop("callbacks")} for part in (gpu, default))
+    assert callbacks.pop("callbacks.control.matmul_precision.MatmulPrecision") == {"init_args": {"float32": "high"}}
+    every = [
+        part.pop("callbacks.output.checkpoint.RunCheckpoint")["init_args"].pop("every_n_train_steps")
+        for part in (others, callbacks)
+    ]
+    assert every == [50, 500]
+    assert (gpu, callbacks) == (default, others)
+    # Laid over an experiment, it leaves nothing of the trainer that it replaces.
+    for experiment in EXPERIMENTS:
+        if load(experiment)["trainer"] == "../trainer/default.yaml":
+            trainer = parse("fit", "--config", experiment, "--trainer", ROOT / "configs" / "trainer" / "gpu.yaml").trainer
+            assert (trainer.precision, trainer.accelerator, len(trainer.callbacks)) == ("bf16-mixed", "gpu", len(others) + 2)
+            optimizer = parse("fit", "--config", experiment).model.init_args.optimizer
+            assert optimizer.init_args.fused is True
+
+
 def test_every_part_is_used_or_documented() -> None:
     """A config that no experiment names and no document mentions is dead."""
     documents = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))

@@ -13,8 +13,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.optim import SGD
 
+from callbacks.control.matmul_precision import MatmulPrecision
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.policy_export import PolicyExport
@@ -148,3 +150,34 @@ def test_the_average_is_exported_and_the_trained_weights_are_watched(position: i
     assert (average - later[-1]).abs().max() > 0.01
     for rows in ("likelihood", "on_policy", "samples"):
         assert json.dumps(read_rows(folder, rows)) == json.dumps(read_rows(plain, rows)) != "[]", rows
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers", "ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
+def test_the_trainer_for_a_gpu_runs(run: Run, experiment: Path, tmp_path: Path) -> None:
+    """On a CPU here, where float32 products stay what they are."""
+    part = Path(__file__).parent.parent / "configs/trainer/gpu.yaml"
+    options = ["--trainer.accelerator=cpu", "--trainer.max_steps=2", f"--trainer.logger.save_dir={tmp_path / 'runs'}"]
+    trainer = run("fit", "--config", experiment, "--trainer", part, *options).trainer
+    assert (trainer.global_step, trainer.precision) == (2, "bf16-mixed")
+    assert {"MatmulPrecision", "LikelihoodMonitor", "PolicyExport"} <= names(trainer)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_float32_products_are_rounded_on_a_gpu_while_a_command_runs() -> None:
+    trainer, module = Trainer(accelerator="cpu", logger=False), LightningModule()
+    callback = MatmulPrecision("high")
+    for device, expected in (("cuda", "high"), ("cpu", "highest")):
+        cast(Any, trainer.strategy)._root_device = torch.device(device)
+        callback.setup(trainer, module, "fit")
+        assert torch.get_float32_matmul_precision() == expected
+        callback.teardown(trainer, module, "fit")
+        assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match="highest or high, got 'medium'"):
+        MatmulPrecision("medium")  # type: ignore[arg-type]
+
+
+def test_checkpoints_that_are_written_later_are_refused(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, plugins=[AsyncCheckpointIO()])
+    with pytest.raises(ValueError, match="on the disk when the older one is removed, got AsyncCheckpointIO"):
+        RunCheckpoint().setup(trainer, LightningModule(), "fit")

@@ -10,6 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from typing_extensions import override
 
 from callbacks.output.checkpoint_file import WholeFileIO
@@ -27,6 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
             float32 16 bytes a parameter.
         keep_all: keep every checkpoint and not only the newest.
+
+    Raises:
+        ValueError: when a command starts, if checkpoints are written asynchronously.
     """
 
     def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
@@ -38,6 +42,11 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            raise ValueError(
+                "expected checkpoints that are on the disk when the older one is removed, got AsyncCheckpointIO, which writes "
+                "later: a killed run would have none. Leave the plugin out, and raise every_n_train_steps."
+            )
         # A plugin that the user chose stays.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
