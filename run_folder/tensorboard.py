@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
 from torch import Tensor
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import hparams, scalar
 from typing_extensions import override
 
 from run_folder.descriptions import description_of
@@ -62,10 +63,25 @@ class RunLogger(TensorBoardLogger):
             self._describe(tag, shown[tag], step)
         super().log_metrics({tag: value for tag, value in shown.items() if tag not in first}, step)
 
+    @rank_zero_only
+    def compare_by(self, settings: Mapping[str, float | str], ends: Mapping[str, float]) -> None:
+        """Fill the HParams tab, which compares runs. Unlike `log_hyperparams` it logs no metric a second time.
+
+        Args:
+            settings: what runs differ in.
+            ends: last values of metrics that have been logged; the tab reads their points.
+        """
+        for summary in hparams(dict(settings), dict(ends)):
+            self.experiment._get_file_writer().add_summary(summary)
+
     def _describe(self, tag: str, value: float | Tensor, step: int | None) -> None:
         """The first point of a tag: TensorBoard takes the description from there."""
         self._described.add(tag)
         summary = scalar(tag, float(value))
-        summary.value[0].metadata.summary_description = description_of(tag)
+        metadata = summary.value[0].metadata
+        metadata.summary_description = description_of(tag)
+        # Without both, TensorBoard's server puts metadata of its own in their place.
+        metadata.plugin_data.plugin_name = "scalars"
+        metadata.data_class = DATA_CLASS_SCALAR
         # Lightning's own way to write a summary; the writer has no other.
         self.experiment._get_file_writer().add_summary(summary, step)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.output.hyperparameters import final_metrics, hyperparameters
 from run_folder.files import run_folder, tensorboard_writer
+from run_folder.tensorboard import RunLogger
 
 Layout = dict[str, dict[str, tuple[str, list[str]]]]
 """`{row: {chart: (kind, [regular expression of tags])}}`, as `SummaryWriter.add_custom_scalars` takes it."""
@@ -73,9 +73,9 @@ LAYOUT: Layout = {
 
 
 class PropertyDashboard(Callback):
-    """Lays an overview and the three properties out as rows of TensorBoard's Custom Scalars tab; at the end it fills HParams.
+    """Lays an overview and the three properties out as rows of TensorBoard's Custom Scalars tab, which needs a TensorBoardLogger.
 
-    Needs a TensorBoardLogger.
+    When a fit has ended it fills the HParams tab, which needs a RunLogger.
     """
 
     @override
@@ -87,10 +87,10 @@ class PropertyDashboard(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = run_folder(trainer)
-        logger = next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+        logger = next((logger for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
         if not trainer.is_global_zero or logger is None or folder is None or not (folder / "config.yaml").is_file():
             return
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         ends = final_metrics(folder, logged)
         if ends:
-            logger.log_hyperparams(hyperparameters(folder), ends, trainer.global_step)
+            logger.compare_by(hyperparameters(folder), ends)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,13 +26,15 @@ _TRAINER = ("max_steps", "max_epochs", "precision", "accumulate_grad_batches", "
 _LEFT_OUT = ("cache_dir", "tokenizer")
 
 
-def hyperparameters(folder: Path) -> dict[str, Any]:
-    """`{name: value}` of a run's config: seed, model, data, and of the trainer what bears on learning."""
+def hyperparameters(folder: Path) -> dict[str, float | str]:
+    """`{name: value}` of a run's config: seed, model, data, and of the trainer what bears on learning; what is null is left out."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     trainer = {name: (config.get("trainer") or {}).get(name) for name in _TRAINER}
     parts = {"trainer": trainer, "model": config.get("model"), "data": config.get("data")}
     found = {"seed_everything": config.get("seed_everything")} | dict(_leaves(parts, ""))
-    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in found.items()}
+    return {
+        name: value if isinstance(value, int | float | str) else str(value) for name, value in found.items() if value is not None
+    }
 
 
 def final_metrics(folder: Path, logged: Mapping[str, float]) -> dict[str, float]:
