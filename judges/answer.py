@@ -54,7 +54,7 @@ def _words(text: str) -> list[str]:
 
 
 def _is_of_number(text: str, position: int) -> bool:
-    """Whether a point stands between digits, or a minus before one and not behind a word."""
+    """Whether a point is between digits, or a minus is before a digit and not after a word."""
     before, after = text[position - 1 : position], text[position + 1 : position + 2]
     if text[position] == ".":
         return before.isdigit() and after.isdigit()

@@ -25,7 +25,7 @@ class Equation:
 
     @property
     def holds(self) -> bool:
-        """Whether the arithmetic is right; a division that leaves a rest, or by zero, is not."""
+        """Whether the arithmetic is right; a division with a remainder, or by zero, is not."""
         match self.operator:
             case "+":
                 return self.left + self.right == self.result
@@ -79,7 +79,7 @@ class ArithmeticJudge(Judge):
 
     @override
     def judge(self, prompt: str, response: str, answer: str | None = None) -> Verdict:
-        """Score one response; `answer` is the worked solution in any hand, with its steps and a line `#### n`.
+        """Score one response; `answer` is the worked solution in any style, with its steps and a line `#### n`.
 
         Raises:
             ValueError: if `answer` does not hold a worked solution.

@@ -15,7 +15,7 @@ FIVE_POINTS = (1.0, 5.0)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one response.
+    """A judge's answer on one response.
 
     Raises:
         ValueError: if the score is NaN or infinite, or the cost is negative.
@@ -24,7 +24,7 @@ class Verdict:
     score: float
     """On the judge's own scale, higher is better."""
     reason: str
-    """One line for a person: which rule or whose words gave the score."""
+    """One line for a person: the rule, or the judge's words, that gave the score."""
     cost: float = 0.0
     """Money spent on this verdict, in the currency of the judge's prices; 0 for a local rule or a cached verdict."""
     details: Mapping[str, float] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Judge(ABC):
         return [self.judge(*item) for item in zip_items(prompts, responses, answers)]
 
     def results(self, verdict: Verdict) -> Mapping[str, float]:
-        """What a verdict adds to each column of the paper's table for the task; a cell is the mean over responses.
+        """The value of a verdict in each column of the paper's table for the task; a cell is the mean over responses.
 
         By default, on the paper's five points: `five_points` and `four_and_five_points`, the shares with that many (Tables 2, 8
         and 9), and `accuracy` where the judge knows whether the answer is `correct`. On any other scale `score`.

@@ -1,4 +1,4 @@
-"""The LLM judge: any OpenAI-compatible server, a rubric, and a memory on disk."""
+"""The LLM judge: any OpenAI-compatible server, a rubric, and a cache on disk."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class LLMJudge(Judge):
         return Batch(self._server, self._rubric, self._limits, self._prices, self._usage, keep)
 
     def _collect(self, keys: Sequence[str], known: dict[str, Verdict], batch: Batch) -> list[Verdict]:
-        """Verdicts by position; of equal items the first bears the cost."""
+        """Verdicts by position; the first of equal items bears the cost."""
         found: dict[int, Verdict] = {}
         bought = dict(batch.verdicts)
         for position, key in enumerate(keys):
@@ -128,7 +128,7 @@ def _failure(name: str, keys: Sequence[str], found: dict[int, Verdict], failures
 
 
 def _run(coroutine: Coroutine[object, object, None]) -> None:
-    """Run to the end, also from code that an event loop is running (a notebook): then in a thread with a loop of its own."""
+    """Run to the end; under a running event loop (a notebook), in a thread with a loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -166,7 +166,7 @@ class RewardModelJudge(Judge):
         return [one if isinstance(one, BadRowError) else self._encoder.keep_end(one, self._max_length) for one in found]
 
     def _render(self, prompt: str, response: str) -> str:
-        """The text that the tokenizer makes the scored ids of, but for the special tokens that it puts before every text itself."""
+        """The text from which the tokenizer makes the scored ids, without the special tokens that it puts before every text."""
         (ids,) = self._ids([(prompt, response, None)])
         if isinstance(ids, BadRowError):
             raise JudgeError(str(ids))
@@ -194,7 +194,7 @@ class RewardModelJudge(Judge):
         longest = max(map(len, rows))
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
-        # A score is the judge's own, whatever the precision of the run that asks.
+        # A score does not depend on the precision of the run that asks for it.
         with torch.inference_mode(), torch.autocast(torch.device(self._device).type, enabled=False):
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
         return [float(logit) for logit in logits[:, 0].float()]

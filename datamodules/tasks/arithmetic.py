@@ -17,7 +17,7 @@ from datamodules.tasks.base import Task, TaskItem
 
 @dataclass(frozen=True)
 class ArithmeticTask(Task):
-    """Word problems with numbers up to 50, their solutions written by two hands.
+    """Word problems with numbers up to 50, their solutions in two styles.
 
     The gold answer is always the terse solution, whose steps the exact judge reads.
     """
@@ -37,7 +37,7 @@ class ArithmeticTask(Task):
     num_slips: int = 0
     """Wrong solutions that come with each problem, as the responses of another model called `slip`."""
     seed: int = 0
-    """Of the problems and of who wrote which solution."""
+    """Of the problems and of each solution's style."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.terse_share <= 1:

@@ -26,7 +26,7 @@ _OPERATORS: Mapping[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What a problem is made of."""
+    """The parts of a problem."""
 
     template: Template
     numbers: Mapping[str, int]
@@ -35,7 +35,7 @@ class Plot:
     """`name` and `things`."""
 
     def solution(self, results: tuple[int, int], is_terse: bool) -> str:
-        """Both steps with these results, right or wrong, in one of the two hands; the second is the answer."""
+        """Both steps with these results, right or wrong, in one of the two styles; the second is the answer."""
         first, second = results
         steps = ((self.template.first, first, self.numbers), (self.template.second, second, {**self.numbers, "r": first}))
         lines = []
@@ -47,18 +47,18 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A story, its solution in two hands, and its answer."""
+    """A story, its solution in two styles, and its answer."""
 
     prompt: str
     worded: str
     """Solution in sentences, each step a line, the answer in the last (`#### 24`): what the base model is taught most."""
     terse: str
-    """The same in bare equations: the data set's own solutions are written by this hand."""
+    """The same in bare equations: the data set's own solutions have this style."""
     key: str
     """Template and numbers: two problems of one key differ in names and things alone."""
     plot: Plot
     results: tuple[int, int]
-    """What the two steps come to."""
+    """The results of the two steps."""
 
 
 def generate(split: Split, count: int, seed: int, templates: Sequence[Template] = TEMPLATES) -> Iterator[Problem]:
@@ -108,7 +108,7 @@ def _draw(rng: random.Random, template: Template) -> Problem:
 
 
 def _results(template: Template, numbers: dict[str, int]) -> tuple[int, int] | None:
-    """What both steps come to; None unless both are whole numbers of at least two and at most `MAX_RESULT`."""
+    """The results of both steps; None unless both are whole numbers of at least two and at most `MAX_RESULT`."""
     first = _result(template.first, numbers)
     second = _result(template.second, numbers | {"r": first})
     return (first, second) if all(2 <= result <= MAX_RESULT for result in (first, second)) else None

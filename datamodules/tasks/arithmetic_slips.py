@@ -1,4 +1,4 @@
-"""Worked solutions with a slip in them: what the arithmetic task gives as the responses of another "model".
+"""Worked solutions with an error in them, which the arithmetic task offers as the responses of another "model".
 
 The slips are those that the shipped model makes when it is sampled: nine of ten of its wrong solutions combine the right
 numbers and miss the result of one step, or of both, mostly by 2, 1 or 10.
@@ -19,11 +19,11 @@ _LARGEST = 99
 _NEAR = (*(2, -2) * 6, *(1, -1) * 3, *(10, -10) * 2, *(3, -3), *(4, -4), *(8, -8))
 """Errors of a sum or a difference. Each is drawn as often as it is listed."""
 _STEPS = ((0,), (0,), (1,), (1,), (0, 1))
-"""Which steps are missed."""
+"""The steps that are wrong."""
 
 
 def slips(problem: Problem, count: int, seed: int) -> Iterator[str]:
-    """`count` wrong solutions, none twice, in either hand; the same for the same problem and seed everywhere.
+    """`count` wrong solutions, none twice, in either style; the same for the same problem and seed everywhere.
 
     The result of the first step, of the second, or of both is a near miss. What follows from a wrong result is computed from it,
     a division that leaves a rest cut to a whole number.

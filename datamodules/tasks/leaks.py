@@ -1,4 +1,4 @@
-"""Held-out prompts that are in training data too: told exactly and after normalisation, left out and counted."""
+"""Finds held-out prompts in training data, exactly and after normalisation, leaves them out and counts them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SIZE = 3072
 
 
 def commonest_characters(poems: str, size: int) -> str:
-    """The commonest characters of quatrains and of what asks for them, by number, then by code point."""
+    """The commonest characters of quatrains and of their prompts, by number, then by code point."""
     task = PoemTask(train=TaskRows(poems), forms=("绝句",), on_bad_row="skip")
     counts = Counter(character for item in task.items("train") for character in f"{item.prompt}{item.solution}")
     return "".join(sorted(counts, key=lambda character: (-counts[character], character))[:size])

@@ -1,4 +1,4 @@
-"""One's own prompts, from a file: to sample, to judge and to test on without a task class of one's own."""
+"""A task from a file of prompts: for sampling, judging and testing without a task class."""
 
 from __future__ import annotations
 

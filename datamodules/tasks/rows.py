@@ -97,7 +97,7 @@ class RowTask(Task):
         chosen = items[rows.skip :][: rows.limit]
         if may_repeat:
             return chosen
-        # Other solutions to a prompt are more to learn from; sampled for and examined, a prompt counts once, as it first comes.
+        # Training keeps several solutions to one prompt; for sampling and tests a prompt counts once, as it first comes.
         return list({prompt_key(item.prompt): item for item in reversed(chosen)}.values())[::-1]
 
     def _parsed(self, source: DataSource) -> Iterator[TaskItem]:

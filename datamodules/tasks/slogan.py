@@ -1,4 +1,4 @@
-"""Slogans for what a company says of itself (Jin et al. 2021, "Toward Improving Coherence and Diversity of Slogan Generation")."""
+"""Slogans for descriptions of companies (Jin et al. 2021, "Toward Improving Coherence and Diversity of Slogan Generation")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many questions to one server: concurrency, retries with back-off, giving up in time, and every verdict kept as it comes."""
+"""Many questions to one server: concurrency, retries with back-off, giving up in time, and every verdict stored when it arrives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = tuple[str, str, str | None]
 
 @dataclass(frozen=True)
 class ChatLimits:
-    """How hard a server is pressed, and how long a failing one is tried.
+    """Limits on the load of a server, and on retries when it fails.
 
     Raises:
         ValueError: if a count is not positive.
@@ -80,7 +80,7 @@ class Usage:
     completion_tokens: int = 0
     cost: float = 0.0
     from_cache: int = 0
-    """Verdicts that cost nothing."""
+    """Verdicts from the cache, at no cost."""
 
 
 @dataclass

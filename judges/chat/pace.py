@@ -45,5 +45,5 @@ class Pace:
         self._paid_until = max(self._clock(), self._paid_until) + tokens * self._token_interval
 
     def pause(self, seconds: float) -> None:
-        """Let nobody start before `seconds` have passed."""
+        """Start no request before `seconds` have passed."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)

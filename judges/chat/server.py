@@ -26,7 +26,7 @@ class Reply(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     was_cut: bool
-    """It ended at `max_tokens`, not of itself."""
+    """Whether `max_tokens` cut it off."""
 
 
 class ServerRefusedError(RuntimeError):
@@ -38,7 +38,7 @@ class RequestRefusedError(RuntimeError):
 
 
 class TryAgainError(RuntimeError):
-    """The server is busy, gone, slow or talking nonsense; `retry_after` is how many seconds it asks to wait, if it does."""
+    """The server is busy, gone, slow or its reply is unreadable; `retry_after` is how many seconds it asks to wait, if it does."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class TryAgainError(RuntimeError):
 
 @dataclass(frozen=True)
 class ChatServer:
-    """Where the judge lives and how it is asked.
+    """Address of the judge's server, and the form of its requests.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -67,7 +67,7 @@ class ChatServer:
     max_tokens: int | None = 512
     """Tokens of a reply; None leaves it to the server."""
     timeout: float = 120.0
-    """Seconds for one whole request, however slowly it trickles in."""
+    """Seconds for one whole request."""
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout < math.inf:

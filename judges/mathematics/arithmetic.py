@@ -1,4 +1,4 @@
-"""Which arithmetic equations a text writes, and whether they hold.
+"""Finds the arithmetic equations of a text and checks whether they hold.
 
 Only chains of plain numbers are checked (`3 * 4 = 12 = 6 + 6`, in ASCII, LaTeX or Chinese notation), and only where the text
 around them shows that they are not part of something longer: a missed equation costs nothing, a false alarm two points.

@@ -26,7 +26,7 @@ class RawFormat(TypedDict):
     ge_lyu_str: str
     """Tones of all characters: 平, 仄, or 中 for either."""
     ge_lyu_sep: list[str]
-    """The same with marks: 句 and 韵 (and kinds of rhyme) end a row, 读 is a pause within one."""
+    """The tones with marks: 句 and 韵 (and kinds of rhyme) end a row, 读 is a pause within one."""
     ci_sep: list[str]
     """A model poem, its rows apart by wide spaces."""
     yun_classify: dict[str, list[int]]
