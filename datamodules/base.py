@@ -16,6 +16,7 @@ from datamodules.batches import CompletionBatch, Demand, demand_of
 from datamodules.examples import Example
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
 from datamodules.loading.partition import greedy_runs
+from datamodules.loading.planned import Passes, planned_passes, require_whole_steps, validated_passes
 from datamodules.loading.sampler import Microbatch, StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.probes import probe_examples, with_more_probes
@@ -103,7 +104,8 @@ class BaseDataModule(LightningDataModule, ABC):
         rank, world_size = self.step_part
         part = {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
         loader = ResumableLoader(self.dataset("train"), plan, **part, accepts_changes=self.allow_changed_data)
-        self._require_whole_steps(len(loader))
+        if self.trainer is not None:
+            require_whole_steps(self.trainer, len(loader))
         return loader
 
     @override
@@ -168,16 +170,24 @@ class BaseDataModule(LightningDataModule, ABC):
         """Names of the splits that are set up."""
         return tuple(self._datasets)
 
-    def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
-        """Every example of the split once, in order; the same on every rank."""
+    def planned_passes(self, split: str) -> Passes | None:
+        """The examples that this run reads, in passes; None for the whole split, or most of it."""
+        if self.trainer is None or self.allow_changed_data or split not in ("train", "val"):
+            return None
+        if split == "train":
+            return planned_passes(self.trainer, self.step_plan())
+        return validated_passes(self.trainer, self.dataset(split).lengths.rows, self.max_tokens_per_batch)
+
+    def scoring_dataloader(self, split: str, passes: Passes | None = None) -> DataLoader[CompletionBatch]:
+        """The examples of these passes; every example of the split once, in order, by default. The same on every rank."""
         dataset = self.dataset(split)
-        plan = evaluation_plan(dataset.lengths.rows, max_tokens=self.max_tokens_per_batch)
+        plan = evaluation_plan(dataset.lengths.rows, max_tokens=self.max_tokens_per_batch) if passes is None else passes
         microbatches = [Microbatch(indices, dataset.lengths.share([indices])) for indices in plan]
         return packing_loader(dataset, microbatches, self.num_workers)
 
-    def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
-        """Attach `[scored positions of the split]` reference log-probs (nats); batches carry them from now on."""
-        self.dataset(split).set_reference(token_logps)
+    def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
+        """Attach `[scored positions]` reference log-probs (nats) of the examples, by default of all; batches then carry them."""
+        self.dataset(split).set_reference(token_logps, examples)
 
     def probe_batches(self) -> Iterator[CompletionBatch]:
         """The probe bank, packed to the token budget; the same at every call."""
@@ -222,19 +232,6 @@ class BaseDataModule(LightningDataModule, ABC):
             rank_zero_info(
                 f"{left_out} of {len(plan.lengths.rows)} training prompts sit out each epoch, others every time: "
                 "they do not fill a step."
-            )
-
-    def _require_whole_steps(self, batches: int) -> None:
-        """Lightning would step on the last batch of a shortened epoch, with a loss scaled for a whole step."""
-        trainer = self.trainer
-        if trainer is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        limit = trainer.limit_train_batches
-        taken = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        if taken % self._accumulation:
-            raise ValueError(
-                f"expected an epoch of whole optimizer steps of {self._accumulation} batches, got {taken} batches. Choose "
-                "limit_train_batches as a multiple of accumulate_grad_batches."
             )
 
     @property

@@ -11,7 +11,7 @@ Shape legend used across the project:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, Protocol, Self
@@ -198,11 +198,14 @@ class ReferenceStore(Protocol):
     def splits(self) -> Iterable[str]:
         """Names of the splits that are set up."""
 
-    def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
-        """Every example of the split once, in order, in packed batches; the same on every rank."""
+    def planned_passes(self, split: str) -> list[tuple[int, ...]] | None:
+        """The examples of the split that this run reads, in passes; None for all."""
 
-    def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
-        """Attach `[all scored positions of the split]` float32 reference log-probs, in the order of `scoring_dataloader`."""
+    def scoring_dataloader(self, split: str, passes: list[tuple[int, ...]] | None = None) -> DataLoader[CompletionBatch]:
+        """A packed batch for each of these passes; by default every example of the split once, in order. The same on every rank."""
+
+    def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
+        """Attach `[all scored positions of the examples]` float32 reference log-probs; by default of all, in order."""
 
 
 class ProbeStore(Protocol):

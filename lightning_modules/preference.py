@@ -112,6 +112,11 @@ class PreferenceModule(BaseModule):
                 f"got {batch.pairs.shape[0]} pairs. Use a preference data module, or train with SFTModule."
             )
         self.loss.require_score_gaps(batch.pair_score_gaps)
+        if self.loss.needs_reference and batch.reference_logps is None:
+            raise ValueError(
+                f"expected reference log-probs of step {self.trainer.global_step}, got none: the run reads other pairs "
+                "than its max_steps, max_epochs and limits planned. Set them for the whole run before it starts."
+            )
         chosen, rejected = batch.pairs.unbind(1)
         logps, reference, scores = stats.sum_by_sequence(), batch.reference_logps, batch.scores
         return SequenceLogps(

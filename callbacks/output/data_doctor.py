@@ -21,7 +21,7 @@ from callbacks.mathematics.pair_risks import model_facts, pair_facts, pair_keys,
 from callbacks.output.console import say
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import SplitDataset
-from datamodules.loading.sampler import Microbatch
+from datamodules.loading.sampler import Ints, Microbatch
 from lightning_modules.models.policy import Policy
 from run_folder.files import run_folder
 
@@ -94,15 +94,21 @@ class DataDoctor(Callback):
                 return {}
             keys += pair_keys(batch)
             parts.append(pair_facts(batch))
-        means = {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]} if parts else {}
-        return {"pairs": len(keys), **repeated(keys), **means} if parts else {}
+        if not parts:
+            return {}
+        names = dict.fromkeys(name for part in parts for name in part)
+        means = {name: torch.cat([part[name] for part in parts if name in part]).mean().item() for name in names}
+        return {"pairs": len(keys), **repeated(keys), **means}
 
     def _batches(self, dataset: SplitDataset) -> Iterator[CompletionBatch]:
-        number = len(dataset.lengths.rows)
-        chosen = np.unique(np.linspace(0, number - 1, min(number, self.max_pairs)).round().astype(int)).tolist()
-        for start in range(0, len(chosen), _PACKED_AT_ONCE):
-            indices = tuple(chosen[start : start + _PACKED_AT_ONCE])
-            yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]
+        everything = np.arange(len(dataset.lengths.rows))
+        # Where a short run scored some pairs only, those first, in batches of their own: the others have no reference.
+        scored = everything[:0] if dataset.scored is None else _evenly(dataset.scored, self.max_pairs)
+        others = _evenly(np.setdiff1d(everything, scored), self.max_pairs - len(scored))
+        for chosen in (scored.tolist(), others.tolist()):
+            for start in range(0, len(chosen), _PACKED_AT_ONCE):
+                indices = tuple(chosen[start : start + _PACKED_AT_ONCE])
+                yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]
 
     def _bank_facts(self, pl_module: LightningModule) -> dict[str, Any]:
         reader, parts, rows = HeadReader(), [], list[str]()
@@ -142,6 +148,14 @@ def doctor_table(facts: dict[str, Any]) -> Table:
     if "highest_ches_rows" in facts:
         table.add_row("rows of highest CHES (bank)", facts["highest_ches_rows"])
     return table
+
+
+def _evenly(numbers: Ints, count: int) -> Ints:
+    """`count` of the numbers at the most, evenly spread."""
+    if count < 1 or not len(numbers):
+        return numbers[:0]
+    drawn: Ints = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), count)).round().astype(int))]
+    return drawn
 
 
 def _row_names(batch: CompletionBatch) -> list[str]:

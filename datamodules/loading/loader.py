@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.loading.sampler import Microbatch, StepPlan
+from datamodules.loading.sampler import Ints, Microbatch, StepPlan
 from datamodules.packing import pack
 from datamodules.sources.store import ExampleStore
 
@@ -29,6 +30,8 @@ class SplitDataset(Dataset[CompletionBatch]):
     def __init__(self, examples: ExampleStore) -> None:
         self.examples = examples
         self.lengths = examples.lengths()
+        self.scored: Ints | None = None
+        """The examples with reference log-probs, in order, where not all have them."""
         self._reference: Tensor | None = None
         self._first_target = [0, *self.lengths.targets.cumsum().tolist()]
 
@@ -37,18 +40,25 @@ class SplitDataset(Dataset[CompletionBatch]):
         """Scored positions of the whole split."""
         return int(self._first_target[-1])
 
-    def set_reference(self, token_logps: Tensor) -> None:
-        """Attach `[num_targets]` float32 reference log-probs (nats), example by example.
+    def set_reference(self, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
+        """Attach float32 reference log-probs (nats) of the scored positions of the examples, by default of all in order.
 
         Raises:
             ValueError: if their number is another.
         """
-        if token_logps.shape != (self.num_targets,):
+        counts = self.lengths.targets if examples is None else self.lengths.targets[list(examples)]
+        if token_logps.shape != (counts.sum(),):
             raise ValueError(
-                f"expected {self.num_targets} reference log-probs for the split, got {list(token_logps.shape)}. "
+                f"expected {counts.sum()} reference log-probs for the split, got {list(token_logps.shape)}. "
                 "The cache belongs to other data: delete it and compute it again."
             )
+        self.scored = None if examples is None else np.unique(np.asarray(examples, dtype=np.int64))
         self._reference = token_logps.detach().float().cpu()
+        if examples is not None:
+            parts = self._reference.split(counts.tolist())
+            self._reference = torch.full((self.num_targets,), torch.nan)
+            for index, part in zip(examples, parts, strict=True):
+                self._reference[self._first_target[index] : self._first_target[index + 1]] = part
 
     @override
     def __getitem__(self, microbatch: Microbatch) -> CompletionBatch:
@@ -61,7 +71,7 @@ class SplitDataset(Dataset[CompletionBatch]):
         )
 
     def _reference_of(self, indices: Sequence[int]) -> Tensor | None:
-        if self._reference is None:
+        if self._reference is None or (self.scored is not None and not np.isin(indices, self.scored).all()):
             return None
         return torch.cat([self._reference[self._first_target[i] : self._first_target[i + 1]] for i in indices])
 

@@ -196,8 +196,8 @@ class _LastPackedDataset(SplitDataset):
         self._last: tuple[Microbatch, CompletionBatch] | None = None
 
     @override
-    def set_reference(self, token_logps: torch.Tensor) -> None:
-        super().set_reference(token_logps)
+    def set_reference(self, token_logps: torch.Tensor, examples: Sequence[int] | None = None) -> None:
+        super().set_reference(token_logps, examples)
         self._last = None
 
     @override

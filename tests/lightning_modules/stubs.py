@@ -87,10 +87,14 @@ class InMemoryPairs(LightningDataModule):
     def data_fingerprint(self, split: str) -> str:
         return f"{split}-{hash(tuple(self.examples))}"
 
-    def scoring_dataloader(self, split: str) -> DataLoader[CompletionBatch]:
-        return DataLoader(cast("Dataset[CompletionBatch]", [self._pack([i]) for i in range(len(self.examples))]), batch_size=None)
+    def planned_passes(self, split: str) -> list[tuple[int, ...]] | None:
+        return None
 
-    def set_reference_logps(self, split: str, token_logps: Tensor) -> None:
+    def scoring_dataloader(self, split: str, passes: list[tuple[int, ...]] | None = None) -> DataLoader[CompletionBatch]:
+        batches = [self._pack([i]) for i in range(len(self.examples))]
+        return DataLoader(cast("Dataset[CompletionBatch]", batches), batch_size=None)
+
+    def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
         self.reference[split] = token_logps
 
     def probe_batches(self) -> Iterator[CompletionBatch]:
