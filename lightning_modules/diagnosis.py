@@ -66,7 +66,8 @@ def _series(policy: PolicySpec, earlier: Sequence[str]) -> list[PolicySpec]:
                 f"expected a policy with a path beside checkpoints, got {type(policy).__name__}. Use PretrainedPolicy."
             )
         return [policy]
-    paths = [path for given in (*earlier, policy.path) for path in checkpoints_in(given)]
+    # A folder of checkpoints may hold some that were named before it.
+    paths = list(dict.fromkeys(path for given in (*earlier, policy.path) for path in checkpoints_in(given)))
     faults = {path: fault for path in paths if (fault := fault_of(path))}
     for path, fault in faults.items():
         rank_zero_warn(f"{path} is left out: {fault}.")

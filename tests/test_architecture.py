@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder")
+PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder", "diagnosis")
 OURS = (*PACKAGES, "train", "report", "bench", "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
@@ -82,6 +82,9 @@ RULES: dict[str, Callable[[str], bool]] = {
     ),
     "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure", "run_folder.verdict"),
     "run_folder": within("run_folder"),
+    "diagnosis": lambda name: (
+        within("diagnosis", "callbacks", "lightning_modules", "reports", "run_folder")(name) and name not in concrete_modules()
+    ),
 }
 """Folder -> whether a file in it may import a module of ours."""
 

@@ -38,6 +38,8 @@ class PropertyAlarm(Callback):
         self._rules = rules
         self._watch = self._watch_of((*PROPERTY_RULES, *REINFORCEMENT_RULES))
         self._console = Console()
+        self.is_silent = False
+        """Whether nothing is printed: somebody else tells what fired."""
 
     def _watch_of(self, default: Sequence[AlarmRule]) -> AlarmWatch:
         return AlarmWatch(default if self._rules is None else self._rules, extra=frozenset({CENTRE}))
@@ -72,7 +74,7 @@ class PropertyAlarm(Callback):
         """Write what became of each property, and say which could not be judged."""
         verdicts = self._watch.verdicts()
         append_row(trainer, "judged", {"step": trainer.global_step, "verdicts": verdicts})
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self.is_silent:
             for name, verdict in verdicts.items():
                 if "not judged" in verdict:
                     self._console.print(f"Alarm {name.replace('_', ' ')}: {verdict}.", soft_wrap=True, highlight=False)
@@ -90,7 +92,8 @@ class PropertyAlarm(Callback):
         if not trainer.is_global_zero:
             return
         title = f"{alarm.property.replace('_', ' ')}, step {alarm.step}"
-        say(self._console, Panel(alarm.message, title=title, title_align="left", border_style="red"))
+        if not self.is_silent:
+            say(self._console, Panel(alarm.message, title=title, title_align="left", border_style="red"))
         writer = tensorboard_writer(trainer)
         if writer is not None:
             writer.add_text(f"alarms/{alarm.property}", alarm.message, alarm.step)

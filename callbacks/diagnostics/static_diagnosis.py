@@ -80,7 +80,7 @@ class StaticDiagnosis(Callback):
                 "expected trainer.inference_mode: false, got true: the gradients of the loss are measured too. Set it."
             )
         module = cast(DiagnosedModule, pl_module)
-        for alarm in self._alarms(trainer):
+        for alarm in self.alarms(trainer):
             alarm.watch_checkpoints()
         own, (*earlier, last) = module.policy, module.series
         self._stand_at(trainer, module, 0, module.reference_spec)
@@ -89,8 +89,7 @@ class StaticDiagnosis(Callback):
         for monitor in self.monitors:
             monitor.on_train_start(trainer, pl_module)
         for step in earlier:
-            self._stand_at(trainer, module, step, module.series[step])
-            self._look_at_all(trainer, pl_module)
+            self.read_checkpoint(trainer, pl_module, step, module.series[step])
         module.policy = own
         _set_step(trainer, last)
 
@@ -117,17 +116,33 @@ class StaticDiagnosis(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder(trainer)
         if not _is_validating(trainer):
             return
         self._end(trainer, pl_module)
-        for alarm in self._alarms(trainer):
+        self.read_later(trainer, pl_module)
+        for alarm in self.alarms(trainer):
             alarm.conclude(trainer)
+        self.conclude(trainer)
+
+    def read_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called when the module's checkpoints have been read: room for those that come later. None by default."""
+
+    def on_checkpoint_read(self, trainer: Trainer) -> None:
+        """Called when the rows of a checkpoint are written and judged."""
+
+    def conclude(self, trainer: Trainer) -> None:
+        """Say what was found: a table of before and after, and how to make the page."""
+        folder = run_folder(trainer)
         if trainer.is_global_zero and folder is not None:
             lines = summary_lines(tracks_of(folder), first_step=0)
             if lines:
                 self._console.print(summary_table(lines, trainer.global_step))
             self._console.print(f"Page:  python report.py {folder}", soft_wrap=True, highlight=False)
+
+    def read_checkpoint(self, trainer: Trainer, pl_module: LightningModule, step: int, spec: PolicySpec) -> None:
+        """Read all pairs and the bank under a checkpoint that stands at a step."""
+        self._stand_at(trainer, cast(DiagnosedModule, pl_module), step, spec)
+        self._look_at_all(trainer, pl_module)
 
     def _stand_at(self, trainer: Trainer, module: DiagnosedModule, step: int, spec: PolicySpec) -> None:
         module.stand_in(spec)
@@ -159,10 +174,11 @@ class StaticDiagnosis(Callback):
             if not isinstance(monitor, PropertyAlarm):
                 monitor.on_train_end(trainer, pl_module)
         self._pairs.flush(trainer)
-        for alarm in self._alarms(trainer):
+        for alarm in self.alarms(trainer):
             alarm.judge(trainer, pl_module)
+        self.on_checkpoint_read(trainer)
 
-    def _alarms(self, trainer: Trainer) -> list[PropertyAlarm]:
+    def alarms(self, trainer: Trainer) -> list[PropertyAlarm]:
         """Those that judge the checkpoints, wherever they are listed."""
         given = [*self.monitors, *trainer.callbacks]  # type: ignore[attr-defined]
         return [callback for callback in given if isinstance(callback, PropertyAlarm)]

@@ -98,7 +98,7 @@ def tokenizer_at(path: str, *others: str) -> str:
     # Those that are no folders here are on the hub.
     there = [place for place in places if _has_tokenizer(Path(place))]
     there += [place for place in others if not Path(place).is_dir() or _has_tokenizer(Path(place))]
-    return next((place for place in there if _has_template(Path(place))), there[0] if there else path)
+    return next((place for place in there if has_template(place)), there[0] if there else path)
 
 
 def _model_in(folder: Path) -> Path | None:
@@ -151,6 +151,8 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER)
 
 
-def _has_template(folder: Path) -> bool:
+def has_template(place: str) -> bool:
+    """Whether the tokenizer in a folder has a chat template; of what is no folder, no."""
+    folder = Path(place)
     own = read_json(folder / "tokenizer_config.json")
     return (folder / "chat_template.jinja").is_file() or bool(own.get("chat_template"))

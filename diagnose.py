@@ -1,0 +1,34 @@
+"""What became of a policy, from the checkpoints that any trainer left.
+
+`python diagnose.py CHECKPOINT ... --reference BASE --pairs FILE`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import train
+from diagnosis.command import arguments, validate_options
+from diagnosis.verdict import verdict_lines
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Read the checkpoints, print what happened in under ten lines, and write the page; leave with a sentence where that fails."""
+    asked = arguments(args)
+    # LightningCLI warns of arguments of the process beside those that it is given.
+    sys.argv[1:] = []
+    try:
+        options = validate_options(asked)
+        # The verdict alone goes to the standard output.
+        with redirect_stdout(sys.stderr):
+            folder = Path(train.main(["validate", *options]).trainer.log_dir or "")
+    except (ValueError, OSError) as error:
+        sys.exit(f"diagnose.py: {error}")
+    print("\n".join([*verdict_lines(folder, asked.reference), f"Page: {asked.output}   Rows: {folder / 'diagnostics'}"]))
+
+
+if __name__ == "__main__":
+    main()

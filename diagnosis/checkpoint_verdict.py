@@ -1,0 +1,108 @@
+"""The diagnosis of `diagnose.py`: keeps its page up to date, and goes on with the checkpoints that another trainer writes."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from callbacks.diagnostics.static_diagnosis import DiagnosedModule, StaticDiagnosis
+from diagnosis.watch import Watch
+from lightning_modules.models.checkpoint_folders import step_numbers
+from reports.page import report_page
+from reports.runs import load_run
+from run_folder.files import run_folder
+
+
+class CheckpointVerdict(StaticDiagnosis):
+    """See StaticDiagnosis. Writes the page instead of printing a table.
+
+    Args:
+        monitors: callbacks as a training has them.
+        output: the page.
+        follow: folders to watch for further checkpoints; null reads those that are there.
+        until_idle: seconds without a new checkpoint after which it ends; null waits for Ctrl-C.
+    """
+
+    def __init__(
+        self, monitors: list[Callback], output: str, follow: list[str] | None = None, until_idle: float | None = None
+    ) -> None:
+        super().__init__(monitors)
+        self.output = Path(output)
+        self.follow = follow
+        self.until_idle = math.inf if until_idle is None else until_idle
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for alarm in self.alarms(trainer):
+            # Those of checkpoints that stand are told in the verdict.
+            alarm.is_silent = self.follow is None
+
+    @override
+    def on_checkpoint_read(self, trainer: Trainer) -> None:
+        if self.follow is not None:
+            self._write_page(trainer)
+
+    @override
+    def conclude(self, trainer: Trainer) -> None:
+        self._write_page(trainer)
+
+    @override
+    def read_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.follow is None:
+            return
+        series = cast(DiagnosedModule, pl_module).series
+        read = {step: cast(Any, spec).path for step, spec in series.items()}
+        recipe = list(series.values())[-1]
+        watch = Watch(self.follow, until_idle=self.until_idle, seen=list(read.values()))
+        self._console.print(f"Read {len(read)} so far; waiting for the next checkpoint. Ctrl-C ends it.", soft_wrap=True)
+        with _interruptible(), suppress(KeyboardInterrupt):
+            for path in watch.later():
+                step = step_numbers([*read.values(), path])[-1]
+                if step <= max(read):
+                    self._console.print(f"{path} is left out: it comes after step {max(read)}, which was read.", soft_wrap=True)
+                    continue
+                try:
+                    self.read_checkpoint(trainer, pl_module, step, replace(cast(Any, recipe), path=path))
+                # Trainers remove old checkpoints.
+                except (OSError, ValueError) as error:
+                    self._console.print(f"{path} could not be read: {error}", soft_wrap=True)
+                    continue
+                read[step] = path
+                self._console.print(f"Read step {step}: {path}", soft_wrap=True, highlight=False)
+
+    def _write_page(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero or folder is None:
+            return
+        for logger in trainer.loggers:
+            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.output.with_name(f".{self.output.name}.{os.getpid()}")
+        partial.write_text(report_page([load_run(folder)]), encoding="utf-8")
+        # Whoever has it open sees the old page or the new one.
+        partial.replace(self.output)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM end what is inside by KeyboardInterrupt: nothing is trained here that would have to be saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    originals = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in originals.items():
+            signal.signal(number, handler)
