@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,12 @@ def _properties(folder: Path) -> list[str]:
 
 
 def _short(verdict: str) -> str:
-    return verdict.removeprefix("not judged: ").replace("; the rest not judged: ", ", the rest not: ")
+    """Why, in fewer words: of readings that are still to come only how many checkpoints they take."""
+    judged, _, why = verdict.rpartition("not judged: ")
+    counts = [int(number) for number in re.findall(r"was read \d+ of (\d+) times", why)]
+    # The reference is the first reading of the bank.
+    reason = f"that takes {max(counts) - 1} checkpoints" if counts else why
+    return f"{judged.removesuffix('the rest ')}the rest not: {reason}" if judged else reason
 
 
 def _words(name: str) -> str:

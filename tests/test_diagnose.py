@@ -50,7 +50,7 @@ def by_transformers(policy: Path, base: Path, pairs: Path) -> float:
     """Mean change of the chosen answers' log-likelihood (nats), by transformers and the chat template alone."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in (policy, base)]
-    changes = []
+    changes: list[float] = []
     for row in map(json.loads, pairs.read_text().splitlines()):
         asked = [{"role": "user", "content": row["prompt"]}]
         answered = [*asked, {"role": "assistant", "content": row["chosen"]}]
@@ -81,7 +81,8 @@ def test_a_folder_of_checkpoints_to_a_verdict(here: Path, capsys: pytest.Capture
     assert "<html" in (here / "out" / "page.html").read_text()
 
 
-def test_an_adapter_counts_from_its_base(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_counts_from_its_base(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("diagnosis.checkpoint_verdict.report_page", lambda _: "page")
     torch.manual_seed(0)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(here / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(str(here / "lora" / "checkpoint-5"))
@@ -135,7 +136,12 @@ def test_it_follows_a_trainer(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("diagnosis.watch.Watch.__init__.__kwdefaults__", {"seconds": 0.05, "until_idle": 3.0, "seen": ()})
     # Drawn once for each checkpoint; another test looks at it.
     pages: list[list[Run]] = []
-    monkeypatch.setattr("diagnosis.checkpoint_verdict.report_page", lambda runs: pages.append(runs) or "page")
+
+    def page(runs: list[Run]) -> str:
+        pages.append(runs)
+        return "page"
+
+    monkeypatch.setattr("diagnosis.checkpoint_verdict.report_page", page)
     started = threading.Event()
 
     def train() -> None:
