@@ -14,7 +14,7 @@ from datamodules.ranges import require_at_least
 
 @dataclass(frozen=True)
 class Decoding:
-    """How responses are drawn.
+    """Settings of sampling.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -23,7 +23,7 @@ class Decoding:
     num_samples: int = 1
     """Responses to each prompt."""
     temperature: float = 0.0
-    """Of the draw; 0 means greedy decoding."""
+    """Temperature of sampling; 0 means greedy decoding."""
     top_p: float = 1.0
     """Nucleus, in (0, 1]."""
     max_new_tokens: int = 256
@@ -31,7 +31,7 @@ class Decoding:
     prompts_per_batch: int = 32
     """Prompts in one call of the policy."""
     seed: int = 0
-    """Of the draw."""
+    """Seed of sampling."""
 
     def __post_init__(self) -> None:
         require_at_least(

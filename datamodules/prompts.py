@@ -58,7 +58,7 @@ class PromptBatch:
     num_samples: int
     """Responses to each prompt."""
     seed: int
-    """Of the draw: with it, a response depends on its prompt and its number alone."""
+    """Seed of sampling: with it, a response depends only on its prompt and its number."""
     eos_token_id: int
     max_new_tokens: int
     temperature: float

@@ -174,7 +174,7 @@ class RewardModelJudge(Judge):
         return str(self._tokenizer.decode(ids[len(leading) :] if ids[: len(leading)] == leading else ids))
 
     def _surrounded(self, found: EncodedRecord | BadRowError) -> Ids | BadRowError:
-        """With the tokenizer's own last token instead of an end of sequence."""
+        """The ids with the tokenizer's own last token instead of an end of sequence."""
         ids = _whole(found)
         if isinstance(ids, BadRowError):
             return ids

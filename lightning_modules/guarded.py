@@ -116,7 +116,7 @@ class GuardedModule(LightningModule):
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
-        """Of `16-mixed`: scales the loss, so that float16 gradients are not rounded to 0."""
+        """The scaler of `16-mixed`, which scales the loss, so that float16 gradients are not rounded to 0."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _require_finite_state(self, what: str, tensors: Mapping[str, Tensor]) -> None:

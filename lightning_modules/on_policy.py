@@ -26,7 +26,7 @@ from lightning_modules.preference import PreferenceModule
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 MAX_ROLLOUTS = 8
-"""Without a pair, one after the other, before the run gives up."""
+"""Rollouts without a pair, one after the other, before the run gives up."""
 
 
 class OnPolicyPreferenceModule(PreferenceModule):

@@ -18,7 +18,7 @@ def hyperparameters(optimizer: Optimizer) -> Hyperparameters:
 
 
 def apply_changes(optimizer: Optimizer, then: Sequence[dict[str, Any]], now: Hyperparameters, *, is_scheduled: bool) -> None:
-    """Give a restored optimizer what the config says now, wherever that differs from what it said when the checkpoint was saved.
+    """Give a restored optimizer the config's values, where they differ from those at the time of the checkpoint.
 
     Nothing is touched if the config is the same, so that a schedule of any kind goes on undisturbed.
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 
 class WarmupSchedule(LRScheduler, ABC):
-    """A linear warm-up and whatever `decay` says after it; a closed form of the step alone.
+    """A linear warm-up, then `decay`: a closed form that depends only on the step.
 
     A checkpoint holds the position and nothing else: a resumed run takes the shape of the schedule and the learning rate from
     its config, like everything else.

@@ -114,7 +114,7 @@ class StochasticAdamW(Optimizer):
         return state
 
     def _generator(self, device: torch.device, step: int, made: dict[torch.device, torch.Generator]) -> torch.Generator:
-        """Of the random bits of this step on a device."""
+        """Generator of the random bits of this step on a device."""
         if device not in made:
             # A prime apart, as the generator of the CPU reads the lower 32 bits only.
             made[device] = torch.Generator(device).manual_seed((self._seed * 1_000_003 + step) % (1 << 32))

@@ -38,7 +38,7 @@ EVALUATED: Mapping[str, frozenset[Parallel]] = {"TrainedModule": ANY, "Diagnosis
 """The same of `validate`, `test` and `predict`."""
 
 NAMES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
-"""Of Lightning's registered strategies those that are supported; FSDP2 has no name and is given by its class."""
+"""Lightning's registered strategies that are supported; FSDP2 has no name and is given by its class."""
 
 REASONS: Mapping[str, str] = {
     ".": "a class is given with its arguments, as class_path and init_args",
@@ -52,7 +52,7 @@ REASONS: Mapping[str, str] = {
 """Why others are not, by a part of their names."""
 
 DDP_OPTIONS = frozenset({"find_unused_parameters", "gradient_as_bucket_view"})
-"""Of DDP those that leave the averaged gradient as it is."""
+"""Options of DDP that do not change the averaged gradient."""
 
 CHOICES = (
     "Use `strategy: ddp`, or FSDP2: the class lightning.pytorch.strategies.ModelParallelStrategy with `data_parallel_size` of all "

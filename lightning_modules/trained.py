@@ -74,7 +74,7 @@ class TrainedModule(GuardedModule):
             limits.warn_of_tokenizer(len(tokenizer))
 
     def trained_parameters(self) -> Iterable[Parameter]:
-        """What the optimizer is built over; groups with settings of their own, as torch takes them, are as good."""
+        """The parameters that the optimizer gets, or groups of them with settings, as torch takes them."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def made_with(self) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Panel:
     """A value that means something, drawn as a thin line."""
 
     def colour(self, number: int) -> str:
-        """Of one of its lines, where a single group is drawn: the sides of a pair have theirs everywhere."""
+        """Colour of one of its lines where a single group is drawn; the sides of a pair have the same colours everywhere."""
         others = [own.label for own in self.lines if own.label not in SIDES]
         label = self.lines[number].label
         return SIDES[label] if label in SIDES else group_colour(others.index(label))

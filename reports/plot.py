@@ -1,4 +1,4 @@
-"""What a figure of the report is: how it is drawn, what it means, and who measures it."""
+"""A figure of the report: how it is drawn, what it means, and who measures it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Plot:
     """One figure."""
 
     name: str
-    """Of its PNG file and its place in the page."""
+    """Name of its PNG file and of its place in the page."""
     title: str
     meaning: str
     """What it shows and how to read it, in a sentence or two."""

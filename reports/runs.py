@@ -33,7 +33,7 @@ class Run:
     tracks: Tracks
     """Every number of the rows and of the event files, by metric."""
     seed_tracks: dict[str, list[Track]]
-    """Of metrics that the run measured for several seeds side by side (the toy): a track a seed."""
+    """Tracks of metrics measured for several seeds side by side (the toy), one per seed."""
     alarms: list[dict[str, Any]]
     """Rows of `alarms.jsonl`: step, property, message."""
     verdicts: dict[str, str]
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def subcommand(self) -> str:
-        """Of train.py, as the first line of the config says."""
+        """Subcommand of train.py, as the first line of the config says."""
         return _subcommand(self.folder / CONFIG)
 
     @property

@@ -19,7 +19,7 @@ SIDES = {"chosen": BLUE, "rejected": VERMILION}
 """What two of the colours mean, wherever they stand."""
 
 COLOURS = (GREEN, PURPLE, ORANGE, SKY, INK, FAINT)
-"""In the order in which runs, or the lines of a single run that are no side of a pair, take them."""
+"""Colours of runs, or of a single run's lines that are no side of a pair, in order."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 """Twins of the colours, for readers who see none."""

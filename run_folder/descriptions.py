@@ -33,7 +33,7 @@ def pattern_of(name: str) -> re.Pattern[str]:
 
 
 def description_of(tag: str) -> str:
-    """Of a metric; empty where the pages have none, or are not there."""
+    """Description of a metric; empty if the pages have none or are missing."""
     exact = _documented().get(tag)
     if exact:
         return exact

@@ -34,7 +34,7 @@ class Verdict:
     """The sentences, and which way it went."""
 
     outcome: Outcome
-    """Of the best judge there is. `same`: the change is within chance."""
+    """Outcome by the best available judge. `same`: the change is within chance."""
     headline: str
     """What became of it, with numbers."""
     cause: str

@@ -28,7 +28,7 @@ class History:
 
 
 class Histories:
-    """Histories of the metrics that somebody asks about; the rest is not kept.
+    """Histories of the metrics that some rule reads; others are not kept.
 
     Args:
         names: of the metrics.
@@ -39,7 +39,7 @@ class Histories:
         self._histories: dict[str, History] = {}
 
     def add(self, readings: Mapping[str, float]) -> frozenset[str]:
-        """Add one reading of each metric; returns the names that were kept. A reading that is not finite is none."""
+        """Add one reading of each metric; returns the names that were kept. A reading that is not finite is left out."""
         kept = {name: value for name, value in readings.items() if name in self._names and math.isfinite(value)}
         for name, value in kept.items():
             self._histories.setdefault(name, History(value)).add(value)
@@ -58,7 +58,7 @@ class Histories:
         return {name: {"first": history.first, "recent": history.recent} for name, history in self._histories.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave; metrics that nobody asks about any more are dropped."""
+        """Go on from what `state_dict` gave; metrics that no rule reads any more are dropped."""
         self._histories = {name: History(**saved) for name, saved in state.items() if name in self._names}
 
 
@@ -71,7 +71,7 @@ class Condition:
     """
 
     metric: str
-    """As docs/metrics.md names it."""
+    """Its name in docs/metrics.md."""
     of: Statistic = "level"
     above: float = -math.inf
     """Exclusive, in the metric's unit."""

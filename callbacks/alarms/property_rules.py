@@ -93,4 +93,4 @@ PROPERTY_RULES = (
         patience=1,
     ),
 )
-"""In the order in which they speak."""
+"""The rules, in the order in which they speak."""

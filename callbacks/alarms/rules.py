@@ -9,7 +9,7 @@ from string import Formatter
 from callbacks.alarms.conditions import Condition, Histories
 
 SINCE = "since"
-"""In a sentence: the step from which the rule's conditions have held."""
+"""A name for sentences: the step from which the rule's conditions have held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class AlarmRule:
     patience: int = 2
     """Judgements in a row, >= 1."""
     needs_rewards: bool = False
-    """Read in runs with rewards from outside alone: elsewhere nobody asks why it was not judged."""
+    """Only for runs with rewards from outside; other runs do not say that it was not judged."""
 
     def __post_init__(self) -> None:
         if not self.conditions or self.patience < 1:
@@ -37,7 +37,7 @@ class AlarmRule:
             )
 
     def metrics(self) -> frozenset[str]:
-        """Of the conditions."""
+        """The metrics that its conditions read."""
         return frozenset(condition.metric for condition in self.conditions)
 
     def spoken(self) -> frozenset[str]:

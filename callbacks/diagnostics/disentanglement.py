@@ -22,7 +22,7 @@ from lightning_modules.step_output import StepOutput
 SIDES = ("chosen", "rejected")
 
 ROUNDING = 2e-6
-"""Of 1 + |log pi0| a token: a change below it is the order in which float32 was added up, some 16 of its last places."""
+"""Share of 1 + |log pi0| per token. A smaller change comes from the order in which float32 adds up, some 16 of its last places."""
 
 _MOMENTS = ("x", "y", "xx", "yy", "xy")
 
@@ -57,7 +57,7 @@ def band(geometry: PairGeometry, incentives: tuple[Tensor, Tensor]) -> dict[str,
 def against_realised(
     predicted: tuple[Tensor, Tensor], realised: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor]
 ) -> dict[str, Counted]:
-    """What `explained` is made of: moments of the predicted and the realised changes of each side, and whether signs agree.
+    """The parts of `explained`: moments of the predicted and the realised changes of each side, and whether signs agree.
 
     Args:
         predicted: `([pairs], [pairs])` dL+ and dL-, any unit.

@@ -29,7 +29,7 @@ class Risk:
     fact: str
     threshold: float
     words: str
-    """With a place for the fact's size."""
+    """Sentence with a place for the fact's size."""
     below: bool = False
 
     def holds(self, value: float) -> bool:
@@ -83,7 +83,7 @@ RISKS = (
 
 
 def pair_facts(batch: CompletionBatch) -> dict[str, Tensor]:
-    """What each pair shows without a model, `[pairs]` float64 each.
+    """Facts about each pair that need no model, `[pairs]` float64 each.
 
     Returns:
         `<side>_tokens`; `longer_wins` 1 where chosen is the longer, 0.5 where both are equally long, else 0: its mean is the
@@ -132,7 +132,7 @@ def repeated(keys: Sequence[tuple[int, int, int]]) -> dict[str, int]:
 
 
 def model_facts(batch: CompletionBatch, stats: TokenStats, geometry: PairGeometry | None) -> dict[str, Tensor]:
-    """What the untrained policy says of each pair, `[pairs]` float64 each.
+    """Facts about each pair from the untrained policy, `[pairs]` float64 each.
 
     Returns:
         `surplus_<side>`: surprise minus entropy, nats per token; near 0 for text of its own, the larger the more foreign.
@@ -154,7 +154,7 @@ def model_facts(batch: CompletionBatch, stats: TokenStats, geometry: PairGeometr
 
 
 def warnings(facts: Mapping[str, float]) -> list[str]:
-    """What is worth a second look, in words with the numbers and what to do.
+    """Warnings in words, with the numbers and what to do.
 
     Args:
         facts: means of what the functions above give, as far as they are known.

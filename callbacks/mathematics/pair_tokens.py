@@ -19,10 +19,10 @@ NONE = -1
 
 
 class TokenClass(IntEnum):
-    """What a token of a pair is to the other completion. Exclusive, and complete for the tokens of pairs."""
+    """Relation of a token to the other completion of its pair. Exclusive, and complete for the tokens of pairs."""
 
     SHARED = 0
-    """In the common prefix: same context, same token. Both sides' gradients meet at the same logits and (nearly) cancel."""
+    """It is in the common prefix: same context, same token. Both sides' gradients meet at the same logits and (nearly) cancel."""
     DIVERGENT = 1
     """The first token at which the completions differ: same context, another token."""
     OVERLAP = 2

@@ -91,7 +91,7 @@ def divergence(samples: ScoredSamples) -> dict[str, float]:
 
 
 def shape(samples: ScoredSamples, floor: float) -> dict[str, float]:
-    """What the samples look like; means over samples unless said otherwise.
+    """Statistics of the samples; means over samples unless said otherwise.
 
     Returns:
         `reference_logp_per_token`: log pi0 / T, nats per token; `out_of_reference`: share of samples below `floor`;

@@ -13,7 +13,7 @@ MIN_MOVE = 0.01
 
 
 class Sharpness(NamedTuple):
-    """What the flag compares of two readings of the same completions."""
+    """A reading of the completions; the flag compares two."""
 
     token_logps: Tensor
     """`[K]` log p_y, nats."""

@@ -37,7 +37,7 @@ class SamplingBar(TQDMProgressBar):
     def _start_over(self) -> None:
         self._tokens, self._seconds, self._batches = 0, 0.0, 0
         self.latest: SamplingProgress | None = None
-        """Of the batch in hand."""
+        """Progress of the batch in hand."""
         self._shown_at = 0.0
 
     @override

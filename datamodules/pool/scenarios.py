@@ -57,7 +57,7 @@ class ScenarioPair:
     """One prompt as a scenario sees it."""
 
     row_number: int
-    """Of the pool."""
+    """Row of the pool."""
     chosen: Response
     rejected: Response
     leftovers: tuple[Response, ...]
@@ -72,7 +72,7 @@ class ScenarioView:
     filtered: Mapping[tuple[int, Filtered], int]
     """(scenario, reason) -> prompts that it left out; a prompt that fails in several scenarios counts in each."""
     num_prompts: int
-    """In the pool."""
+    """Prompts in the pool."""
 
     def summary(self) -> str:
         """A few lines for people."""

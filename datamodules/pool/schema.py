@@ -53,7 +53,7 @@ class Response:
     """Fingerprint of the weights that it was sampled from."""
     sampling: Sampling | None = None
     seed: int | None = None
-    """Of the draw."""
+    """Seed of sampling."""
     is_cut: bool = False
     """Whether it was stopped by `max_new_tokens`: its text has no end."""
 

@@ -110,7 +110,7 @@ def _text_of(content: object, column: str) -> str | None:
 
 
 def _present(value: object) -> object:
-    """Without keys that are null, at any depth."""
+    """The value without keys that are null, at any depth."""
     if isinstance(value, Mapping):
         return {str(key): _present(item) for key, item in value.items() if item is not None}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -37,7 +37,7 @@ class ArithmeticTask(Task):
     num_slips: int = 0
     """Wrong solutions that come with each problem, as the responses of another model called `slip`."""
     seed: int = 0
-    """Of the problems and of each solution's style."""
+    """Seed of the problems and of each solution's style."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.terse_share <= 1:

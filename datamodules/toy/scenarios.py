@@ -31,7 +31,7 @@ class ToyScenario:
     """Where the chosen and the rejected responses stand before preference training."""
 
     title: str
-    """In words."""
+    """Name in words."""
     hundredths: tuple[int, ...]
     """`[NUM_RESPONSES]` initial probabilities in hundredths; they sum to 100."""
 

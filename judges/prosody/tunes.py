@@ -38,7 +38,7 @@ class TuneFormat:
     """One form of a tune."""
 
     tones: str
-    """Of all characters."""
+    """Tones of all characters."""
     row_ends: tuple[int, ...]
     """Characters up to and including each row."""
     pauses: frozenset[int]

@@ -20,7 +20,7 @@ class Verse:
     """A poem taken apart."""
 
     title: str | None
-    """As the response states it, without brackets; None if it states none."""
+    """Title as the response states it, without brackets; None if it states none."""
     rows: tuple[str, ...]
     """Characters between marks that end a row, without any punctuation; never empty strings."""
     sentence_rows: tuple[int, ...]

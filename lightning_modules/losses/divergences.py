@@ -62,7 +62,7 @@ class Alpha(Divergence):
     """
 
     alpha: float = 0.5
-    """In (0, 1), no unit. Nearer 1 covers mass more and punishes lost likelihood harder."""
+    """Order, in (0, 1), no unit. Nearer 1 covers mass more and punishes lost likelihood harder."""
 
     def __post_init__(self) -> None:
         require(0 < self.alpha < 1, "alpha in (0, 1)", self.alpha)

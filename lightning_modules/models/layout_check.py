@@ -27,7 +27,7 @@ class PackedRows(Protocol):
     limits: ModelLimits
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As of a module."""
+        """Parameters, as a module has them."""
 
     def hidden(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
         """`[n, H]` at packed rows."""

@@ -21,9 +21,9 @@ class LengthLimit:
     tokens: int
     """At the most."""
     part: str
-    """What there is so much of, in words."""
+    """The limited thing, in words."""
     remedy: str
-    """What else to do than shorten the data."""
+    """Another remedy than shortening the data."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Policy(nn.Module, ABC):
         """Statistics at the K scored positions of the batch."""
 
     def ends(self, eos_token_id: int) -> frozenset[int]:
-        """All token ids that end a completion; none if `eos_token_id` is below 0, which stands for a policy that has no end."""
+        """All token ids that end a completion; none if `eos_token_id` is below 0 (a policy without an end)."""
         return frozenset() if eos_token_id < 0 else self.own_ends | {eos_token_id}
 
     def without_end(self, token_ids: Sequence[int], eos_token_id: int) -> list[int]:
@@ -189,7 +189,7 @@ class Policy(nn.Module, ABC):
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Where a sharded policy samples on each rank by itself, as often as that rank likes; enter it on every rank."""
+        """Context in which each rank of a sharded policy samples independently; enter it on every rank."""
         yield
 
     def try_save(self, folder: Path) -> None:

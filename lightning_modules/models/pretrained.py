@@ -84,7 +84,7 @@ def require_causal_lm(config: PreTrainedConfig, path: str) -> None:
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Every probability of dropping something, and the noise of a router, at 0, whatever the architecture calls it."""
+    """Sets every dropout probability and router noise to 0, under any architecture's name for it."""
     for name, value in config.to_dict().items():
         if any(part in name for part in ("dropout", "pdrop", "layerdrop", "jitter")) and isinstance(value, float):
             setattr(config, name, 0.0)

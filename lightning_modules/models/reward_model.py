@@ -179,10 +179,10 @@ class RewardModelSpec:
     freeze_body: bool = False
     """Train the head alone."""
     likelihood_scale: float | None = None
-    """Of a causal LM: no head, the reward is the completion's log-likelihood times this (reward per nat, > 0). A folder that such a
-    reward model was saved to knows its own."""
+    """Causal LM without a head: the reward is the completion's log-likelihood times this (reward per nat, > 0). A folder of such a
+    reward model knows its own."""
     per_token: bool | None = None
-    """Of a likelihood: its mean over the tokens, so that length does not count, or the sum; the scale is then of the mean.
+    """For a likelihood: its mean over the tokens, so that length does not count, or the sum; the scale is then of the mean.
     null takes what a saved one was trained with, or else the sum."""
     pooling: Pooling | None = None
     """Where a scalar head is read. null takes what a saved one was trained with, or else its last token."""

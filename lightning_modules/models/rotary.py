@@ -16,7 +16,7 @@ _FAR = 2**24
 
 @torch.no_grad()
 def steady_length(model: nn.Module) -> int | None:
-    """Tokens up to which a token is rotated alike whatever stands beside it in the batch; None where that always holds.
+    """Length up to which a token's rotation does not depend on the rest of the batch; None if it never does.
 
     Found by asking copies of the rotary modules, not by the name of a method: a module sees positions alone, so that one call
     costs nothing at any length.

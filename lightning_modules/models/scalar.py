@@ -122,7 +122,7 @@ class ScalarModel(nn.Module):
 
 
 def in_float32(layer: nn.Linear, rows: Tensor) -> Tensor:
-    """The layer's output in float32 or better, whatever weights and autocast are: bfloat16 knows a number to three digits alone."""
+    """The layer's output in float32 or better, whatever the types of weights and autocast: bfloat16 has three digits."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     bias = None if layer.bias is None else layer.bias.to(dtype)
     with torch.autocast(rows.device.type, enabled=False):

@@ -50,7 +50,7 @@ class CausalLMSpec(PolicySpec):
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
     engine: Literal["batched", "vllm"] = "batched"
-    """What responses are drawn with. `vllm` needs that package and a GPU, and holds a copy of the weights as they are at its first
+    """Engine that draws responses. `vllm` needs that package and a GPU, and holds a copy of the weights as they are at its first
     call: for `predict` and `test`."""
     lora: LoraSpec | None = None
     """Train low-rank adapters and leave the weights as they are."""
@@ -93,12 +93,12 @@ class PretrainedPolicy(CausalLMSpec):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     cache_dir: str = CACHE
-    """Where converted GGUF files are kept."""
+    """Folder of converted GGUF files."""
     trust_remote_code: bool = False
     """Run the Python files that come with the weights (`auto_map`), where transformers has none for them. They run with all your
     rights and can read, send and delete what you can: read them first, and name the `revision` that you have read."""
     base: str | None = None
-    """Of an adapter: the model it was trained on, a folder or hub name; null takes the one that adapter_config.json names."""
+    """For an adapter: the model it was trained on, a folder or hub name; null takes the one that adapter_config.json names."""
 
     def load(self) -> PreTrainedModel:
         """Read the weights (safetensors only).

@@ -136,7 +136,7 @@ def kernels_for(device_type: str) -> TileKernels:
 
 
 def failure(kernels: TileKernels, device_type: str) -> str | None:
-    """What is wrong with kernels on a device, or None if they give what is written out, in float64 on the CPU."""
+    """The fault of kernels on a device, or None if they agree with float64 on the CPU."""
     try:
         wrong = max(_largest_error(kernels, device_type, softcap) for softcap in (None, 3.0))
     except Exception as error:  # A compiler may fail in any way it likes; whatever it is, the other kernels can do the work.

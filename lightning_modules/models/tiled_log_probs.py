@@ -18,7 +18,7 @@ from lightning_modules.models.tiled_logits import ColumnTile, LogitTransform, Ti
 
 
 class _Context(Protocol):
-    """What autograd keeps between forward and backward."""
+    """The tensors that autograd keeps between forward and backward."""
 
     transform: LogitTransform
     tile: TileShape

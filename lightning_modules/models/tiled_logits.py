@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class LogitTransform(NamedTuple):
-    """What a model does to its logits after the linear layer."""
+    """The changes that a model makes to its logits after the linear layer."""
 
     scale: float = 1.0
     """Factor (Cohere multiplies, Granite divides)."""

@@ -164,7 +164,7 @@ class ToyPolicy(Policy):
         return digest.hexdigest()
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Refused: there is nothing to share out, and nobody has tried it."""
+        """Refuses: the toy has nothing to shard."""
         raise ValueError("expected the toy on one process or under `ddp`, got FSDP2. Its few weights need no sharding.")
 
     def save(self, folder: Path) -> None:

@@ -40,7 +40,7 @@ class ToyPolicySpec(PolicySpec):
     activation: Activation = "relu"
     """relu or tanh."""
     seed: int = 0
-    """Of the first replica; replica s has seed + s."""
+    """Seed of the first replica; replica s has seed + s."""
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("num_seeds", "num_prompts", "num_responses", "width")}
@@ -71,7 +71,7 @@ class FittedToyPolicySpec(ToyPolicySpec):
     """`[V]` probabilities of the responses, the same for every prompt. From the command line it follows
     `data.init_args.scenario`."""
     cache_dir: str = ".cache/prefscope"
-    """Where fitted weights are kept."""
+    """Folder of fitted weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,9 +17,9 @@ from lightning_modules.models.policy import Policy
 from lightning_modules.ppo.rewards import RewardSource
 
 NUM_BATCHES = 4
-"""Of the data's frozen pairs: enough to tell 60% from 70%."""
+"""Batches of the data's frozen pairs: enough to tell 60% from 70%."""
 MIN_ACCURACY = 0.6
-"""Of pairs that a source orders as the data does. Below it, the policy would be taught something else than the data says."""
+"""Share of pairs that a source has to order as the data does. Below it, the reward contradicts the data."""
 NUM_TOKENS = 500
 """Compared of two tokenizers, evenly spaced."""
 MIN_SPREAD = 0.01

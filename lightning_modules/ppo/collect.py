@@ -28,7 +28,7 @@ from lightning_modules.token_stats import TokenStats
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """Who takes part in a rollout."""
+    """The models and sources that take part in a rollout."""
 
     policy: Policy
     reference: FrozenPolicy
@@ -43,7 +43,7 @@ class Collected:
     metrics: dict[str, Tensor]
     """`{name: [n] values}`, whose means are logged."""
     events: dict[str, int]
-    """What went wrong, by name: completions it happened to."""
+    """Events by name, with the completions they happened to."""
     num_drawn: int
     """Completions that were drawn, those without a reward among them."""
     kl: float

@@ -16,7 +16,7 @@ from lightning_modules.advantages import generalized_advantages, leave_one_out_a
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of Q completions of K tokens when advantages are estimated."""
+    """Data for estimating advantages of Q completions of K tokens."""
 
     rewards: Tensor
     """`[K]` reward of each token: KL penalty, token rewards, and on the last token the completion's score."""
@@ -62,7 +62,7 @@ class GAE(AdvantageEstimator):
     gamma: float = 1.0
     """Discount, in [0, 1]."""
     gae_lambda: float = 0.95
-    """In [0, 1]; 1 gives the Monte-Carlo advantage."""
+    """lambda in [0, 1]; 1 gives the Monte-Carlo advantage."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):

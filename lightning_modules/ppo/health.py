@@ -18,7 +18,7 @@ NGRAM = 4
 
 
 def kinds_of(samples: Samples, scores: Tensor) -> tuple[tuple[str, ...], ...]:
-    """What each completion is to the others of its prompt: above their mean score, below it, or neither.
+    """Place of each completion among those of its prompt: above their mean score, below it, or neither.
 
     Args:
         samples: Q completions of P prompts.

@@ -19,7 +19,7 @@ from lightning_modules.ppo.rewards import Rewards, RewardSource
 from lightning_modules.ppo.samples import Samples
 
 NUM_BATCHES = 4
-"""Of the data's frozen pairs, for the mean and the spread of the rewards."""
+"""Batches of the data's frozen pairs, for the mean and the spread of the rewards."""
 
 
 class ModelReward(RewardSource):

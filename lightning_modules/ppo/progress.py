@@ -21,7 +21,7 @@ class Progress:
         self.rollout: Rollout | None = None
         """None where the next one is yet to be made."""
         self.coefficient = coefficient
-        """Of the KL penalty, for the next rollout that is made."""
+        """Coefficient of the KL penalty, for the next rollout."""
         self._plan: Sequence[Sequence[int]] = ()
         self._position = 0
 

@@ -16,12 +16,12 @@ from datamodules.prompts import PromptStore
 from lightning_modules.ppo.samples import Samples
 
 MIN_SCORED = 0.5
-"""Of a rollout's completions. Below it the source is broken rather than a completion odd."""
+"""Share of a rollout's completions that a source has to score. Below it, the source is broken."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rewards:
-    """What one source says of Q completions of K tokens."""
+    """Scores of one source for Q completions of K tokens."""
 
     scores: Tensor
     """`[Q]` float32 for the whole completion; NaN where there is none."""
@@ -41,7 +41,7 @@ class RewardSource(ABC):
     """
 
     name: str
-    """In the names of its metrics."""
+    """Its name in metrics."""
     needs_reference: bool = False
     """Whether it reads the reference log-probs of the batches."""
 

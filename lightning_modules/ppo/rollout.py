@@ -18,7 +18,7 @@ from datamodules.packing import pack
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """What is fixed for each of K sampled tokens while the policy is updated."""
+    """Values of K sampled tokens that stay fixed while the policy is updated."""
 
     old_logps: Tensor
     """`[K]` nats, under the policy that sampled."""

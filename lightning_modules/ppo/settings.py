@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """How a rollout is used.
+    """Settings of the updates on a rollout.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -33,7 +33,7 @@ class PPOSettings:
     missing_eos_penalty: float = 0.0
     """Taken off the score of a completion that was cut, >= 0."""
     seed: int = 0
-    """Of the order of the minibatches."""
+    """Seed of the order of the minibatches."""
 
     def __post_init__(self) -> None:
         if min(self.num_epochs, self.num_minibatches, self.max_tokens_per_batch) < 1:

@@ -20,7 +20,7 @@ class Piece:
     loss: Tensor
     """`[]` its part of the step's mean, differentiable until backward has run."""
     stats: TokenStats
-    """With gradients on `logps` after backward."""
+    """Token statistics, with gradients on `logps` after backward."""
     metrics: dict[str, Tensor]
     """`{name: [K] values}`."""
 
@@ -40,7 +40,7 @@ class Update:
         return torch.stack([piece.loss.detach() for piece in self.pieces]).sum()
 
     def metrics(self) -> dict[str, Tensor]:
-        """Of all tokens of the step."""
+        """Metrics over all tokens of the step."""
         joined = {name: torch.cat([piece.metrics[name] for piece in self.pieces]) for name in self.pieces[0].metrics}
         return joined | {"train/loss": self.loss().reshape(1)}
 

@@ -39,7 +39,7 @@ class Attend(Protocol):
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """What a backend is asked to handle."""
+    """A case that a backend has to handle."""
 
     device_type: str
     dtype: torch.dtype
@@ -51,7 +51,7 @@ class Refusal(NamedTuple):
     """Why a backend does not serve a case."""
 
     reason: str
-    """In a few words."""
+    """Reason in a few words."""
     lasting: bool = True
     """Whether it will hold: an error may have come from a full device."""
 

@@ -21,7 +21,7 @@ _PROMPT, _COMPLETIONS = 37, (150, 3)
 
 
 def failure(backend: AttentionBackend, case: AttentionCase) -> Refusal | None:
-    """What is wrong with the backend for this case, or None if its output and gradients are right.
+    """The fault of the backend in this case, or None if its output and gradients are right.
 
     What the caller's thread is doing makes no difference: inference mode, autocast, checkpointing.
     """

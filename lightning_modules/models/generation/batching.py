@@ -13,7 +13,7 @@ from lightning_modules.models.generation.completions import Request
 TOKENS_PER_READ = 8
 """On a device: a wait costs as much as hundreds of launches, and a row that has ended goes on for 4 tokens on average."""
 _SHARE = 0.4
-"""Of the free memory. Rows that have left may hold as much again as those that go on (see `kv_store`)."""
+"""Share of the free memory. Rows that have left may hold as much again as those that go on (see `kv_store`)."""
 _VOCABULARY_BYTES = 24
 """A row's logits in half precision and in float32, their weights, those in blocks, and what is summed."""
 
@@ -61,7 +61,7 @@ class Batching:
 
 
 def batching_for(model: PreTrainedModel, num_tokens: int) -> Batching:
-    """What suits the model's device: on CUDA as many rows as memory holds, with prompt and completion of `num_tokens` each.
+    """Batching for the model's device: on CUDA as many rows as memory holds, with prompt and completion of `num_tokens` each.
 
     What is free decides, so that another call may take other batches (see `BatchedEngine` for what that changes).
     """

@@ -45,7 +45,7 @@ class UncachedDecoder(Decoder[UncachedCohort]):
 
     @property
     def device(self) -> torch.device:
-        """Of the model."""
+        """Device of the model."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
