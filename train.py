@@ -2,239 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from pydoc import locate
-from types import NoneType
-from typing import Any, cast
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jsonargparse import Namespace, _typehints
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
-from typing_extensions import override
+from command_line.failures import exit_code
+from command_line.help import help_page
 
-from callbacks.control.stop_on_signal import StopOnSignal
-from callbacks.output.checkpoint_file import require_whole
-from callbacks.output.console import silence_libraries
-from datamodules.base import BaseDataModule
-from datamodules.toy.scenarios import initial_row
-from lightning_modules.models.checkpoint_folders import tokenizer_at
-from lightning_modules.precision import require_supported_precision
-from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
-from lightning_modules.trained import TrainedModule
-
-
-class ExperimentCLI(LightningCLI):
-    """A command line whose runs go to `runs/<experiment>/version_N`, N counting up.
-
-    <experiment> is the file name of the (first) config; a logger that is given a `name` keeps it. The saved config holds the
-    name, so that running it again counts on in the same folder.
-    """
-
-    @override
-    def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        # Of both: the loader takes up a position, the module its weights.
-        self.model.allow_changed_data = self.datamodule.allow_changed_data = self.config[self.subcommand].allow_changed_data
-
-    @override
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        # Behind those that write checkpoints, which Lightning puts last.
-        trainer.callbacks.sort(key=lambda callback: isinstance(callback, StopOnSignal))  # type: ignore[attr-defined]
-        return trainer
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--allow_changed_data",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="Resume (ckpt_path) although the training data, or the reference, are not the checkpoint's.",
-        )
-        parser.link_arguments("data.init_args.scenario", "model.init_args.policy.init_args.initial_row", compute_fn=initial_row)
-        parser.link_arguments("data.init_args.num_seeds", "model.init_args.policy.init_args.num_seeds")
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        with _class_change_forgets_arguments(), _nested_values_stay_what_they_are():
-            super().parse_arguments(parser, args)
-
-    @override
-    def _parse_ckpt_path(self) -> None:
-        # Lightning's own reads the whole file here, for hyperparameters that no checkpoint of ours has.
-        _require_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        require_supported_name(config.trainer.strategy)
-        require_supported_precision(config.trainer.precision, config.trainer.accelerator)
-        _require_room_for_callbacks(config.trainer)
-        _leave_out_switched_off(config.trainer)
-        require_readable_checkpoint(config.get("ckpt_path"), config.trainer.strategy)
-        if config.config:
-            _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
-        _share_tokenizer(config)
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Saves the whole config in the run's own folder, and refuses a run that would have none.
-
-    Raises:
-        ValueError: if the first logger makes no new folder for every run: a second run would meet the first one's files.
-    """
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger | CSVLogger):
-            raise ValueError(
-                "expected TensorBoardLogger or CSVLogger as the first of trainer.logger, got "
-                f"{'none' if trainer.logger is None else type(trainer.logger).__name__}. "
-                "They give every run a folder of its own; list other loggers after one of them."
-            )
-        super().setup(trainer, pl_module, stage)
-
-    @override
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Called on one rank, after the file was written. A report says how to run it again.
-        path = Path(cast(str, cast(Any, trainer.logger).log_dir)) / self.config_filename
-        path.write_text(f"# python train.py {TrainerFn(stage).value}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
-
-
-_SWITCHES = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint, "enable_model_summary": ModelSummary}
-"""Option of the trainer -> the callbacks that it switches off."""
-
-
-def _require_room_for_callbacks(trainer: Namespace) -> None:
-    if trainer.barebones:
-        raise ValueError(
-            "expected trainer.barebones: false, got true: a run needs its logger and its callbacks. To time steps alone, pass "
-            "--trainer.callbacks '[]'; to try a config and keep nothing, --trainer.fast_dev_run true."
-        )
-
-
-def _leave_out_switched_off(trainer: Namespace) -> None:
-    """Take callbacks that an option switches off from the list: Lightning refuses the two together, and configs name both."""
-    off = tuple(kind for option, kind in _SWITCHES.items() if trainer.get(option) is False)
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] if trainer.callbacks else []
-    kept = [callback for callback in callbacks if not issubclass(cast(type, locate(callback.class_path)), off)]
-    if len(kept) < len(callbacks):
-        trainer.callbacks = kept
-
-
-def _require_checkpoint(path: str | None) -> None:
-    """Refuse a checkpoint that is not there, or is damaged, before models and data are built."""
-    # Lightning's own words for one, such as best, last and registry:<model>, are no paths.
-    if path is None or not path.endswith(".ckpt"):
-        return
-    if Path(path).exists():
-        require_whole(Path(path))
-        return
-    known = sorted(Path("runs").glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
-    newest = f"The newest one here is {known[-1]}." if known else "Runs keep theirs at <run folder>/checkpoints/last.ckpt."
-    raise FileNotFoundError(f"expected a checkpoint at {path}, got none. {newest}")
-
-
-def _name_runs(loggers: object, experiment: str) -> None:
-    """Give every logger whose `name` is null the experiment's."""
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(logger, Namespace) and logger.init_args.get("name", "") is None:
-            logger.init_args.name = experiment
-
-
-def _share_tokenizer(config: Namespace) -> None:
-    """Let a data module whose `tokenizer` is null take the one that lies with the policy's weights."""
-    data, policy = config.data.init_args, config.model.init_args.get("policy")
-    if policy is not None and data.get("tokenizer", "") is None:
-        # A reward model's recipe is of one class, which the config does not name.
-        arguments = policy.get("init_args", policy)
-        # Of a folder of checkpoints, or an adapter, it may lie elsewhere.
-        data.tokenizer = arguments.get("path") and tokenizer_at(arguments.path)
-        if arguments.get("trust_remote_code"):
-            data.trust_remote_code = True
-
-
-@contextmanager
-def _class_change_forgets_arguments() -> Iterator[None]:
-    """Make a later `class_path` drop all arguments of the class it replaces.
-
-    By default jsonargparse silently keeps those that the new class happens to accept too: SimPO would run with DPO's
-    beta. It has no setting for this, so the function that chooses is replaced while arguments are parsed.
-    """
-
-    def forget(_: object, previous: Namespace | None, value: Namespace) -> None:
-        if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
-            previous["init_args"] = Namespace()
-
-    original = _typehints.discard_init_args_on_class_path_change
-    _typehints.discard_init_args_on_class_path_change = forget
-    try:
-        yield
-    finally:
-        _typehints.discard_init_args_on_class_path_change = original
-
-
-@contextmanager
-def _nested_values_stay_what_they_are() -> Iterator[None]:
-    """Make `null` null, two and more levels deep, and in a list or a mapping there.
-
-    jsonargparse 4.53 reads such a value and writes it back as Python does: `null` becomes the text None. Written as JSON it is read
-    for what it is; the function that does it is replaced while arguments are parsed.
-    """
-
-    def adapt(value: Any, *args: object, **kwargs: object) -> object:  # noqa: ANN401
-        given = value.get("init_args") if isinstance(value, Namespace | dict) else None
-        if isinstance(given, _typehints.NestedArg) and isinstance(given.val, NoneType | list | dict):
-            value["init_args"] = given._replace(val=json.dumps(given.val))
-        return original(value, *args, **kwargs)
-
-    original = _typehints.adapt_class_type
-    _typehints.adapt_class_type = adapt
-    try:
-        yield
-    finally:
-        _typehints.adapt_class_type = original
-
-
-def _version() -> str:
-    project = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
-    return str(project["project"]["version"])
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import ArgsType, LightningCLI
 
 
 def main(args: ArgsType = None) -> LightningCLI:
-    """Run one subcommand; `args` replaces the command line (tests call it in process).
+    """Run one subcommand; `args` replaces the command line (tests and demos call it in process).
 
     Raises:
-        SystemExit: with 143 or 130 when SIGTERM or SIGINT has stopped the run.
+        SystemExit: with 143 or 130 when SIGTERM or SIGINT has stopped the run, with 2 for arguments that cannot be read.
     """
-    stop = StopOnSignal()
-    silence_libraries()
-    with stop.listening():
-        return ExperimentCLI(
-            TrainedModule,
-            BaseDataModule,
-            # In no config, for no run does without it.
-            trainer_defaults={"callbacks": [stop]},
-            save_config_callback=SaveRunConfig,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            # It serves save_hyperparameters, which no module here calls: a checkpoint's would override the command line.
-            load_from_checkpoint_support=False,
-            parser_kwargs={"version": _version()},
-            args=args,
-        )
+    # Not above: torch and Lightning take seconds, and a page of help needs neither.
+    from command_line.experiment import run_experiment
+
+    return run_experiment(args)
+
+
+def command(args: Sequence[str] | None = None) -> int:
+    """The exit code of a command line: 0, or 1 for a failure, which is told in words."""
+    given = sys.argv[1:] if args is None else list(args)
+    page = help_page(given)
+    if page is not None:
+        print(page)
+        return 0
+    return exit_code(lambda: main(None if args is None else given), is_debug="--debug" in given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command())

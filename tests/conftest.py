@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# Before Lightning, which imports transformers through torchmetrics. A test that needs the network would be a test of the network.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
 import pytest
 import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-# Before transformers or datasets is imported. A test that needs the network would be a test of the network.
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 torch.set_num_threads(1)
 
 Run = Callable[..., LightningCLI]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder", "diagnosis")
+PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder", "diagnosis", "command_line")
 OURS = (*PACKAGES, "train", "report", "bench", "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
@@ -85,6 +85,7 @@ RULES: dict[str, Callable[[str], bool]] = {
     "diagnosis": lambda name: (
         within("diagnosis", "callbacks", "lightning_modules", "reports", "run_folder")(name) and name not in concrete_modules()
     ),
+    "command_line": within("command_line", "callbacks", "datamodules", "lightning_modules", "run_folder"),
 }
 """Folder -> whether a file in it may import a module of ours."""
 

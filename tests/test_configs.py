@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 from typing_extensions import override
 
 import lightning_modules.losses
+from command_line.experiment import ExperimentCLI
 from lightning_modules.losses.base import PreferenceLoss
-from train import ExperimentCLI, main
+from train import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
