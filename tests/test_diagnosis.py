@@ -207,6 +207,24 @@ def test_a_diagnosis_tells_the_step_of_its_loss_and_how_to_run_it_again(
     assert tracks_of(Path(again.trainer.log_dir or "")) == tracks_of(looked.folder)
 
 
+def test_the_reference_is_shown_as_many_batches_as_the_checkpoint(
+    tmp_path: Path, lived: Path, run: Run, write_config: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    metrics = DiagnosisModule.metrics
+
+    def counted(module: Any, output: Any, batch: CompletionBatch) -> Any:
+        seen.append(tuple(batch.row_numbers.tolist()))
+        return metrics(module, output, batch)
+
+    monkeypatch.setattr(DiagnosisModule, "metrics", counted)
+    config = diagnosis(tmp_path, lived / "policy")
+    config["trainer"] |= {"limit_val_batches": 1}
+    config["data"]["init_args"] |= {"max_tokens_per_batch": 64, "val_fraction": 0}
+    run("validate", "--config", write_config(config, "limited"))
+    assert len(set(seen)) == 1, seen
+
+
 def test_folders_are_told_apart(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10"):
         (tmp_path / "run" / name).mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Protocol, cast
 
 import torch
@@ -150,7 +151,9 @@ class StaticDiagnosis(Callback):
 
     def _look_at_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates with another policy than the module's own."""
-        for number, batch in enumerate(trainer.val_dataloaders):  # type: ignore[arg-type]
+        # As many batches as Lightning shows the module: of the others no reference log-probs may be known.
+        shown = islice(trainer.val_dataloaders, int(sum(trainer.num_val_batches)))  # type: ignore[arg-type]
+        for number, batch in enumerate(shown):
             on_device = batch.to(pl_module.device)
             for monitor in self.monitors:
                 monitor.on_train_batch_start(trainer, pl_module, on_device, number)
