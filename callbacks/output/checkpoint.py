@@ -26,7 +26,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     Args:
         every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
-            float32 16 bytes a parameter.
+            float32 12 bytes a parameter (with the exported policy a run's folder has 16), and what the monitors compare with.
         keep_all: keep every checkpoint and not only the newest.
 
     Raises:

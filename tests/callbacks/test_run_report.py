@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import yaml
 from rich.console import Console
 from torch.optim import SGD
 from tqdm import tqdm
+from transformers.utils.logging import set_tqdm_hook
+from transformers.utils.logging import tqdm as hf_tqdm
 
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.output import run_report
-from callbacks.output.console import say
+from callbacks.output.console import say, silence_libraries
 from callbacks.output.run_report import REPORT, RunReport, write_report
 from callbacks.output.run_summary import next_steps
 from lightning_modules.losses.dpo import DPOLoss
@@ -64,3 +68,23 @@ def test_what_is_said_clears_the_bar_first() -> None:
     assert before.endswith("\r")
     assert before.split("\r")[-2].strip() == ""
     assert "1/2" in after
+
+
+def test_libraries_advertise_nothing_and_short_work_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    kept = list(log.filters)
+    previous = set_tqdm_hook(None)
+    try:
+        silence_libraries()
+        advert, news = (log.makeRecord(log.name, logging.INFO, "", 0, said, (), None) for said in ("try litlogger", "epoch ends"))
+        assert not log.filter(advert)
+        assert log.filter(news)
+        for _ in hf_tqdm(range(3), desc="Loading weights", mininterval=0):
+            pass
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use another", FutureWarning, stacklevel=1)
+        assert caught == []
+    finally:
+        log.filters[:] = kept
+        set_tqdm_hook(previous)
+    assert "Loading weights" not in capsys.readouterr().err
