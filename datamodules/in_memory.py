@@ -68,6 +68,10 @@ class _Records(DataSource):
         yield "", ({"record": record} for record in self.records)
 
     @override
+    def count(self) -> int:
+        return len(self.records)
+
+    @override
     def passed_over(self) -> list[str]:
         return []
 

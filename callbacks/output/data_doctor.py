@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from tqdm import tqdm
 from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import ProbedModule
@@ -89,7 +91,8 @@ class DataDoctor(Callback):
     def _pair_facts(self, dataset: SplitDataset) -> dict[str, Any]:
         keys: list[tuple[int, int, int]] = []
         parts: list[dict[str, Tensor]] = []
-        for batch in self._batches(dataset):
+        total = math.ceil(min(len(dataset.lengths.rows), self.max_pairs) / _PACKED_AT_ONCE)
+        for batch in tqdm(self._batches(dataset), "Looking at the pairs", total=total, unit=" batches", leave=False, delay=1):
             if not len(batch.pairs):
                 return {}
             keys += pair_keys(batch)

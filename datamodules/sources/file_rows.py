@@ -49,6 +49,18 @@ def file_rows(file: Path) -> Iterator[RawRow]:
         )
 
 
+def quick_count(file: Path) -> int | None:
+    """Rows of a plain JSONL or Parquet file; None for others, which would have to be read."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
+    if file.suffix != ".jsonl":
+        return None
+    with file.open("rb") as stream:
+        return sum(chunk.count(b"\n") for chunk in iter(partial(stream.read, 2**20), b""))
+
+
 def _json_rows(file: Path) -> Iterator[RawRow]:
     with open_bytes(file) as stream:
         yield from _json_lines(file, bounded_lines(stream))

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from tqdm import tqdm
+
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.formats import Row, RowFormat
@@ -78,9 +80,13 @@ class Preparation:
         Raises:
             ValueError: if no row is left.
         """
-        for records in _chunks(self._records()):
-            for record, encoded in zip(records, self._encoder.encode(records, self._limits.longest), strict=True):
-                self._add(record, encoded)
+        total = self._source.count() if self._rows is None else len(self._rows)
+        # It shows after a second: most sources take less.
+        with tqdm(desc="Reading and tokenising", total=total, unit=" rows", leave=False, delay=1) as bar:
+            for records in _chunks(self._records()):
+                for record, encoded in zip(records, self._encoder.encode(records, self._limits.longest), strict=True):
+                    self._add(record, encoded)
+                bar.update(self._report.rows_read - bar.n)
         if not self._report.rows_kept and self._rows is None:
             remedy = (
                 "Check the columns that `format` names, and the limits on lengths." if self._report.rows_read else "It is empty."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from datamodules.sources.file_rows import READERS, RawRow, file_rows
+from datamodules.sources.file_rows import READERS, RawRow, file_rows, quick_count
 from datamodules.sources.saved_dataset import saved_dataset_files
 from datamodules.sources.streams import OPENERS, format_suffix
 
@@ -57,6 +57,15 @@ class DataSource:
             yield "", self._hub_rows()
         for file in files:
             yield file.name if len(files) > 1 else "", file_rows(file)
+
+    def count(self) -> int | None:
+        """Rows, where the files tell it fast: lines of plain JSONL, the number that Parquet states. None for others."""
+        try:
+            counts = [quick_count(file) for file in self.files()]
+        except Exception:  # a file that cannot be read says so when it is
+            return None
+        known = [count for count in counts if count is not None]
+        return sum(known) if counts and len(known) == len(counts) else None
 
     def fingerprint(self) -> str:
         """Hex digest of the bytes behind the rows."""

@@ -132,3 +132,14 @@ def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
     assert DataSource(str(file)).fingerprint() == before
     file.write_bytes(as_jsonl(TEXT_ROWS[:1]))
     assert DataSource(str(file)).fingerprint() != before
+
+
+def test_files_that_tell_their_number_of_rows_fast(tmp_path: Path) -> None:
+    rows = [{"prompt": str(number)} for number in range(5)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "b.parquet")
+    assert DataSource(str(tmp_path)).count() == 10 == len(list(DataSource(str(tmp_path)).rows()))
+    (tmp_path / "c.csv").write_text("prompt\n1\n")
+    assert DataSource(str(tmp_path)).count() is None
+    (tmp_path / "b.parquet").write_bytes(b"damaged")
+    assert DataSource(str(tmp_path / "b.parquet")).count() is None
