@@ -29,7 +29,7 @@ STYLE = f"""
 .side {{ display: flex; flex-wrap: wrap; gap: .1rem .6rem; margin: .2rem 0 }}
 .side b {{ flex: 0 0 5rem }} .tokens {{ flex: 1 1 16rem }}
 .tokens span {{ font-family: monospace; padding: .1rem 0; border-radius: 2px; overflow-wrap: anywhere }}
-.tokens .first {{ outline: 2px solid currentColor }}
+.tokens .first {{ outline: 2px solid currentColor }} .tokens .worst {{ border-bottom: 4px double currentColor }}
 .bar {{ height: .9rem; width: 18rem; max-width: 100%; border: 1px solid #999 }}
 .bar {{ background: linear-gradient(90deg, {DOWN}, #fff, {UP}) }}
 """.strip()
@@ -118,7 +118,7 @@ def pairs_html(pairs: Sequence[PairHeat]) -> str:
     body = "\n".join(_pair_html(pair, normalize) for pair in pairs)
     return f"""<div class="bar"></div>
 <p>-{scale:.3g} (orange: pushed down) to +{scale:.3g} (blue: pushed up). {escape(UNIT)}.
-Outlined: the first token at which the two completions differ.</p>
+Outlined: the first token at which the two completions differ. Underlined twice: the one that is pushed down hardest.</p>
 {body}"""
 
 
@@ -221,10 +221,13 @@ def _pair_html(pair: PairHeat, normalize: Normalize) -> str:
 
 def _side_html(side: SideHeat, normalize: Normalize) -> str:
     columns = zip(side.tokens, side.pushes, side.probs, strict=True)
-    return "".join(_token_html(*token, normalize, number == side.divergent) for number, token in enumerate(columns))
+    lowest = min(side.pushes, default=0.0)
+    worst = side.pushes.index(lowest) if lowest < 0 else None
+    marks = {worst: "worst", side.divergent: "first"} if worst != side.divergent else {worst: "first worst"}
+    return "".join(_token_html(*token, normalize, marks.get(number, "")) for number, token in enumerate(columns))
 
 
-def _token_html(text: str, push: float, prob: float, normalize: Normalize, is_first: bool) -> str:
-    color, mark = COLORS(normalize(push)), ' class="first"' if is_first else ""
+def _token_html(text: str, push: float, prob: float, normalize: Normalize, classes: str) -> str:
+    color, mark = COLORS(normalize(push)), f' class="{classes}"' if classes else ""
     style = f"background:{to_hex(color)};color:{_ink(color)}"
     return f'<span{mark} style="{style}" title="p = {prob:.3g}, push = {push:+.3g}">{escape(text)}</span>'

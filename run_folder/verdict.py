@@ -60,6 +60,9 @@ def method_of(config: Mapping[str, Any]) -> str:
     module = _class_name(model)
     if module.startswith("Reward"):
         return "The reward model"
+    if module.startswith("Diagnosis"):
+        # Checkpoints, whoever trained them.
+        return "The policy"
     # A preference run is named for its loss, a reinforcement run for how it gets advantages where that is not PPO's way.
     own = arguments.get("loss") or arguments.get("advantages") or {}
     name = _class_name(own) if isinstance(own, Mapping) else ""

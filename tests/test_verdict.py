@@ -101,6 +101,7 @@ def test_alarms_and_accuracy_are_reconciled() -> None:
         ("ppo.module.PPOModule", {"advantages": {"class_path": "x.GAE"}}, "PPO"),
         ("ppo.module.PPOModule", {"advantages": {"class_path": "x.RLOO"}}, "RLOO"),
         ("sft.SFTModule", {}, "SFT"),
+        ("diagnosis.DiagnosisModule", {"loss": {"class_path": "x.DPOLoss"}}, "The policy"),
         ("reward.RewardModule", {"loss": {"class_path": "x.BradleyTerry"}}, "The reward model"),
     ],
 )

@@ -14,6 +14,7 @@ from reports.headline import headline_html
 from reports.page import report_page
 from reports.runs import Run, load_run
 from reports.terms import TERMS
+from run_folder.heatmap_figure import PairHeat, SideHeat, pairs_html
 from tests.reports.made_up import config, heatmap_rows, write_run
 
 
@@ -103,6 +104,16 @@ def test_words_are_explained_in_the_page(tmp_path: Path) -> None:
     assert 'href="#words"' in page
     assert all(f"<dt>{term}</dt>" in page for term in TERMS)
     assert "docs/" not in page
+
+
+def test_the_token_that_is_pushed_down_hardest_is_marked() -> None:
+    side = SideHeat("rejected", ("a", "b", "c"), (0.25, -0.125, -0.5), (0.5, 0.5, 0.5), 1)
+    page = pairs_html([PairHeat("p", (side,))])
+    assert re.findall(r'<span class="(\w+)"[^>]*>(\w)</span>', page) == [("first", "b"), ("worst", "c")]
+    both = pairs_html([PairHeat("p", (replace(side, divergent=2),))])
+    assert re.findall(r'<span class="([^"]+)"[^>]*>(\w)</span>', both) == [("first worst", "c")]
+    up = pairs_html([PairHeat("p", (replace(side, pushes=(0.5, 0.25, 0.125), divergent=None),))])
+    assert "<span class" not in up
 
 
 def test_a_broken_sample_row_breaks_no_page(tmp_path: Path) -> None:
