@@ -87,9 +87,16 @@ class CheckpointVerdict(StaticDiagnosis):
             return
         for logger in trainer.loggers:
             logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        try:
+            page = report_page([load_run(folder)])
+        # Whatever is wrong with a picture, the readings stand, and further checkpoints are to be read.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._console.print(f"No page was written ({reason}). To try again: python report.py {folder}", soft_wrap=True)
+            return
         self.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.output.with_name(f".{self.output.name}.{os.getpid()}")
-        partial.write_text(report_page([load_run(folder)]), encoding="utf-8")
+        partial.write_text(page, encoding="utf-8")
         # Whoever has it open sees the old page or the new one.
         partial.replace(self.output)
 

@@ -25,6 +25,11 @@ _JUDGED = (
 )
 """Metric -> its name in a sentence, the best judge first. The last one is of the loss's own rewards: it says nothing of answers."""
 
+_PAIRS = "pairs/number"
+"""What a diagnosis alone writes."""
+
+_NOT_JUDGED = "not judged, so whether answers got better is not known."
+
 VALIDATION = frozenset(metric for metric, _ in _JUDGED if metric.startswith("val/"))
 """Metrics of the verdict that validation logs and no rows hold."""
 
@@ -58,6 +63,9 @@ def method_of(config: Mapping[str, Any]) -> str:
     model = config.get("model") or {}
     arguments = model.get("init_args") or {}
     module = _class_name(model)
+    if module.startswith("Diagnosis"):
+        # Its loss is what the diagnosis reads gradients of: nobody knows how the checkpoints were trained.
+        return "The policy"
     if module.startswith("Reward"):
         return "The reward model"
     if module.startswith("Diagnosis"):
@@ -80,8 +88,11 @@ def verdict_of(tracks: Mapping[str, Track], method: str) -> Verdict:
     """
     found = next(((tracks[metric], metric, words) for metric, words in _JUDGED if tracks.get(metric)), None)
     cause = _cause(tracks)
+    if _PAIRS in tracks and (found is None or found[1] in VALIDATION):
+        # A diagnosis: its pairs may be those that were trained on, and its first reading is no start.
+        return Verdict("not judged", f"{method}: {_NOT_JUDGED}", cause, _movement(tracks))
     if found is None:
-        return Verdict("not judged", f"{method}: not judged, so whether answers got better is not known.", cause, "")
+        return Verdict("not judged", f"{method}: {_NOT_JUDGED}", cause, "")
     track, metric, words = found
     (first, start), (last, end) = track[0], track[-1]
     if first == last:
@@ -106,6 +117,8 @@ def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str
     """
     unknown = ", ".join(name.replace("_", " ") for name, found in judged.items() if found.startswith("not judged"))
     left = f" Not judged: {unknown}." if unknown else ""
+    partly = ", ".join(name.replace("_", " ") for name, found in judged.items() if "the rest not judged" in found)
+    left += f" Judged in part alone: {partly}." if partly else ""
     if not alarms:
         return f"Alarms: none fired.{left}" if len(judged) > unknown.count(",") + bool(unknown) else "Alarms: not judged."
     named = ", ".join(f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})" for row in alarms)
@@ -128,6 +141,15 @@ def _certainty(points: float, margin: float | None, problems: float | None, metr
         return "How sure: not known, for what was judged was not counted."
     interval = f"95% interval of the change [{points - margin:+.0f}, {points + margin:+.0f}] points on {problems:.0f} problems"
     return f"Beyond chance: {interval}." if abs(points) > margin else f"Within chance: {interval}."
+
+
+def _movement(tracks: Mapping[str, Track]) -> str:
+    """How far the chosen answers of a diagnosis moved, and how sure that is."""
+    name = "pairs/chosen/change"
+    if not all(tracks.get(metric) for metric in (name, f"{name}/low", f"{name}/high")):
+        return ""
+    mean, low, high = (tracks[metric][-1][1] for metric in (name, f"{name}/low", f"{name}/high"))
+    return f"Chosen answers: {mean:+.2f} nats, 95% interval [{low:+.2f}, {high:+.2f}] over {tracks[_PAIRS][-1][1]:.0f} pairs."
 
 
 def _cause(tracks: Mapping[str, Track]) -> str:

@@ -25,6 +25,7 @@ from lightning_modules.models.specs import RandomPolicy
 from reports.details import alarms_html, command_of
 from reports.runs import event_tracks, load_run
 from run_folder.rows import read_rows, tracks_of
+from run_folder.verdict import alarm_sentence, method_of, verdict_of
 from tests import tiny
 from tests.conftest import Run
 
@@ -197,6 +198,12 @@ def test_a_diagnosis_tells_the_step_of_its_loss_and_how_to_run_it_again(
     # One checkpoint makes no stretch of a run: what compares two says so, in the page too.
     assert "not judged" in looked.verdicts["dispersion"]
     assert "not judged" in alarms_html([looked])
+    # Nor is a reward that the diagnosis itself gives to pairs a judge of answers.
+    verdict = verdict_of(looked.tracks, method_of(looked.config))
+    assert verdict.outcome == "not judged"
+    assert verdict.headline == "The policy: not judged, so whether answers got better is not known."
+    assert re.match(r"Chosen answers: [+-]\d.* over 19 pairs\.", verdict.certainty)
+    assert re.search("(Not judged|Judged in part alone): .*dispersion", alarm_sentence(looked.alarms, looked.verdicts, verdict))
     printed = capsys.readouterr().out
     # Of what only the checkpoint was asked there is no start.
     [line] = [line for line in printed.splitlines() if "pairs whose chosen fell" in line]
