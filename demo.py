@@ -5,6 +5,7 @@ Both start from the embedded model and see the same pairs in the same order (sce
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.output.console import say
-from callbacks.output.run_summary import Line, next_steps, opening, summary_lines
+from callbacks.output.run_summary import Line, further_options, next_steps, opening, summary_lines
+from command_line.failures import exit_code
 from reports.page import report_page
 from reports.runs import load_run
 from run_folder.rows import tracks_of
@@ -26,11 +28,11 @@ OPENING = (
 CONFIGS = Path(__file__).parent / "configs" / "experiment"
 
 
-def run(experiment: str) -> tuple[Path, str]:
-    """Train; returns the run's folder and its last checkpoint."""
+def run(experiment: str) -> tuple[Path, str, tuple[str, ...]]:
+    """Train; returns the run's folder, its last checkpoint, and the options that take it further."""
     trainer = main(["fit", "--config", str(CONFIGS / f"{experiment}.yaml")]).trainer
     assert trainer.log_dir is not None, "the demo's configs have a logger"
-    return Path(trainer.log_dir), str(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+    return Path(trainer.log_dir), str(Path(trainer.log_dir) / "checkpoints" / "last.ckpt"), further_options(trainer)
 
 
 def comparison(runs: Mapping[str, list[Line]]) -> Table:
@@ -57,7 +59,7 @@ def demo() -> None:
     console = Console()
     say(console, OPENING)
     runs = {experiment: run(experiment) for experiment in EXPERIMENTS}
-    folders = {experiment: folder for experiment, (folder, _) in runs.items()}
+    folders = {experiment: folder for experiment, (folder, *_) in runs.items()}
     tracks = {experiment: summary_lines(tracks_of(folder)) for experiment, folder in folders.items()}
     page = folders[EXPERIMENTS[0]].parents[1] / "demo.html"
     page.write_text(report_page([load_run(folder) for folder in folders.values()]), encoding="utf-8")
@@ -66,4 +68,4 @@ def demo() -> None:
 
 
 if __name__ == "__main__":
-    demo()
+    sys.exit(exit_code(demo, is_debug="--debug" in sys.argv))

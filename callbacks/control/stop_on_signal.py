@@ -7,6 +7,7 @@ and exits with 0; of SIGINT it knows nothing but the exception. Here a handler s
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -181,5 +182,6 @@ class StopOnSignal(Callback):
         if not saved:
             return f"after step {trainer.global_step}. Nothing was saved: no RunCheckpoint is among the callbacks."
         folder = run_folder(trainer)
-        config = "<config>" if folder is None else folder / "config.yaml"
-        return f"after step {trainer.global_step}. Go on with: python train.py fit --config {config} --ckpt_path {saved[-1]}"
+        config = "<config>" if folder is None else str(folder / "config.yaml")
+        command = shlex.join(["python", "train.py", "fit", "--config", config, "--ckpt_path", saved[-1]])
+        return f"after step {trainer.global_step}. Go on with: {command}"

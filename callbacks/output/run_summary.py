@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -36,8 +38,7 @@ class Line:
 def summary_lines(tracks: Mapping[str, Track], first_step: int | None = None) -> list[Line]:
     """The lines of the table, for what the run measured.
 
-    Log-likelihoods of the probe bank start at step 0 even where the run was resumed: their change counts from there. The rest
-    starts at the first row.
+    Log-likelihoods of the probe bank start at step 0: their change counts from there. The rest starts at the first reading.
 
     Args:
         tracks: what was measured.
@@ -86,6 +87,26 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self._console = Console()
         self._validation: dict[str, Track] = {}
+        self._starts: dict[str, tuple[int, float]] = {}
+        self._trainer: Trainer | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def hear(self, readings: Mapping[str, float]) -> None:
+        """Keep the first reading of every metric: a resumed run has it in no row of its own folder."""
+        step = 0 if self._trainer is None else self._trainer.global_step
+        for name, value in readings.items():
+            self._starts.setdefault(name, (step, value))
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"starts": dict(self._starts), "validation": {name: list(track) for name, track in self._validation.items()}}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._starts, self._validation = state_dict["starts"], state_dict["validation"]
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,11 +120,11 @@ class RunSummary(Callback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        tracks = tracks_of(folder) | self._validation
+        tracks = _begun(tracks_of(folder), self._starts) | self._validation
         lines = summary_lines(tracks)
         if lines:
             say(self._console, *opening(folder, tracks), summary_table(lines, trainer.global_step))
-        say(self._console, *next_steps(folder, _last_checkpoint(trainer)))
+        say(self._console, *next_steps(folder, _last_checkpoint(trainer), further_options(trainer)))
 
 
 def opening(folder: Path, tracks: Mapping[str, Track]) -> list[str]:
@@ -116,14 +137,39 @@ def opening(folder: Path, tracks: Mapping[str, Track]) -> list[str]:
     return [verdict.sentences(), alarm_sentence(read_rows(folder, "alarms"), verdicts, verdict)]
 
 
-def next_steps(folder: Path, checkpoint: str) -> list[str]:
-    """Where to look and how to go on, as commands to copy."""
-    page = folder / REPORT
+def next_steps(folder: Path, checkpoint: str, further: Sequence[str] = ()) -> list[str]:
+    """Where to look and how to go on, as commands to copy.
+
+    Args:
+        folder: of the run.
+        checkpoint: the newest one; empty for none.
+        further: options without which a resumed run would have nothing left to do (`further_options`).
+    """
+    page, config = folder / REPORT, folder / "config.yaml"
     steps = [f"Report:  {page}"] if page.is_file() else []
-    steps += [f"Curves:  tensorboard --logdir {folder.parent}", f"Rows:    {folder / ROWS}"]
-    if checkpoint and (folder / "config.yaml").is_file():
-        steps.append(f"Resume:  python train.py fit --config {folder / 'config.yaml'} --ckpt_path {checkpoint}")
+    steps += [f"Curves:  {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}", f"Rows:    {folder / ROWS}"]
+    if checkpoint and config.is_file():
+        words = ["python", "train.py", "fit", "--config", str(config), "--ckpt_path", checkpoint, *further]
+        steps.append(f"Resume:  {shlex.join(words)}")
     return steps
+
+
+def further_options(trainer: Trainer) -> tuple[str, ...]:
+    """Options that take a run twice as far, where it has come to its own end; none where it was stopped before."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    has_end_of_epochs = epochs is not None and epochs >= 0
+    if 0 <= steps <= trainer.global_step:
+        # The passes over the data may end it too.
+        return ("--trainer.max_steps", str(2 * steps), *(("--trainer.max_epochs", "-1") if has_end_of_epochs else ()))
+    if epochs is not None and 0 <= epochs <= trainer.current_epoch:
+        return ("--trainer.max_epochs", str(2 * epochs))
+    return ()
+
+
+def _begun(tracks: Mapping[str, Track], starts: Mapping[str, tuple[int, float]]) -> dict[str, Track]:
+    """The tracks from the first reading on, which may be that of the run that was resumed."""
+    earlier = {name: [starts[name]] for name, track in tracks.items() if name in starts and starts[name][0] < track[0][0]}
+    return {name: earlier.get(name, []) + track for name, track in tracks.items()}
 
 
 def _likelihood_line(tracks: Mapping[str, Track], kind: str) -> Line:
