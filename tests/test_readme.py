@@ -1,7 +1,7 @@
 """Every command of the README, of docs/usage.md and of CONTRIBUTING.md is run, in order, with a tiny model and tiny data.
 
 The test runs each command as it stands, and appends fewer steps, the CPU, a tiny model and a few rows. `make` is only asked what it
-would do, because it runs these tests.
+would do, because it runs these tests. The quick suite runs the first training of each section of docs/usage.md, and parses others.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+import diagnose
 import report
 from tests import tiny
 
@@ -26,13 +28,23 @@ PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 Run = Callable[..., LightningCLI]
 TRAIN = [".venv/bin/python", "train.py"]
 REPORT = [".venv/bin/python", "report.py"]
+DIAGNOSE = [".venv/bin/python", "diagnose.py"]
 QUICK = ("--trainer.accelerator", "cpu")
 
 
-def commands(document: str) -> list[list[str]]:
-    """Lines of the bash blocks, as a shell splits them."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for block in blocks for line in block.splitlines() if line]
+def commands(document: str, *, only_first: bool) -> list[list[str]]:
+    """Lines of the bash blocks, as a shell splits them; where a section has several trainings, `only_first` parses the others."""
+    found: list[list[str]] = []
+    for section in (ROOT / document).read_text(encoding="utf-8").split("\n## "):
+        blocks = re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+        lines = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
+        trainings = [
+            words for words in lines if words[:2] == TRAIN and "--print_config" not in words and "--model.help" not in words
+        ]
+        for words in trainings[1:] if only_first else []:
+            words.append("--print_config")
+        found += lines
+    return found
 
 
 def dialogue(number: int) -> str:
@@ -68,7 +80,7 @@ def write_own_files(folder: Path) -> None:
         {"chosen": {"from": "gpt", "value": yes}, "rejected": {"from": "gpt", "value": no}}
         for yes, no in zip(good, bad, strict=True)
     ]
-    rows = {
+    rows: dict[str, list[Any]] = {
         "sharegpt.json": [{"conversations": turns} | side for turns, side in zip(asked, sides, strict=True)],
         "alpaca.json": [{"instruction": ask[n], "input": "w2" * (n % 2), "output": good[n]} for n in range(60)],
         "labelled.jsonl": [{"prompt": ask[n], "completion": good[n], "label": n % 2 == 0} for n in range(120)],
@@ -133,11 +145,19 @@ def execute(command: list[str]) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-# A dozen trainings: on a busy machine longer than a test should take.
+# Dozens of trainings: on a busy machine longer than a test should take.
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", ["README.md", "docs/usage.md", "CONTRIBUTING.md"])
-def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    found = commands(document)
+@pytest.mark.parametrize(
+    ("document", "only_first"),
+    [
+        ("README.md", False),
+        ("CONTRIBUTING.md", False),
+        ("docs/usage.md", True),
+        pytest.param("docs/usage.md", False, marks=pytest.mark.slow),
+    ],
+)
+def test_every_command_runs(document: str, only_first: bool, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands(document, only_first=only_first)
     assert found
     # TensorBoard is shown before there is a run to show.
     for command in sorted(found, key=lambda words: "tensorboard" in words[0]):
@@ -147,6 +167,8 @@ def test_every_command_runs(document: str, checkout: Path, run: Run, capsys: pyt
             train(run, command[2:])
         elif command[:2] == REPORT:
             report.main(command[2:])
+        elif command[:2] == DIAGNOSE:
+            diagnose.main(command[2:])
         else:
             execute(command)
 
