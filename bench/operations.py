@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from torch._inductor.async_compile import AsyncCompile
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
@@ -55,6 +56,11 @@ class Counting(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
         self.reads = 0
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """The compiler works although calls are counted."""
+        return True
+
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -70,18 +76,18 @@ class _Phases(Callback):
 
     def __init__(self) -> None:
         self.phases: dict[str, list[Counting]] = {}
-        self._open: Counting | None = None
+        self.open: Counting | None = None
 
     def _enter(self, phase: str) -> None:
         self._leave()
-        self._open = Counting()
-        self.phases.setdefault(phase, []).append(self._open)
-        self._open.__enter__()  # type: ignore[no-untyped-call]
+        self.open = Counting()
+        self.phases.setdefault(phase, []).append(self.open)
+        self.open.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave(self) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._open = None
+        if self.open is not None:
+            self.open.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.open = None
 
     @override
     def on_train_batch_start(self, *_: object) -> None:
@@ -97,7 +103,7 @@ class _Phases(Callback):
 
     @override
     def on_before_zero_grad(self, trainer: Trainer, *_: object) -> None:
-        if self._open is not None:
+        if self.open is not None:
             self._enter("clip and step")
 
     @override
@@ -128,11 +134,39 @@ class _After(Callback):
         self._before.counts[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-def step_counts(watchers: Sequence[Callback] = (), steps: int = 3) -> dict[str, Any]:
-    """Operators of the last of `steps` training steps, by phase; what watching adds once the step has ended."""
+@contextmanager
+def _fused_calls(phases: _Phases) -> Iterator[None]:
+    """Calls of kernels that the compiler wrote are counted in their phase: they pass by the dispatcher."""
+    write = AsyncCompile.cpp_pybinding
+
+    def counted(self: AsyncCompile, *arguments: Any) -> Callable[..., Any]:  # noqa: ANN401
+        written = write(self, *arguments)
+
+        def call(*tensors: Any) -> Any:  # noqa: ANN401
+            kernel = written.result() if hasattr(written, "result") else written
+            if phases.open is not None:
+                phases.open.counts["fused"] += 1
+            return kernel(*tensors)
+
+        return call
+
+    # Of an earlier count: its kernels would tell that one.
+    torch._dynamo.reset()
+    with patch.object(AsyncCompile, "cpp_pybinding", counted), torch._inductor.config.patch(force_disable_caches=True):
+        yield
+
+
+def step_counts(watchers: Sequence[Callback] = (), steps: int = 3, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Operators of the last of `steps` training steps, by phase; what watching adds once the step has ended.
+
+    Args:
+        watchers: callbacks.
+        steps: of the training.
+        options: of the `Setting`, such as `compile=True`.
+    """
     phases, before = _Phases(), _Before()
-    setting = Setting("counted", "bf16-mixed", "cpu", steps=steps, pairs_per_step=4)
-    with as_on_a_gpu(), patch.dict(SHAPES, {"counted": SHAPE}), tempfile.TemporaryDirectory() as folder:
+    setting = Setting("counted", "bf16-mixed", "cpu", steps=steps, pairs_per_step=4, **options)
+    with _fused_calls(phases), as_on_a_gpu(), patch.dict(SHAPES, {"counted": SHAPE}), tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -198,7 +232,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     quiet()
-    report = {"step": step_counts(), "watched step": step_counts(monitors(every_n_steps=1)), "sampling": token_counts()}
+    report = {
+        "step": step_counts(),
+        "compiled step": step_counts(compile=True),
+        "watched step": step_counts(monitors(every_n_steps=1)),
+        "sampling": token_counts(),
+    }
     print(json.dumps(report, indent=1))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
