@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.diagnostics.static_diagnosis import DiagnosedModule, StaticDiagnosis
+from diagnosis.trainer_log import write_trainer_log
 from diagnosis.watch import Watch
 from lightning_modules.models.checkpoint_folders import step_numbers
 from reports.page import report_page
@@ -40,10 +41,12 @@ class CheckpointVerdict(StaticDiagnosis):
         super().__init__(monitors)
         self.output = Path(output)
         self.follow = follow
+        self._last = ""
         self.until_idle = math.inf if until_idle is None else until_idle
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._last = cast(Any, list(cast(DiagnosedModule, pl_module).series.values())[-1]).path
         for alarm in self.alarms(trainer):
             # Those of checkpoints that stand are told in the verdict.
             alarm.is_silent = self.follow is None
@@ -72,6 +75,7 @@ class CheckpointVerdict(StaticDiagnosis):
                 if step <= max(read):
                     self._console.print(f"{path} is left out: it comes after step {max(read)}, which was read.", soft_wrap=True)
                     continue
+                self._last = path
                 try:
                     self.read_checkpoint(trainer, pl_module, step, replace(cast(Any, recipe), path=path))
                 # Trainers remove old checkpoints.
@@ -85,6 +89,7 @@ class CheckpointVerdict(StaticDiagnosis):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
+        write_trainer_log(folder, self._last)
         for logger in trainer.loggers:
             logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
         try:

@@ -67,6 +67,8 @@ def test_a_folder_of_checkpoints_to_a_verdict(here: Path, capsys: pytest.Capture
     for step in (10, 20):
         tiny.write_tokenizer(model_at(here / "run" / f"checkpoint-{step}", step))
     model_at(here / "run", 30)
+    logged = [{"step": 5, "loss": 0.69, "rewards/margins": 0.1}, {"step": 5, "eval_loss": 0.7}, {"step": 10, "loss": 0.6}]
+    (here / "run" / "trainer_state.json").write_text(json.dumps({"global_step": 21, "log_history": logged}))
     folder = diagnosed(here, "run", "--reference", "base", "--output", "out/page.html")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 10
@@ -78,6 +80,7 @@ def test_a_folder_of_checkpoints_to_a_verdict(here: Path, capsys: pytest.Capture
     )
     assert "not judged" in " ".join(lines)
     assert [step for step, _ in tracks_of(folder)["val/loss"]] == [10, 20, 21]
+    assert tracks_of(folder)["trainer/loss"] == [(5, 0.69), (10, 0.6)], "as its own trainer logged it"
     assert "<html" in (here / "out" / "page.html").read_text()
 
 

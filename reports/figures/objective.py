@@ -11,13 +11,22 @@ from reports.groups import Group
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
 
+# `trainer/` is what another trainer logged of its own steps.
 PANELS = (
-    Panel("Loss", "nats", (line("train", "train/loss"), line("val", "val/loss", "test/loss")), level=math.log(2)),
-    Panel("Margin of the rewards", "reward", (line("train", "train/rewards/margins"), line("val", "val/rewards/margins")), level=0),
+    Panel("Loss", "nats", (line("train", "train/loss", "trainer/loss"), line("val", "val/loss", "test/loss")), level=math.log(2)),
+    Panel(
+        "Margin of the rewards",
+        "reward",
+        (line("train", "train/rewards/margins", "trainer/rewards/margins"), line("val", "val/rewards/margins")),
+        level=0,
+    ),
     Panel(
         "Pairs in the right order",
         "share",
-        (line("by reward", "train/rewards/accuracies"), line("by likelihood", "degradation/ranking_accuracy")),
+        (
+            line("by reward", "train/rewards/accuracies", "trainer/rewards/accuracies"),
+            line("by likelihood", "degradation/ranking_accuracy"),
+        ),
         level=0.5,
     ),
 )
