@@ -104,8 +104,7 @@ class BaseDataModule(LightningDataModule, ABC):
         rank, world_size = self.step_part
         part = {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
         loader = ResumableLoader(self.dataset("train"), plan, **part, accepts_changes=self.allow_changed_data)
-        if self.trainer is not None:
-            require_whole_steps(self.trainer, len(loader))
+        self._require_whole_steps(len(loader))
         return loader
 
     @override
@@ -233,6 +232,10 @@ class BaseDataModule(LightningDataModule, ABC):
                 f"{left_out} of {len(plan.lengths.rows)} training prompts sit out each epoch, others every time: "
                 "they do not fill a step."
             )
+
+    def _require_whole_steps(self, batches: int) -> None:
+        if self.trainer is not None:
+            require_whole_steps(self.trainer, batches)
 
     @property
     def _world_size(self) -> int:
