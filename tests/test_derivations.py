@@ -12,7 +12,18 @@ from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "derivations.md").read_text(encoding="utf-8")
-ROOMS = ("callbacks", "datamodules", "judges", "lightning_modules", "reports", "run_folder", "bench", "docs")
+ROOMS = (
+    "callbacks",
+    "command_line",
+    "datamodules",
+    "diagnosis",
+    "judges",
+    "lightning_modules",
+    "reports",
+    "run_folder",
+    "bench",
+    "docs",
+)
 
 BETA_CHOSEN, BETA_REJECTED = 0.1, 0.08
 CHOSEN, REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED = 0.3, 1e-3, 0.25, 0.2
