@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import train
+from command_line.failures import told
 from diagnosis.command import arguments, validate_options
 from diagnosis.verdict import verdict_lines
 
@@ -26,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with redirect_stdout(sys.stderr):
             folder = Path(train.main(["validate", *options]).trainer.log_dir or "")
     except (ValueError, OSError) as error:
-        sys.exit(f"diagnose.py: {error}")
+        sys.exit(f"diagnose.py: {told(error)}")
     print("\n".join([*verdict_lines(folder, asked.reference), f"Page: {asked.output}   Rows: {folder / 'diagnostics'}"]))
 
 
