@@ -89,6 +89,10 @@ class RolloutDataModule(PoolDataModule):
         return {"prompts": hashlib.sha256(asked).hexdigest()}
 
     @override
+    def planned_passes(self, split: str) -> None:
+        """None: steps read what is sampled, not the split."""
+
+    @override
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         if isinstance(limit, int):
