@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from datamodules.batches import Demand
 from datamodules.in_memory import encode_prompts
-from datamodules.loading.planned import require_whole_steps
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
 from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
@@ -96,7 +95,7 @@ class RolloutDataModule(PoolDataModule):
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         if isinstance(limit, int):
-            require_whole_steps(self.trainer, limit)
+            self._require_whole_steps(limit)
         return StepTicks()
 
     @cached_property
