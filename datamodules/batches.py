@@ -118,8 +118,8 @@ class CompletionBatch:
     """Q names: the source within a mixture that the row number counts in; "" where there is one source."""
     pair_numbers: tuple[tuple[int, int], ...] = ()
     """The host-side twin of `pairs`."""
-    pair_score_gaps: tuple[float, ...] = ()
-    """Score of chosen minus that of rejected for every pair, NaN where one is missing: on the host, for checks."""
+    pair_score_gaps: tuple[float | None, ...] = ()
+    """Score of chosen minus that of rejected for every pair, None where one is missing: on the host, for checks."""
     compared: Tensor | None = None
     """`[comparisons, 2]` int64: sequence numbers (better, worse) of all that is compared; None where that is `pairs`."""
     uncompared: int = 0

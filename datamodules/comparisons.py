@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,8 +30,8 @@ def pair_of(completions: Sequence[TokenizedCompletion]) -> list[tuple[int, int]]
     return [(roles.index(Role.CHOSEN), roles.index(Role.REJECTED))] if is_pair else []
 
 
-def score_gap(better: TokenizedCompletion, worse: TokenizedCompletion) -> float:
-    """Difference of their scores in float32, as a device sees it; NaN where one is missing."""
-    scores = (better.score, worse.score)
-    first, second = (np.float32(math.nan if score is None else score) for score in scores)
-    return float(first - second)
+def score_gap(better: TokenizedCompletion, worse: TokenizedCompletion) -> float | None:
+    """Difference of their scores in float32, as a device sees it; None where one is missing."""
+    if better.score is None or worse.score is None:
+        return None
+    return float(np.float32(better.score) - np.float32(worse.score))

@@ -65,7 +65,7 @@ class _Layout:
         self.lengths: list[int] = []
         self.last_row: list[int] = []
         self.pairs: list[tuple[int, int]] = []
-        self.pair_score_gaps: list[float] = []
+        self.pair_score_gaps: list[float | None] = []
         self.compared: list[tuple[int, int]] = []
         self.uncompared = 0
         self.row_numbers: list[int] = []

@@ -32,16 +32,16 @@ class BradleyTerry:
                 f"expected finite margin_per_point and centring >= 0, got {self.margin_per_point} and {self.centring}. 0 is none."
             )
 
-    def require_scores(self, score_gaps: Sequence[float]) -> None:
+    def require_scores(self, score_gaps: Sequence[float | None]) -> None:
         """Refuse pairs without the scores that the margin needs, where they are known on the host.
 
         Args:
-            score_gaps: judge's score of chosen minus that of rejected; NaN where one is missing.
+            score_gaps: judge's score of chosen minus that of rejected; None where one is missing.
 
         Raises:
             ValueError: if there are such pairs.
         """
-        missing = sum(map(math.isnan, score_gaps))
+        missing = sum(gap is None for gap in score_gaps)
         if self.margin_per_point and missing:
             raise ValueError(
                 f"expected judge scores for the margin of every pair, got {missing} of {len(score_gaps)} pairs without. Set "

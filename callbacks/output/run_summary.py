@@ -102,7 +102,8 @@ class RunSummary(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"starts": dict(self._starts), "validation": {name: list(track) for name, track in self._validation.items()}}
+        # The first validation alone: one at the step of a checkpoint comes after it and would be missing in a resumed run.
+        return {"starts": dict(self._starts), "validation": {name: track[:1] for name, track in self._validation.items()}}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

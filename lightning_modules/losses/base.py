@@ -92,11 +92,11 @@ class PreferenceLoss(ABC):
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and implicit rewards."""
 
-    def require_score_gaps(self, gaps: Sequence[float]) -> None:  # noqa: B027  # most losses ask nothing
+    def require_score_gaps(self, gaps: Sequence[float | None]) -> None:  # noqa: B027  # most losses ask nothing
         """Refuse pairs by their judge scores, where they are known on the host; by default nothing is asked of them.
 
         Args:
-            gaps: score of chosen minus that of rejected for every pair, NaN where one is missing.
+            gaps: score of chosen minus that of rejected for every pair, None where one is missing.
 
         Raises:
             ValueError: if the loss cannot be computed for such pairs.

@@ -41,7 +41,7 @@ class CalibratedLoss(PreferenceLoss):
         """See PreferenceLoss."""
         return self.loss.likelihood_remedy()
 
-    def require_score_gaps(self, gaps: Sequence[float]) -> None:
+    def require_score_gaps(self, gaps: Sequence[float | None]) -> None:
         """See PreferenceLoss."""
         self.loss.require_score_gaps(gaps)
 

@@ -39,9 +39,9 @@ class ODPOLoss(PreferenceLoss):
         require_non_negative(alpha=self.alpha)
 
     @override
-    def require_score_gaps(self, gaps: Sequence[float]) -> None:
-        # Written as "not greater" so that NaN, a missing score, is refused too.
-        bad = sum(not gap > 0 for gap in gaps)
+    def require_score_gaps(self, gaps: Sequence[float | None]) -> None:
+        # Written as "not greater" so that a NaN score is refused too.
+        bad = sum(gap is None or not gap > 0 for gap in gaps)
         if bad:
             raise ValueError(
                 f"expected chosen scores above rejected scores, got {bad} of {len(gaps)} pairs tied, reversed or unscored. "
