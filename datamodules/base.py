@@ -24,12 +24,7 @@ from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import Tokenizer
 
-_SPLITS_OF_STAGE = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
+_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
 class BaseDataModule(LightningDataModule, ABC):
@@ -51,6 +46,7 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
+    holds_rejected = False  # whether a training example has a rejected completion, which supervised training would learn too
     allow_changed_data = False  # whether a checkpoint of a run on other data is resumed
 
     def __init__(

@@ -59,6 +59,8 @@ class MixtureDataModule(BaseDataModule):
         trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
+    holds_rejected = True
+
     def __init__(
         self,
         tokenizer: str | None,

@@ -11,6 +11,8 @@ from datamodules.sources.formats import RowFormat
 class PreferenceDataModule(FileDataModule):
     """Pairs: every example has a chosen and a rejected completion. See FileDataModule for the options."""
 
+    holds_rejected = True
+
     @property
     @override
     def _row_format(self) -> RowFormat:

@@ -15,7 +15,20 @@ class SFTModule(BaseModule):
     """Maximise the likelihood of every completion of the batch.
 
     L = -(1/T) sum_t log pi(y_t | x, y_<t), T = completion tokens of the whole optimizer step (nats per token).
+
+    Raises:
+        ValueError: at the start of a fit, if the data module holds pairs: the rejected side would be learned like the chosen one.
     """
+
+    @override
+    def setup(self, stage: str) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and getattr(datamodule, "holds_rejected", False):
+            raise ValueError(
+                f"expected completions to learn, got the pairs of {type(datamodule).__name__}, whose rejected side would be "
+                "learned too. Use datamodules.sft.SFTDataModule, which takes the chosen side, or train with PreferenceModule."
+            )
+        super().setup(stage)
 
     @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:

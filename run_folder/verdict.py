@@ -69,7 +69,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     if module.startswith("Reward"):
         return "The reward model"
     if module.startswith("Diagnosis"):
-        # Checkpoints, whoever trained them.
+        # Checkpoints of any trainer.
         return "The policy"
     # A preference run is named for its loss, a reinforcement run for how it gets advantages where that is not PPO's way.
     own = arguments.get("loss") or arguments.get("advantages") or {}

@@ -42,3 +42,13 @@ def test_a_reward_model_answers_nothing(tmp_path: Path, run: Run, write_config: 
     config["data"] = {"class_path": "datamodules.tasks.sft.TaskSFTDataModule", "init_args": data}
     with pytest.raises(ValueError, match=r"expected pairs to score, got prompts to answer. A reward model answers nothing"):
         run("test", "--config", write_config(config, "rm"))
+
+
+def test_supervised_training_does_not_learn_the_rejected_side(tmp_path: Path, run: Run, write_config: Write) -> None:
+    config = {
+        "trainer": tiny.trainer(tmp_path, max_steps=1),
+        "model": tiny.module(tmp_path, supervised=True),
+        "data": tiny.pair_data(tmp_path),
+    }
+    with pytest.raises(ValueError, match=r"got the pairs of PreferenceDataModule, whose rejected side would be learned"):
+        run("fit", "--config", write_config(config, "pairs"))

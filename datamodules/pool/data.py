@@ -54,6 +54,8 @@ class PoolDataModule(TaskDataModule):
         trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
     """
 
+    holds_rejected = True
+
     def __init__(
         self,
         pool: str,

@@ -183,6 +183,8 @@ class ToySFTDataModule(ToyDataModule):
 class ToyPreferenceDataModule(ToyDataModule):
     """Step 2: one pair for each prompt. See ToyDataModule."""
 
+    holds_rejected = True
+
     @override
     def example(self, number: int, prompt: int) -> Example:
         return pair(number, prompt, self._rejected[number][prompt])

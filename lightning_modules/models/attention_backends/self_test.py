@@ -41,7 +41,7 @@ def in_a_fresh_thread(work: Callable[[], float]) -> float:
 
 
 def _largest_error(backend: AttentionBackend, case: AttentionCase, device: torch.device) -> float:
-    # A thread starts on the first GPU, whichever its process uses.
+    # A thread starts on the first GPU, also where its process uses another.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         segments = _segments(device)
         generator = torch.Generator().manual_seed(0)

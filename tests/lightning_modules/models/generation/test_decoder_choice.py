@@ -36,7 +36,7 @@ def test_a_model_without_a_cache_is_sampled_by_whole_passes_and_says_so(model_ty
 
 
 def test_a_model_whose_packed_decoding_goes_wrong_is_decoded_with_its_own_cache() -> None:
-    """DiffLlama asks for attention twice a layer, of which the packed decoder keeps one set of keys and values."""
+    """DiffLlama asks for attention twice a layer, and the packed decoder keeps one set of keys and values."""
     policy = RandomPolicy(config("llama") | {"model_type": "diffllama"}, seed=1).build()
     groups = policy.generate(PROMPTS, SamplingParameters(7), num_samples=2, eos_token_id=NO_EOS, seed=0)
     drawn = torch.cat([completion.logps for group in groups for completion in group])
