@@ -21,6 +21,7 @@ def main(options: PartOptions) -> None:
         "1.5B, 32 pairs, selective checkpointing": (replace(large, pairs_per_step=32, gradient_checkpointing="selective"), 30),
         "0.5B, selective checkpointing": (replace(half, gradient_checkpointing="selective"), 15),
         "0.5B, full checkpointing": (replace(half, gradient_checkpointing=True), 15),
+        "0.5B, compiled, full checkpointing": (replace(half, compile=True, gradient_checkpointing=True), 40),
         "0.5B, long prompts": (replace(half, mix="long_prompt"), 15),
     }
     for name, (setting, seconds) in settings.items():
