@@ -19,10 +19,10 @@ from datamodules.prompts import PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import PolicySpec
-from lightning_modules.ppo.checks import require_fitting_models
-from lightning_modules.ppo.rewards import RewardSource, prepare, total_rewards
-from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.rewards.base import RewardSource, prepare, total_rewards
+from lightning_modules.rewards.checks import require_fitting_models
+from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 MAX_ROLLOUTS = 8

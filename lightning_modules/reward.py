@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import PromptBatch
-from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
+from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
 from lightning_modules.reward_output import RewardOutput
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule

@@ -20,10 +20,10 @@ from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.models.toy_specs import ToyPolicySpec
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.module import PPOModule
-from lightning_modules.ppo.token_reward import TokenReward
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.token_reward import TokenReward
 from lightning_modules.stochastic_rounding import StochasticAdamW
 from run_folder.rows import read_rows
 from tests import tiny

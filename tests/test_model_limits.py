@@ -15,9 +15,9 @@ from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.critic import OwnBody
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule
-from lightning_modules.ppo.judge_reward import JudgeReward
-from lightning_modules.ppo.model_reward import ModelReward
 from lightning_modules.ppo.module import PPOModule
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.model_reward import ModelReward
 from tests import tiny
 from tests.lightning_modules.ppo.rig import EvenJudge, Prompts, fit
 from tests.lightning_modules.stubs import TINY
@@ -99,7 +99,7 @@ MODULES = {
 @pytest.mark.parametrize("part", MODULES)
 def test_every_model_of_a_run_that_samples(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # transformers makes up a tokenizer for a GPT-2 without one.
-    monkeypatch.setattr("lightning_modules.ppo.model_reward.require_same_tokens", lambda *_: None)
+    monkeypatch.setattr("lightning_modules.rewards.model_reward.require_same_tokens", lambda *_: None)
     SMALL.build().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"at most 11 tokens .*positions of GPT2\w+, got 12 in the prompts with their answers"):
         fit(tmp_path, MODULES[part](str(tmp_path / "model")), Prompts(max_new_tokens=9))  # type: ignore[no-untyped-call]

@@ -34,17 +34,17 @@ from datamodules.toy.data import ToyPreferenceDataModule
 from judges.chat.batch import ChatLimits, Prices
 from judges.chat.server import ChatServer
 from judges.maths import MathsJudge
-from lightning_modules.bradley_terry import BradleyTerry
+from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.estimators import GAE
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.rewards.judge_reward import JudgeReward
 from tests.lightning_modules.ppo.rig import EvenJudge
 from tests.lightning_modules.stubs import TINY
 

@@ -10,19 +10,18 @@ from torch import Tensor, device
 
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from datamodules.prompts import PromptBatch
-from lightning_modules.advantages import whiten
 from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.kl import k1, k3
 from lightning_modules.models.critic import Critic
 from lightning_modules.models.policy import Policy
-from lightning_modules.ppo.checks import require_whole_distribution
+from lightning_modules.ppo.advantages import whiten
 from lightning_modules.ppo.estimators import AdvantageEstimator, Evidence
 from lightning_modules.ppo.health import events_of, explained_variance, kinds_of, repetition
+from lightning_modules.ppo.kl import k1, k3
 from lightning_modules.ppo.kl_penalty import KLPenalty
-from lightning_modules.ppo.rewards import RewardSource, TotalRewards, total_rewards
 from lightning_modules.ppo.rollout import Rollout, TokenTable
-from lightning_modules.ppo.samples import Samples, draw
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.rewards.base import RewardSource, TotalRewards, total_rewards
+from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.token_stats import TokenStats
 
 
@@ -178,6 +177,19 @@ class Collector:
         }
         own = {f"objective/score/{name}": values[values.isfinite()] for name, values in scored.total.by_source.items()}
         return metrics | own
+
+
+def require_whole_distribution(prompts: PromptBatch) -> None:
+    """Refuse prompts that are answered from another distribution than the policy's own: the ratios of PPO would be of two.
+
+    Raises:
+        ValueError: if temperature or top_p is not 1.
+    """
+    if (prompts.temperature, prompts.top_p) != (1, 1):
+        raise ValueError(
+            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.temperature} and {prompts.top_p}: what "
+            "is drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
+        )
 
 
 def _reference_of(batches: Sequence[CompletionBatch]) -> Tensor:

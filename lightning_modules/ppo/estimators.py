@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import sum_by_sequence
-from lightning_modules.advantages import generalized_advantages, leave_one_out_advantages
+from lightning_modules.ppo.advantages import generalized_advantages, leave_one_out_advantages
 
 
 @dataclass(frozen=True, eq=False)

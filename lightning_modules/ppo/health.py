@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.ppo.rewards import TotalRewards
-from lightning_modules.ppo.samples import SAMPLE, Samples
+from lightning_modules.rewards.base import TotalRewards
+from lightning_modules.rewards.samples import SAMPLE, Samples
 
 ABOVE, BELOW = f"{SAMPLE}_above", f"{SAMPLE}_below"
 """Kinds of completions that score above and below the mean of their prompt's: what chosen and rejected are to a pair."""

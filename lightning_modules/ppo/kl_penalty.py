@@ -9,14 +9,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_modules.kl import k1, k3
+from lightning_modules.ppo.kl import k1, k3
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k3": k3}
 
 
 @dataclass(frozen=True)
 class KLPenalty:
-    """Token t costs coefficient * kl_t, kl_t an estimate of KL(pi || pi0) from the sampled token (lightning_modules/kl.py).
+    """Token t costs coefficient * kl_t, kl_t an estimate of KL(pi || pi0) from the sampled token (lightning_modules/ppo/kl.py).
 
     With a `target` the coefficient follows Ziegler et al. 2019 (arXiv 1909.08593, Sec. 2.2), once a rollout of n completions:
         c <- c (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon), KL in nats a completion.

@@ -20,18 +20,18 @@ from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable
-from lightning_modules.ppo.checks import check_rewards, require_fitting_models
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.objective import ppo_loss, step_metrics
 from lightning_modules.ppo.progress import Progress
-from lightning_modules.ppo.rewards import RewardSource, prepare
 from lightning_modules.ppo.rollout import minibatch_plan
-from lightning_modules.ppo.samples import runs_of
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.ppo.updates import Piece, Update, clip
+from lightning_modules.rewards.base import RewardSource, prepare
+from lightning_modules.rewards.checks import check_rewards, require_fitting_models
+from lightning_modules.rewards.samples import greedy_runs
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
@@ -229,7 +229,7 @@ class PPOModule(BaseModule):
         rollout, numbers = self.progress.current()
         targets = rollout.num_targets()
         sizes = [len(rollout.prompts[number]) + targets[number] for number in numbers]
-        return [[numbers[i] for i in run] for run in runs_of(sizes, self.settings.max_tokens_per_batch)]
+        return [[numbers[i] for i in run] for run in greedy_runs(sizes, self.settings.max_tokens_per_batch)]
 
     def _piece(self, numbers: Sequence[int], share: StepShare) -> Piece:
         rollout, _ = self.progress.current()

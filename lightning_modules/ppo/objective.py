@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_modules.kl import k2
-from lightning_modules.losses.clipped import ClippedLoss, clipped_policy_loss, clipped_value_loss
+from lightning_modules.ppo.clipped import ClippedLoss, clipped_policy_loss, clipped_value_loss
+from lightning_modules.ppo.kl import k2
 from lightning_modules.ppo.rollout import TokenTable
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.token_stats import TokenStats

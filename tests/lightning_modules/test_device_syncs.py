@@ -29,17 +29,17 @@ from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
-from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.odpo import ODPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
+from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.sft import SFTModule
 from lightning_modules.trained import TrainedModule
 from tests.lightning_modules.ppo import rig

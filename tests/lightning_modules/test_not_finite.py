@@ -25,9 +25,9 @@ from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.models.toy_specs import SavedToyPolicySpec, ToyPolicySpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
+from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import StepOutput
 from lightning_modules.stochastic_rounding import StochasticAdamW

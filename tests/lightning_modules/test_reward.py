@@ -22,8 +22,8 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.sources.layout import trained_tokenizer
 from judges.reward_model import RewardModelJudge
-from lightning_modules.bradley_terry import BradleyTerry
 from lightning_modules.comparisons import comparisons
+from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar

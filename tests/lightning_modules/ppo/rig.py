@@ -20,9 +20,9 @@ from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.models.policy import SampledCompletion
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.module import PPOModule
-from lightning_modules.ppo.samples import Samples
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.samples import Samples
 from lightning_modules.trained import TrainedModule
 from tests.lightning_modules.stubs import TINY, make_pairs
 

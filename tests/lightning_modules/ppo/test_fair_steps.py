@@ -28,11 +28,11 @@ from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.collect import Collector, Models
 from lightning_modules.ppo.estimators import ReMax
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.kl_penalty import KLPenalty
-from lightning_modules.ppo.rewards import RewardSource
 from lightning_modules.ppo.settings import PPOSettings
-from lightning_modules.ppo.token_reward import TokenReward
+from lightning_modules.rewards.base import RewardSource
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.token_reward import TokenReward
 from lightning_modules.stochastic_rounding import StochasticAdamW
 from tests.lightning_modules.ppo.rig import EOS, EvenJudge, Numbers, Prompts, fit, module
 from tests.lightning_modules.ppo.test_module import logged

@@ -14,10 +14,10 @@ from callbacks.diagnostics.reward_monitor import RewardMonitor
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
-from lightning_modules.ppo.judge_reward import JudgeReward
-from lightning_modules.ppo.model_reward import ModelReward
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.reward import RewardModule
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.model_reward import ModelReward
 from tests.lightning_modules.ppo.rig import EvenJudge, Prompts, fit
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
 

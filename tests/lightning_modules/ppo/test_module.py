@@ -20,11 +20,11 @@ from lightning_modules.models.critic import SharedBody
 from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.ppo.collect import Collector, Models
 from lightning_modules.ppo.estimators import GAE, RLOO, AdvantageEstimator, ReMax
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.kl_penalty import KLPenalty
-from lightning_modules.ppo.rewards import RewardSource
 from lightning_modules.ppo.settings import PPOSettings
-from lightning_modules.ppo.token_reward import TokenReward
+from lightning_modules.rewards.base import RewardSource
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.token_reward import TokenReward
 from run_folder.rows import read_rows
 from tests.lightning_modules.ppo.rig import EvenJudge, OddJudge, Prompts, fit, module
 from tests.lightning_modules.stubs import TINY

@@ -12,10 +12,10 @@ from lightning_modules.ppo.estimators import GAE, RLOO, Evidence, ReMax
 from lightning_modules.ppo.health import events_of, explained_variance, kinds_of, repetition
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.objective import ppo_loss
-from lightning_modules.ppo.rewards import TotalRewards
 from lightning_modules.ppo.rollout import Rollout, TokenTable, minibatch_plan
-from lightning_modules.ppo.samples import runs_of
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.rewards.base import TotalRewards
+from lightning_modules.rewards.samples import greedy_runs
 from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.ppo.rig import samples
 
@@ -103,8 +103,8 @@ def test_plans_see_every_prompt_once_an_epoch_in_an_order_of_its_own() -> None:
 
 
 def test_runs_keep_to_the_budget_and_lose_nothing() -> None:
-    assert [list(run) for run in runs_of([3, 3, 9, 1, 1], 6)] == [[0, 1], [2], [3, 4]]
-    assert list(runs_of([], 6)) == []
+    assert [list(run) for run in greedy_runs([3, 3, 9, 1, 1], 6)] == [[0, 1], [2], [3, 4]]
+    assert list(greedy_runs([], 6)) == []
 
 
 def rollout() -> Rollout:

@@ -21,15 +21,15 @@ from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule, best_and_worst
-from lightning_modules.ppo.checks import check_rewards, require_same_tokens
 from lightning_modules.ppo.estimators import RLOO
-from lightning_modules.ppo.judge_reward import JudgeReward
 from lightning_modules.ppo.kl_penalty import KLPenalty
-from lightning_modules.ppo.model_reward import ModelReward
 from lightning_modules.ppo.module import PPOModule
-from lightning_modules.ppo.rewards import Rewards, RewardSource, total_rewards
-from lightning_modules.ppo.samples import draw
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.rewards.base import Rewards, RewardSource, total_rewards
+from lightning_modules.rewards.checks import check_rewards, require_same_tokens
+from lightning_modules.rewards.judge_reward import JudgeReward
+from lightning_modules.rewards.model_reward import ModelReward
+from lightning_modules.rewards.samples import draw
 from tests import tiny
 from tests.lightning_modules.ppo.rig import EOS, EvenJudge, OddJudge, Prompts, fit, samples
 from tests.lightning_modules.stubs import TINY

@@ -13,7 +13,7 @@ from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.tasks.base import TaskItem
 from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
-from lightning_modules.ppo.samples import draw
+from lightning_modules.rewards.samples import draw
 from tests.lightning_modules.models.architectures import VOCAB, config
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS
 

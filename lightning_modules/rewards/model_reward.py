@@ -14,9 +14,9 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ReferenceStore
 from datamodules.prompts import PromptStore
 from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
-from lightning_modules.ppo.checks import require_same_tokens
-from lightning_modules.ppo.rewards import Rewards, RewardSource
-from lightning_modules.ppo.samples import Samples
+from lightning_modules.rewards.base import Rewards, RewardSource
+from lightning_modules.rewards.checks import require_same_tokens
+from lightning_modules.rewards.samples import Samples
 
 NUM_BATCHES = 4
 """Batches of the data's frozen pairs, for the mean and the spread of the rewards."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from datamodules.batches import ReferenceStore
-from datamodules.prompts import PromptBatch, PromptStore
+from datamodules.prompts import PromptStore
 from lightning_modules.models.policy import Policy
-from lightning_modules.ppo.rewards import RewardSource
+from lightning_modules.rewards.base import RewardSource
 
 NUM_BATCHES = 4
 """Batches of the data's frozen pairs: enough to tell 60% from 70%."""
@@ -36,19 +36,6 @@ def require_fitting_models(policy: Policy, reference: Policy) -> None:
         raise ValueError(
             f"expected a reference over the policy's {policy.vocab_size} tokens, got one over {reference.vocab_size}. The KL "
             "compares them token by token: choose one with the policy's tokenizer."
-        )
-
-
-def require_whole_distribution(prompts: PromptBatch) -> None:
-    """Refuse prompts that are answered from another distribution than the policy's own: the ratios of PPO would be of two.
-
-    Raises:
-        ValueError: if temperature or top_p is not 1.
-    """
-    if (prompts.temperature, prompts.top_p) != (1, 1):
-        raise ValueError(
-            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.temperature} and {prompts.top_p}: what "
-            "is drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
         )
 
 

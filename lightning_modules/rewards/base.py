@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import PromptStore
-from lightning_modules.ppo.samples import Samples
+from lightning_modules.rewards.samples import Samples
 
 MIN_SCORED = 0.5
 """Share of a rollout's completions that a source has to score. Below it, the source is broken."""

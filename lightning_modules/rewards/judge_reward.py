@@ -11,8 +11,8 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import PromptStore
 from judges.base import Judge, JudgeError, Verdict
-from lightning_modules.ppo.rewards import Rewards, RewardSource
-from lightning_modules.ppo.samples import Samples
+from lightning_modules.rewards.base import Rewards, RewardSource
+from lightning_modules.rewards.samples import Samples
 
 Item = tuple[str, str, str | None]
 """Prompt, response, gold answer."""

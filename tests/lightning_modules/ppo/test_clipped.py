@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_modules.kl import k1, k2, k3
-from lightning_modules.losses.clipped import clipped_policy_loss, clipped_value_loss
+from lightning_modules.ppo.clipped import clipped_policy_loss, clipped_value_loss
+from lightning_modules.ppo.kl import k1, k2, k3
 
 
 def test_policy_loss_equals_hand_computed_values_in_all_four_cases() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.advantages import generalized_advantages, leave_one_out_advantages, whiten
+from lightning_modules.ppo.advantages import generalized_advantages, leave_one_out_advantages, whiten
 
 
 def test_gae_equals_hand_computed_values_for_two_completions() -> None:

@@ -65,7 +65,7 @@ class Samples:
             Example(prompt.prompt_ids, tuple(TokenizedCompletion(ids(c), Role.SAMPLE, SAMPLE) for c in group))
             for prompt, group in zip(self.prompts, self.groups, strict=True)
         ]
-        for run in runs_of([example.num_rows for example in examples], max_tokens):
+        for run in greedy_runs([example.num_rows for example in examples], max_tokens):
             yield pack([examples[number] for number in run])
 
     def has_other_ends(self) -> bool:
@@ -97,7 +97,7 @@ def draw(policy: Policy, prompts: PromptBatch, *, is_greedy: bool = False) -> Sa
     return Samples(prompts.prompts, tuple(map(tuple, groups)), prompts.eos_token_id)
 
 
-def runs_of(sizes: Sequence[int], budget: int) -> Iterator[range]:
+def greedy_runs(sizes: Sequence[int], budget: int) -> Iterator[range]:
     """Consecutive numbers whose sizes add up to at most `budget`; a size beyond it stands alone."""
     first, total = 0, 0
     for number, size in enumerate(sizes):

@@ -13,9 +13,9 @@ from datamodules.batches import CompletionBatch
 from datamodules.prompts import PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.policy import PolicySpec
-from lightning_modules.ppo.checks import require_same_tokens
-from lightning_modules.ppo.rewards import Rewards, RewardSource
-from lightning_modules.ppo.samples import Samples
+from lightning_modules.rewards.base import Rewards, RewardSource
+from lightning_modules.rewards.checks import require_same_tokens
+from lightning_modules.rewards.samples import Samples
 
 
 class TokenReward(RewardSource):
