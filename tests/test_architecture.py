@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder", "diagnosis", "command_line")
-OURS = (*PACKAGES, "train", "report", "bench", "tests")
+MEASURING = ("bench", "studies")
+OURS = (*PACKAGES, "train", "report", *MEASURING, "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
 # What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
@@ -34,7 +35,7 @@ def files(*folders: str) -> list[Path]:
 
 
 def everything() -> list[Path]:
-    return sorted([*ROOT.glob("*.py"), *files(*PACKAGES, "bench", "tests")])
+    return sorted([*ROOT.glob("*.py"), *files(*PACKAGES, *MEASURING, "tests")])
 
 
 def module_name(path: Path) -> str:
@@ -96,7 +97,7 @@ def test_the_picture_of_the_house_shows_every_folder() -> None:
     drawn: list[Path] = []
     for indent, name in re.findall(r"^( *)(\w+)/ ", picture, re.MULTILINE):
         drawn.append(Path(*drawn[-1].parts[: len(indent) // 2], name) if indent else Path(name))
-    there = {path.parent.relative_to(ROOT) for path in files(*PACKAGES, "bench")}
+    there = {path.parent.relative_to(ROOT) for path in files(*PACKAGES, *MEASURING)}
     assert sorted(drawn) == sorted(there), "draw every folder with code in docs/architecture.md, The house"
     commands = sorted(path.name for path in ROOT.glob("*.py"))
     assert sorted(re.findall(r"\w+\.py", picture)) == commands, "name every command in docs/architecture.md, The house"
@@ -118,7 +119,11 @@ def test_the_rules_see_what_they_forbid() -> None:
 
 
 def test_only_tests_and_measurements_import_the_entry_points() -> None:
-    wrong = [module_name(path) for path in files(*PACKAGES) if {"train", "report", "bench", "tests"} & {*imports(path)}]
+    wrong = [
+        module_name(path)
+        for path in files(*PACKAGES)
+        if {"train", "report", *MEASURING, "tests"} & {name.split(".")[0] for name in imports(path)}
+    ]
     assert not wrong
 
 

@@ -22,6 +22,7 @@ ROOMS = (
     "reports",
     "run_folder",
     "bench",
+    "studies",
     "docs",
 )
 
