@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from datamodules.loading.sampler import Lengths
+from datamodules.lengths import Lengths
 from datamodules.loading.step_plans import FixedSizePlan
 
 EOS = "<eos>"

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.loading.sampler import Ints
+from datamodules.lengths import Ints
 from datamodules.ranges import require_at_least
 from datamodules.sources.code_digest import code_digest
 from datamodules.sources.encoding import PromptEncoder

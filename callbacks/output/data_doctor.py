@@ -22,8 +22,9 @@ from callbacks.mathematics.head_geometry import HeadReader
 from callbacks.mathematics.pair_risks import model_facts, pair_facts, pair_keys, repeated, warnings
 from callbacks.output.console import say
 from datamodules.batches import CompletionBatch
+from datamodules.lengths import Ints
 from datamodules.loading.loader import SplitDataset
-from datamodules.loading.sampler import Ints, Microbatch
+from datamodules.loading.sampler import Microbatch
 from lightning_modules.models.policy import Policy
 from run_folder.files import run_folder
 

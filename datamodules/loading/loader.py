@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.loading.sampler import Ints, Microbatch, StepPlan
+from datamodules.lengths import Ints
+from datamodules.loading.sampler import Microbatch, StepPlan
 from datamodules.packing import pack
 from datamodules.sources.store import ExampleStore
 

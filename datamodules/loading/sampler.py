@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.batches import StepShare
+from datamodules.lengths import Ints, Lengths
 from datamodules.loading.partition import greedy_runs, split_to_multiple
-
-Ints = NDArray[np.int64]
-"""Lengths or indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +25,6 @@ class Microbatch:
     """Indices of the examples within their split, at least one."""
     share: StepShare
     """Counts of the whole optimizer step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """What planning needs of a split."""
-
-    rows: Ints
-    """`[examples]` packed tokens of each."""
-    targets: Ints
-    """`[examples]` scored positions of each."""
-
-    def share(self, microbatches: Sequence[Sequence[int]]) -> StepShare:
-        """Counts of the step made of these microbatches."""
-        indices = [index for microbatch in microbatches for index in microbatch]
-        return StepShare(prompts=len(indices), targets=int(self.targets[indices].sum()), microbatches=len(microbatches))
 
 
 class StepPlan(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.loading.sampler import Ints
+from datamodules.lengths import Ints
 from datamodules.sources.store import ExampleStore
 
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from datamodules.batches import Demand, Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.loading.sampler import Ints, Lengths
+from datamodules.lengths import Ints, Lengths
 
 _TOKENS, _TABLES, _NAMES = "tokens.bin", "tables.npz", "names.json"
 

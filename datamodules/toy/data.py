@@ -12,8 +12,9 @@ from typing_extensions import override
 from datamodules.base import BaseDataModule
 from datamodules.batches import CompletionBatch, StepShare
 from datamodules.examples import Example
+from datamodules.lengths import Lengths
 from datamodules.loading.loader import SplitDataset
-from datamodules.loading.sampler import Lengths, Microbatch, StepPlan
+from datamodules.loading.sampler import Microbatch, StepPlan
 from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import Tokenizer

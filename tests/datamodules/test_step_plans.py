@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.loading.sampler import Lengths, StepPlan, evaluation_plan
+from datamodules.lengths import Lengths
+from datamodules.loading.sampler import StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 
 BUDGET = 400

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
-from datamodules.loading.sampler import Ints
+from datamodules.lengths import Ints
 from datamodules.sources.prompt_split import count_shared_prompts, split_by_prompt
 from datamodules.sources.store import ExampleStore
 
