@@ -9,17 +9,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ReferenceStore
-from lightning_modules.base import BaseModule
 from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.reference import ReferenceScorer
 from lightning_modules.step_output import PairOutput, StepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 
-class PreferenceModule(BaseModule):
+class PreferenceModule(ObjectiveModule):
     """Train a policy on pairs with any PreferenceLoss; the loss is the mean over the pairs of the whole optimizer step.
 
     Args:

@@ -58,7 +58,7 @@ class RewardModule(TrainedModule):
     @override
     def configure_model(self) -> None:
         if not hasattr(self, "reward_model"):
-            # As of a policy (BaseModule): the same weights, whatever the device.
+            # As of a policy (ObjectiveModule): the same weights, whatever the device.
             with torch.device("cpu"):
                 self.reward_model: RewardModel = self.spec.build()
             # Set by ModelParallelStrategy alone.

@@ -6,12 +6,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from lightning_modules.base import BaseModule
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
 
-class SFTModule(BaseModule):
+class SFTModule(ObjectiveModule):
     """Maximise the likelihood of every completion of the batch.
 
     L = -(1/T) sum_t log pi(y_t | x, y_<t), T = completion tokens of the whole optimizer step (nats per token).

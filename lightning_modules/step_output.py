@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -60,3 +61,22 @@ class StepOutput:
         # A side that the loss does not read (SFT on the chosen one) is not in its graph.
         gradient = torch.zeros_like(logps) if logps.grad is None else logps.grad
         return gradient * (self.accumulation / self.gradient_scale)
+
+
+class TrainingStepOutput(TypedDict):
+    """What `training_step` gives Lightning, and the callbacks after it."""
+
+    loss: Tensor
+    step: StepOutput
+
+
+class EvalStepOutput(TypedDict):
+    """What `validation_step` and `test_step` give Lightning, and the callbacks after it."""
+
+    step: StepOutput
+
+
+class AnswersOutput(TypedDict):
+    """What `test_step` gives for prompts: the token ids of every completion, as `predict_step` does."""
+
+    completions: list[list[list[int]]]

@@ -17,7 +17,10 @@ OURS = (*PACKAGES, "train", "report", *MEASURING, "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
 # What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
-CONTRACTS = {*(f"datamodules.{name}" for name in ("batches", "examples", "one_copy", "packing", "prompts")), "judges.base"}
+CONTRACTS = {
+    *(f"datamodules.{name}" for name in ("batches", "examples", "loading.partition", "one_copy", "packing", "prompts")),
+    "judges.base",
+}
 # What the token ids of a conversation are: a judge that is a model reads what training made for it, by the same function.
 CONVERSATIONS = {
     "datamodules.batches",
@@ -111,9 +114,9 @@ def test_packages_import_only_what_they_may(folder: str) -> None:
 
 def test_the_rules_see_what_they_forbid() -> None:
     """A rule that allowed everything would pass; these are the imports that must not come."""
-    assert {"lightning_modules.preference", "lightning_modules.base", "datamodules.base"} <= concrete_modules()
+    assert {"lightning_modules.preference", "lightning_modules.objective_module", "datamodules.base"} <= concrete_modules()
     assert not RULES["callbacks"]("lightning_modules.preference")
-    assert not RULES["datamodules"]("lightning_modules.base")
+    assert not RULES["datamodules"]("lightning_modules.objective_module")
     assert not RULES["lightning_modules"]("datamodules.preference")
     assert not RULES["judges"]("datamodules.pool.schema")
 

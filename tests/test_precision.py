@@ -10,9 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
-from lightning_modules.base import BaseModule
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.precision import parameter_precision, require_supported_precision
 from run_folder.rows import read_rows
 from tests import tiny
@@ -43,7 +43,7 @@ def fit(run: Run, tmp_path: Path, write_config: Callable[[Mapping[str, Any], str
         }
         cli = run("fit", "--config", write_config(config, precision))
         folder = Path(cast(str, cli.trainer.log_dir))
-        policy = cast(BaseModule, cli.model).policy
+        policy = cast(ObjectiveModule, cli.model).policy
         assert isinstance(policy, CausalLMPolicy)
         return policy, read_rows(folder, "likelihood"), folder
 

@@ -11,10 +11,10 @@ import yaml
 
 from callbacks.diagnostics.toy_ledger import CLASS_OF_KIND
 from datamodules.toy.scenarios import SCENARIOS
-from lightning_modules.base import BaseModule
 from lightning_modules.models import toy_specs
 from lightning_modules.models.toy import ToyPolicy
 from lightning_modules.models.toy_specs import SavedToyPolicySpec, ToyPolicySpec, fit_rows
+from lightning_modules.objective_module import ObjectiveModule
 from run_folder.rows import read_rows
 from tests.conftest import Run
 
@@ -32,7 +32,7 @@ def fit(run: Run, experiment: str, *arguments: object, steps: int = 4) -> tuple[
     """Run an experiment with two seeds; its folder, and the policy at the end."""
     config = EXPERIMENTS / f"{experiment}.yaml"
     cli = run("fit", "--config", config, "--data.num_seeds", 2, "--trainer.max_steps", steps, *arguments)
-    return Path(cast(str, cli.trainer.log_dir)), cast(ToyPolicy, cast(BaseModule, cli.model).policy)
+    return Path(cast(str, cli.trainer.log_dir)), cast(ToyPolicy, cast(ObjectiveModule, cli.model).policy)
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:

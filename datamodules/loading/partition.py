@@ -9,14 +9,14 @@ Runs = list[tuple[int, int]]
 
 
 def greedy_runs(lengths: Sequence[int], capacity: int) -> Runs:
-    """Runs that are each as long as `capacity` allows (a longer single item stands alone)."""
+    """Runs that are each as long as `capacity` allows (a longer single item stands alone); none of nothing."""
     runs, first, total = [], 0, 0
     for index, length in enumerate(lengths):
         if total + length > capacity and index > first:
             runs.append((first, index))
             first, total = index, 0
         total += length
-    return [*runs, (first, len(lengths))]
+    return [*runs, (first, len(lengths))] if lengths else []
 
 
 def balanced_runs(lengths: Sequence[int], count: int) -> Runs:

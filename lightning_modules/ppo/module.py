@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, StepShare
-from datamodules.prompts import PromptStore
-from lightning_modules.base import BaseModule, TrainingStepOutput
+from datamodules.batches import CompletionBatch
+from datamodules.loading.partition import greedy_runs
+from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable
+from lightning_modules.policy_module import PolicyModule
 from lightning_modules.ppo.collect import Collected, Collector, Models
 from lightning_modules.ppo.estimators import GAE, AdvantageEstimator
 from lightning_modules.ppo.health import MEANING
@@ -31,13 +31,11 @@ from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.ppo.updates import Piece, Update, clip
 from lightning_modules.rewards.base import RewardSource, prepare
 from lightning_modules.rewards.checks import check_rewards, require_fitting_models
-from lightning_modules.rewards.samples import greedy_runs
-from lightning_modules.step_output import StepOutput
-from lightning_modules.token_stats import TokenStats
+from lightning_modules.step_output import AnswersOutput, EvalStepOutput, TrainingStepOutput
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 
-class PPOModule(BaseModule):
+class PPOModule(PolicyModule):
     """Sample from the policy, score, and take clipped steps on what was sampled; then sample anew.
 
     A batch of the loader is a tick and holds nothing: when one comes, the module takes the next minibatch of its rollout, and makes
@@ -147,8 +145,8 @@ class PPOModule(BaseModule):
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
         update = Update()
-        for numbers in self._microbatches():
-            piece = self._piece(numbers, batch.share)
+        for numbers, microbatch in self._microbatches(batch):
+            piece = self._piece(numbers, microbatch)
             self.manual_backward(piece.loss)
             update.add(piece)
         self._train_means.update(update.metrics())  # before the step, which they may forbid
@@ -165,15 +163,12 @@ class PPOModule(BaseModule):
         self.admit_step(optimizer, {name: clip(part, self.settings.max_grad_norm) for name, part in parts.items()})
 
     @override
-    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        raise ValueError(
-            "expected a run of PPO to be watched by accuracy and rewards, got a validation batch: PPO has no loss on frozen data. "
-            "Set trainer.limit_val_batches to 0."
-        )
+    def validation_step(self, batch: CompletionBatch, batch_idx: int) -> None:
+        _refuse_completions("limit_val_batches")
 
     @override
-    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        raise AssertionError("objective has refused the batch")
+    def test_step(self, batch: CompletionBatch | PromptBatch, batch_idx: int) -> AnswersOutput | EvalStepOutput:
+        return super().test_step(batch, batch_idx) if isinstance(batch, PromptBatch) else _refuse_completions("limit_test_batches")
 
     @override
     def made_with(self) -> dict[str, str]:
@@ -225,22 +220,23 @@ class PPOModule(BaseModule):
                 )
             self._events[name] += happened
 
-    def _microbatches(self) -> list[list[int]]:
+    def _microbatches(self, batch: CompletionBatch) -> Iterator[tuple[list[int], CompletionBatch]]:
+        """The prompts of each forward pass, packed: the batch itself where one pass holds it."""
         rollout, numbers = self.progress.current()
-        targets = rollout.num_targets()
-        sizes = [len(rollout.prompts[number]) + targets[number] for number in numbers]
-        return [[numbers[i] for i in run] for run in greedy_runs(sizes, self.settings.max_tokens_per_batch)]
+        sizes = [rollout.num_rows(number) for number in numbers]
+        runs = greedy_runs(sizes, self.settings.max_tokens_per_batch)
+        for first, last in runs:
+            own = numbers[first:last]
+            yield own, batch if len(runs) == 1 else rollout.pack(own, batch.share).to(self.device)
 
-    def _piece(self, numbers: Sequence[int], share: StepShare) -> Piece:
-        rollout, _ = self.progress.current()
-        batch = rollout.pack(numbers, share).to(self.device)
-        table = rollout.table.take(rollout.rows_of(numbers), self.device)
+    def _piece(self, numbers: Sequence[int], batch: CompletionBatch) -> Piece:
+        table = self.progress.current()[0].table_of(numbers, self.device)
         with self.trainer.precision_plugin.forward_context():
             stats = self.policy(batch)
             values = None if self.critic is None else self.critic(batch, stats)
             loss = ppo_loss(stats, values, table, self.settings)
         stats.logps.retain_grad()
-        return Piece(loss.total * share.target_scale(), stats, step_metrics(loss, stats, table))
+        return Piece(loss.total * batch.share.target_scale(), stats, step_metrics(loss, stats, table))
 
     def _step_optimizer(self) -> None:
         optimizer = cast(Optimizer, self.optimizers())
@@ -248,3 +244,7 @@ class PPOModule(BaseModule):
         optimizer.zero_grad()
         for schedule in self.trainer.lr_scheduler_configs:
             cast(Any, schedule.scheduler).step()
+
+
+def _refuse_completions(limit: str) -> NoReturn:
+    raise ValueError(f"expected prompts, got completions: PPO has no loss on frozen data. Set trainer.{limit} to 0.")

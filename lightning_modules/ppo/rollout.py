@@ -73,11 +73,19 @@ class Rollout:
         """Completion tokens of each prompt."""
         return [sum(map(len, group)) for group in self.completions]
 
+    def num_rows(self, number: int) -> int:
+        """Packed rows of a prompt with its completions."""
+        return len(self.prompts[number]) + sum(map(len, self.completions[number]))
+
     def rows_of(self, numbers: Sequence[int]) -> Tensor:
         """Rows of the table that belong to the prompts `numbers`, in their order."""
         ends = np.cumsum(self.num_targets())
         starts = ends - self.num_targets()
         return torch.cat([torch.arange(starts[number], ends[number]) for number in numbers])
+
+    def table_of(self, numbers: Sequence[int], device: torch.device | str) -> TokenTable:
+        """The rows of the prompts `numbers`, on a device."""
+        return self.table.take(self.rows_of(numbers), device)
 
     def pack(self, numbers: Sequence[int], share: StepShare | None = None) -> CompletionBatch:
         """A batch of the prompts `numbers`, with its reference log-probs."""

@@ -5,7 +5,7 @@ Shape legend: P prompts, Q completions, K completion tokens, both in the order o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
+from datamodules.loading.partition import greedy_runs
 from datamodules.packing import pack
 from datamodules.prompts import PromptBatch, TaskPrompt
 from lightning_modules.models.policy import Policy, SampledCompletion, SamplingParameters
@@ -65,8 +66,8 @@ class Samples:
             Example(prompt.prompt_ids, tuple(TokenizedCompletion(ids(c), Role.SAMPLE, SAMPLE) for c in group))
             for prompt, group in zip(self.prompts, self.groups, strict=True)
         ]
-        for run in greedy_runs([example.num_rows for example in examples], max_tokens):
-            yield pack([examples[number] for number in run])
+        for first, last in greedy_runs([example.num_rows for example in examples], max_tokens):
+            yield pack(examples[first:last])
 
     def has_other_ends(self) -> bool:
         """Whether a completion is finished by another token than the tokenizer's end of sequence."""
@@ -95,15 +96,3 @@ def draw(policy: Policy, prompts: PromptBatch, *, is_greedy: bool = False) -> Sa
         seed=prompts.seed,
     )
     return Samples(prompts.prompts, tuple(map(tuple, groups)), prompts.eos_token_id)
-
-
-def greedy_runs(sizes: Sequence[int], budget: int) -> Iterator[range]:
-    """Consecutive numbers whose sizes add up to at most `budget`; a size beyond it stands alone."""
-    first, total = 0, 0
-    for number, size in enumerate(sizes):
-        if number > first and total + size > budget:
-            yield range(first, number)
-            first, total = number, 0
-        total += size
-    if sizes:
-        yield range(first, len(sizes))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from lightning_modules.base import BaseModule
 from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.stubs import InMemoryPairs
 
@@ -138,7 +138,7 @@ class InterruptAt(Callback):
 
 
 def fit(
-    module: BaseModule, callbacks: list[Callback], folder: Path, *, data: Any = None, accumulate: int = 1, **options: Any
+    module: ObjectiveModule, callbacks: list[Callback], folder: Path, *, data: Any = None, accumulate: int = 1, **options: Any
 ) -> Trainer:
     """Train over the data once; by default two microbatches of the five pairs, twice."""
     data = data or ProbedPairs(PAIRS, [[0, 1, 2], [3, 4], [0, 1], [2, 3, 4]], accumulate)

@@ -21,7 +21,6 @@ from callbacks.output.token_heatmap import TokenHeatmap
 from datamodules.batches import CompletionBatch
 from datamodules.examples import Example
 from datamodules.packing import pack
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
 from lightning_modules.losses.dpo import DPOLoss
@@ -33,6 +32,7 @@ from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.models.toy import ToyPolicy
 from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.token_stats import TokenStats
@@ -54,9 +54,9 @@ def explicit_logits(policy: Policy, batch: CompletionBatch) -> Tensor:
     return policy._hidden(batch)[0] @ weight.T
 
 
-def module_of(policy: PolicySpec, loss: PreferenceLoss | None, dtype: torch.dtype) -> BaseModule:
+def module_of(policy: PolicySpec, loss: PreferenceLoss | None, dtype: torch.dtype) -> ObjectiveModule:
     optimizer = partial(SGD, lr=0.1)
-    module: BaseModule = SFTModule(policy, optimizer) if loss is None else PreferenceModule(policy, loss, optimizer)
+    module: ObjectiveModule = SFTModule(policy, optimizer) if loss is None else PreferenceModule(policy, loss, optimizer)
     module.configure_model()
     module.policy.to(dtype)
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, accumulate_grad_batches=3)

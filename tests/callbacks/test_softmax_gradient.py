@@ -16,7 +16,6 @@ from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.readings import Counted
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
@@ -26,6 +25,7 @@ from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.losses.slic import SLiCLoss
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` 
 SIDES = ("chosen", "rejected")
 
 
-def module(objective: PreferenceLoss | None, folder: Path, policy: PolicySpec | None = None) -> BaseModule:
+def module(objective: PreferenceLoss | None, folder: Path, policy: PolicySpec | None = None) -> ObjectiveModule:
     policy, optimizer = policy or BigramSpec(), partial(SGD, lr=0.3)
     if objective is None:
         return SFTModule(policy, optimizer)

@@ -18,10 +18,10 @@ from callbacks.output.texts import prompts_and_completions, token_texts
 from callbacks.output.token_heatmap import TokenHeatmap, pair_heats, token_gradients
 from datamodules.batches import Role
 from datamodules.packing import pack
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from run_folder.heatmap_figure import DOWN, UNIT, UP, PairHeat, SideHeat, draw_pairs, page_of
@@ -37,7 +37,7 @@ def preference(folder: Path, loss: object = None) -> PreferenceModule:
 
 @pytest.mark.parametrize("loss", [DPOLoss(beta=0.5), FlexDPOLoss(beta_chosen=0.5, beta_rejected=0.1), SimPOLoss(), None])
 def test_pushes_are_the_gradient_at_explicit_logits(loss: object, tmp_path: Path) -> None:
-    module: BaseModule = preference(tmp_path, loss) if loss else SFTModule(BigramSpec(), partial(SGD, lr=0.3))
+    module: ObjectiveModule = preference(tmp_path, loss) if loss else SFTModule(BigramSpec(), partial(SGD, lr=0.3))
     fit(module, [], tmp_path, data=ProbedPairs(PAIRS, [[0, 1]], 1))
     policy, batch = module.policy, pack(PAIRS[:3])
     assert isinstance(policy, BigramPolicy)

@@ -25,11 +25,11 @@ from callbacks.diagnostics.toy_ledger import (
 from datamodules.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from datamodules.toy.scenarios import SCENARIOS
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from run_folder.rows import read_rows
@@ -119,7 +119,7 @@ def adam(parameters: Any) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=1e-2)
 
 
-def run(module: BaseModule, data: ToyDataModule, folder: Path, **options: Any) -> tuple[Trainer, list[dict[str, Any]]]:
+def run(module: ObjectiveModule, data: ToyDataModule, folder: Path, **options: Any) -> tuple[Trainer, list[dict[str, Any]]]:
     """Six steps, measured every second, and the rows of the seeds."""
     trainer = fit(module, [ToyLedger(every_n_steps=2)], folder, data=data, max_steps=6, max_epochs=-1, **options)
     assert trainer.log_dir is not None

@@ -23,6 +23,7 @@ def best_by_enumeration(lengths: list[int], count: int) -> int:
 
 def test_greedy_runs_by_hand() -> None:
     assert greedy_runs([3, 3, 3, 9, 1, 1], 7) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert greedy_runs([], 7) == []
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 
 from datamodules.batches import CompletionBatch
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import StepOutput
@@ -34,7 +34,9 @@ class Keep(Callback):
         self.steps.append(outputs["step"])
 
 
-def fit(module: BaseModule, data: InMemoryPairs, tmp_path: Path, accumulate: int = 1, **options: Any) -> tuple[BaseModule, Keep]:
+def fit(
+    module: ObjectiveModule, data: InMemoryPairs, tmp_path: Path, accumulate: int = 1, **options: Any
+) -> tuple[ObjectiveModule, Keep]:
     keep = Keep()
     trainer = Trainer(
         accelerator="cpu",
@@ -61,7 +63,7 @@ def preference(tmp_path: Path, loss: PreferenceLoss | None = None) -> Preference
 def test_uneven_microbatches_take_the_same_step_as_one_batch(tmp_path: Path, kind: str) -> None:
     examples = make_pairs(5)
 
-    def make() -> BaseModule:
+    def make() -> ObjectiveModule:
         return SFTModule(TINY, partial(SGD, lr=0.5)) if kind == "sft" else preference(tmp_path)
 
     # Two epochs' worth of steps over the same pairs, so that the second one has a margin.

@@ -13,11 +13,11 @@ from torch import Tensor
 from callbacks.diagnostics.toy_ledger import pair_gradients
 from datamodules.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
-from lightning_modules.base import BaseModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.token_stats import softmax_gradient_l2
@@ -129,7 +129,7 @@ class DoubleSpec(ToyPolicySpec):
         return super().build().double()
 
 
-def module_of(supervised: bool, num_seeds: int, seed: int, folder: Path) -> BaseModule:
+def module_of(supervised: bool, num_seeds: int, seed: int, folder: Path) -> ObjectiveModule:
     spec = DoubleSpec(num_seeds=num_seeds, width=16, seed=seed)
     if supervised:
         return SFTModule(spec, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))

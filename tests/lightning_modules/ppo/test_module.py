@@ -15,6 +15,7 @@ from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from datamodules.batches import CompletionBatch
+from datamodules.packing import pack
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import SharedBody
 from lightning_modules.models.policy import SampledCompletion
@@ -27,7 +28,7 @@ from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.token_reward import TokenReward
 from run_folder.rows import read_rows
 from tests.lightning_modules.ppo.rig import EvenJudge, OddJudge, Prompts, fit, module
-from tests.lightning_modules.stubs import TINY
+from tests.lightning_modules.stubs import TINY, make_pairs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`"),
@@ -219,6 +220,9 @@ def test_the_reference_has_the_precision_of_the_policy(tmp_path: Path) -> None:
     assert abs(rows[0]["objective/kl"]) < 1e-5
 
 
-def test_a_validation_batch_is_refused(tmp_path: Path) -> None:
+def test_completions_are_refused_where_ppo_has_no_loss() -> None:
+    completions = pack(make_pairs(1))
     with pytest.raises(ValueError, match="limit_val_batches to 0"):
-        module().objective(None, None)  # type: ignore[arg-type]
+        module().validation_step(completions, 0)
+    with pytest.raises(ValueError, match="limit_test_batches to 0"):
+        module().test_step(completions, 0)

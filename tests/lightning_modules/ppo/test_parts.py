@@ -15,7 +15,6 @@ from lightning_modules.ppo.objective import ppo_loss
 from lightning_modules.ppo.rollout import Rollout, TokenTable, minibatch_plan
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.rewards.base import TotalRewards
-from lightning_modules.rewards.samples import greedy_runs
 from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.ppo.rig import samples
 
@@ -100,11 +99,6 @@ def test_plans_see_every_prompt_once_an_epoch_in_an_order_of_its_own() -> None:
     assert epochs[0] != epochs[1]
     assert minibatch_plan(7, 2, 3, (5, 1)) != plan == minibatch_plan(7, 2, 3, (5, 0))
     assert minibatch_plan(2, 1, 4, (0, 0)) in ([[0], [1]], [[1], [0]])
-
-
-def test_runs_keep_to_the_budget_and_lose_nothing() -> None:
-    assert [list(run) for run in greedy_runs([3, 3, 9, 1, 1], 6)] == [[0, 1], [2], [3, 4]]
-    assert list(greedy_runs([], 6)) == []
 
 
 def rollout() -> Rollout:

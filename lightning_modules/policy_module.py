@@ -1,14 +1,12 @@
-"""Shared by all stages that train a policy: the policy, the step, sampling, and the probe bank."""
+"""Shared by all modules that train a policy: the policy itself, what it samples, and the probe bank under it."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TypedDict, cast
+from typing import cast
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ProbeStore
@@ -16,32 +14,13 @@ from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import frozen
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
 from lightning_modules.models.sharding import Shardable
-from lightning_modules.step_output import StepOutput
+from lightning_modules.step_output import AnswersOutput, EvalStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
 
 
-class TrainingStepOutput(TypedDict):
-    """What `training_step` gives Lightning, and the callbacks after it."""
-
-    loss: Tensor
-    step: StepOutput
-
-
-class EvalStepOutput(TypedDict):
-    """What `validation_step` and `test_step` give Lightning, and the callbacks after it."""
-
-    step: StepOutput
-
-
-class AnswersOutput(TypedDict):
-    """What `test_step` gives for prompts: the token ids of every completion, as `predict_step` does."""
-
-    completions: list[list[list[int]]]
-
-
-class BaseModule(TrainedModule):
-    """A policy trained on CompletionBatches; subclasses say what the loss is and which metrics it has.
+class PolicyModule(TrainedModule):
+    """A policy that is trained, sampled and watched; a subclass says how a step goes.
 
     Args:
         policy: recipe of the model to train.
@@ -58,14 +37,6 @@ class BaseModule(TrainedModule):
         self.policy_spec = policy
         self._sampling = ExitStack()
         self._probe_memo: tuple[int, list[tuple[CompletionBatch, TokenStats]]] | None = None
-
-    @abstractmethod
-    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        """The loss of one microbatch as a differentiable sum over its units, with what the callbacks read."""
-
-    @abstractmethod
-    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        """`{name: [n] per-unit values}`, detached; their means over steps, microbatches and ranks are logged."""
 
     @override
     def configure_model(self) -> None:
@@ -101,27 +72,9 @@ class BaseModule(TrainedModule):
         self.policy.train()
 
     @override
-    def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
-        output = self.objective(batch, self.policy(batch))
-        _retain_gradients(output)
-        self._train_means.update(self._prefixed("train", output, batch))
-        loss = output.loss_sum * output.gradient_scale
-        balance_loss = output.stats.balance_loss
-        if balance_loss is not None:
-            self._train_means.update({"train/balance_loss": balance_loss.detach().reshape(1)})
-            loss = loss + balance_loss
-        return {"loss": loss, "step": output}
-
-    @override
-    def validation_step(self, batch: CompletionBatch, batch_idx: int) -> EvalStepOutput:
-        return {"step": self._eval_step("val", batch)}
-
-    @override
-    def test_step(self, batch: CompletionBatch | PromptBatch, batch_idx: int) -> EvalStepOutput | AnswersOutput:
-        """Scores completions, or answers prompts: of a task, what the policy says is examined, not what it thinks likely."""
-        if isinstance(batch, PromptBatch):
-            return {"completions": self.predict_step(batch, batch_idx)}
-        return {"step": self._eval_step("test", batch)}
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> AnswersOutput | EvalStepOutput:
+        """Answers prompts: of a task, what the policy says is examined, not what it thinks likely."""
+        return {"completions": self.predict_step(batch, batch_idx)}
 
     @override
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[list[list[int]]]:
@@ -173,18 +126,3 @@ class BaseModule(TrainedModule):
                 on_device = batch.to(self.device)
                 yield on_device, self.policy(on_device)
         self.policy.train(mode)
-
-    def _eval_step(self, stage: str, batch: CompletionBatch) -> StepOutput:
-        output = self.objective(batch, self.policy(batch))
-        self._eval_means.update(self._prefixed(stage, output, batch))
-        return output
-
-    def _prefixed(self, stage: str, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        return {f"{stage}/{name}": values for name, values in self.metrics(output, batch).items()}
-
-
-def _retain_gradients(output: StepOutput) -> None:
-    output.stats.logps.retain_grad()
-    if output.pairs is not None:
-        output.pairs.sequences.policy_chosen.retain_grad()
-        output.pairs.sequences.policy_rejected.retain_grad()
