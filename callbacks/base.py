@@ -80,7 +80,8 @@ class Diagnostic(Callback):
         step = trainer.global_step + (0 if completes else 1)
         if not self.is_due(step):
             return
-        self.read([self.measure(cast(StepOutput, outputs["step"]), batch)])
+        if not batch.share.idle:
+            self.read([self.measure(cast(StepOutput, outputs["step"]), batch)])
         if completes:
             self.read(self.measure_policy(trainer, pl_module))
             self.after_step(trainer, pl_module, self.flush(trainer))

@@ -51,14 +51,17 @@ class StepShare:
     """Scored positions (completion tokens) in the optimizer step."""
     microbatches: int
     """Microbatches the step is cut into: world size x accumulate_grad_batches."""
+    idle: bool = False
+    """Whether another rank counts this microbatch: a rank that has none of its own goes through it, because all ranks make the
+    same calls, and neither its loss nor its numbers count."""
 
     def prompt_scale(self) -> float:
-        """Factor on a sum over this microbatch's prompts: `microbatches / prompts`."""
-        return self.microbatches / self.prompts
+        """Factor on a sum over this microbatch's prompts: `microbatches / prompts`, 0 where it is idle."""
+        return 0.0 if self.idle else self.microbatches / self.prompts
 
     def target_scale(self) -> float:
-        """Factor on a sum over this microbatch's scored positions: `microbatches / targets`."""
-        return self.microbatches / self.targets
+        """Factor on a sum over this microbatch's scored positions: `microbatches / targets`, 0 where it is idle."""
+        return 0.0 if self.idle else self.microbatches / self.targets
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.finite import names_of_not_finite, some_of, tensors_of
-from lightning_modules.step_guard import StepGuard, over_ranks
+from lightning_modules.ranks import over_ranks
+from lightning_modules.step_guard import StepGuard
 
 
 class GuardedModule(LightningModule):
@@ -37,6 +38,11 @@ class GuardedModule(LightningModule):
     @override
     def on_train_end(self) -> None:
         self.require_finite()
+
+    def count_once(self, values: Mapping[str, Tensor]) -> None:
+        """Put numbers that every rank has into the training means, once."""
+        counts = self.trainer.is_global_zero
+        self._train_means.update({name: value.to(self.device) for name, value in values.items()}, counts=counts)
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Take the factor of `16-mixed` off the gradients where Lightning leaves it on: of fused optimizers."""

@@ -20,9 +20,15 @@ class CountedMeans:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def update(self, values: Mapping[str, Tensor]) -> None:
-        """Add `{name: [n] values}` (n may differ from name to name, and be 0)."""
-        for name, value in values.items():
+    def update(self, values: Mapping[str, Tensor], *, counts: bool = True) -> None:
+        """Add `{name: [n] values}` (n may differ from name to name, and be 0).
+
+        Args:
+            values: of this rank.
+            counts: False for names alone: of values that another rank counts.
+        """
+        for name, given in values.items():
+            value = given if counts else given.reshape(-1)[:0]
             total = value.detach().double().sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._counts[name] = self._counts.get(name, 0) + value.numel()

@@ -29,12 +29,13 @@ class ObjectiveModule(PolicyModule):
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
         output = self.objective(batch, self.policy(batch))
         _retain_gradients(output)
-        self._train_means.update(self._prefixed("train", output, batch))
+        counts = not batch.share.idle
+        self._train_means.update(self._prefixed("train", output, batch), counts=counts)
         loss = output.loss_sum * output.gradient_scale
         balance_loss = output.stats.balance_loss
         if balance_loss is not None:
-            self._train_means.update({"train/balance_loss": balance_loss.detach().reshape(1)})
-            loss = loss + balance_loss
+            self._train_means.update({"train/balance_loss": balance_loss.detach().reshape(1)}, counts=counts)
+            loss = loss + balance_loss * counts
         return {"loss": loss, "step": output}
 
     @override

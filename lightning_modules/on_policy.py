@@ -15,12 +15,13 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from datamodules.prompts import PromptStore
+from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.rewards.base import RewardSource, prepare, total_rewards
+from lightning_modules.ranks import block, of_all_ranks, parts_of, place
+from lightning_modules.rewards.base import RewardSource, TotalRewards, prepare, total_rewards
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
@@ -33,9 +34,9 @@ class OnPolicyPreferenceModule(PreferenceModule):
     """Any preference loss on pairs that the policy makes itself, step by step (online DPO, arXiv 2402.04792, with a judge).
 
     A batch of the loader is a tick and holds nothing: when the first one of a step comes, the policy answers the prompts of all
-    its microbatches, so that each pair weighs what it would in one batch. Of each prompt the best answer is the chosen one and the
-    worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are those of `PreferenceModule`. A
-    reference is built and asked if the loss or a source of reward reads it.
+    its microbatches, each rank a part of them, so that each pair weighs what it would in one batch. Of each prompt the best answer
+    is the chosen one and the worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are those of
+    `PreferenceModule`. A reference is built and asked if the loss or a source of reward reads it.
 
     Args:
         policy: recipe of the model to train.
@@ -116,11 +117,16 @@ class OnPolicyPreferenceModule(PreferenceModule):
         return any(source.needs_reference for source in self._sources)
 
     def _next_step(self) -> list[tuple[list[Example], StepShare]]:
-        """The pairs of each microbatch. The share needs them all before the first one is trained on."""
-        microbatches = [self._pairs() for _ in range(self.trainer.accumulate_grad_batches)]
-        examples = [example for pairs in microbatches for example in pairs]
-        share = StepShare(len(examples), sum(example.num_targets for example in examples), len(microbatches))
-        return [(pairs, share) for pairs in microbatches]
+        """This rank's pairs of each microbatch. The share needs them all before the first one is trained on."""
+        rollouts = [self._pairs() for _ in range(self.trainer.accumulate_grad_batches)]
+        examples, own = [example for pairs in rollouts for example in pairs], place()
+        share = StepShare(len(examples), sum(example.num_targets for example in examples), len(rollouts) * own.size)
+        due = []
+        for pairs in rollouts:
+            sizes = [example.num_rows for example in pairs]
+            (part,) = parts_of(sizes, sum(sizes), own)
+            due.append(([pairs[number] for number in part.numbers], replace(share, idle=part.idle)))
+        return due
 
     def _pairs(self) -> list[Example]:
         for _ in range(MAX_ROLLOUTS):
@@ -132,17 +138,27 @@ class OnPolicyPreferenceModule(PreferenceModule):
         )
 
     def _rollout(self) -> list[Example]:
-        samples = draw(self.policy, self._store.rollout_prompts(self._number))
+        """The pairs of all ranks, each of which draws and scores a part of the prompts."""
+        prompts = self._store.rollout_prompts(self._number)
         self._number += 1
+        own = replace(prompts, prompts=tuple(block(prompts.prompts, place())))
+        with self.policy.gathered():
+            parts = of_all_ranks(lambda: self._scored(own) if own.prompts else None)
+        samples = Samples.joined(part[0] for part in parts if part is not None)
+        total = TotalRewards.joined(part[1] for part in parts if part is not None)
+        total.require_scores()
+        examples = list(best_and_worst(samples, total.scores, self.min_gap))
+        found = {"objective/scores": total.scores[total.scores.isfinite()]}
+        found["rollout/pair_share"] = torch.tensor([len(examples) / len(samples.prompts)])
+        self.count_once(found)
+        return examples
+
+    def _scored(self, prompts: PromptBatch) -> tuple[Samples, TotalRewards]:
+        samples = draw(self.policy, prompts)
         batches = [batch.to(self.device) for batch in samples.batches(self.max_tokens_per_batch)]
         if self._sources_need_reference:
             batches = [self._with_reference(batch) for batch in batches]
-        total = total_rewards(self._sources, samples, batches)
-        self._train_means.update({"objective/scores": total.scores[total.scores.isfinite()].to(self.device)})
-        examples = list(best_and_worst(samples, total.scores, self.min_gap))
-        share = torch.tensor([len(examples) / len(samples.prompts)], device=self.device)
-        self._train_means.update({"rollout/pair_share": share})
-        return examples
+        return samples, total_rewards(self._sources, samples, batches)
 
     def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
         return replace(batch, reference_token_logps=self._frozen.logps(batch))

@@ -7,15 +7,14 @@ would stop the device from working ahead. So the optimizer itself has to leave t
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from datamodules.batches import CompletionBatch
-
-T = TypeVar("T")
+from lightning_modules.ranks import over_ranks
 
 
 class StepGuard:
@@ -76,12 +75,3 @@ def _on_any_rank(flag: Tensor) -> Tensor:
     votes = flag.float()
     distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
     return votes > 0
-
-
-def over_ranks(items: list[T]) -> list[T]:
-    """What all ranks have. A collective: call it on every rank."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return items
-    parts: list[list[T] | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part or ()]

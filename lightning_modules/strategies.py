@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,8 +29,8 @@ TRAINED: Mapping[str, frozenset[Parallel]] = {
     "SFTModule": ANY,
     "PreferenceModule": ANY,
     "RewardModule": ANY,
-    "OnPolicyPreferenceModule": ALONE,
-    "PPOModule": ALONE,
+    "OnPolicyPreferenceModule": ANY,
+    "PPOModule": ANY,
     "TrainedModule": ALONE,
 }
 """Strategies that `fit` is tested under, by module; a subclass counts as the nearest of its bases. docs/performance.md shows it."""
@@ -159,6 +160,13 @@ def kind_of(strategy: Strategy) -> Parallel:
         return Parallel.FSDP2
     name = type(strategy).__name__
     return _refuse_strategy(name, name)
+
+
+def averaged(strategy: Strategy, *, is_last: bool) -> AbstractContextManager[None]:
+    """Context of one of a step's backward passes: DDP averages the gradients of all of them once, with the last."""
+    if is_last or not isinstance(strategy, ParallelStrategy):
+        return nullcontext()
+    return cast(AbstractContextManager[None], strategy.block_backward_sync())
 
 
 def averaging(strategy: Strategy, kind: Parallel) -> Split:

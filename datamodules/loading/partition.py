@@ -35,16 +35,16 @@ def balanced_runs(lengths: Sequence[int], count: int) -> Runs:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if len(greedy_runs(lengths, middle)) <= count else (middle + 1, high)
-    return _split_largest(lengths, greedy_runs(lengths, low), count)
+    return split_largest(lengths, greedy_runs(lengths, low), count)
 
 
 def split_to_multiple(lengths: Sequence[int], runs: Runs, multiple: int) -> Runs:
     """Split the largest runs until their number is a multiple; where there are too few items, the multiple below, rebalanced."""
     count = -(-len(runs) // multiple) * multiple
-    return _split_largest(lengths, runs, count) if count <= len(lengths) else balanced_runs(lengths, count - multiple)
+    return split_largest(lengths, runs, count) if count <= len(lengths) else balanced_runs(lengths, count - multiple)
 
 
-def _split_largest(lengths: Sequence[int], runs: Runs, count: int) -> Runs:
+def split_largest(lengths: Sequence[int], runs: Runs, count: int) -> Runs:
     """Halve the runs with the largest totals until there are `count`; splitting never raises the largest total."""
     runs = list(runs)
     while len(runs) < count:

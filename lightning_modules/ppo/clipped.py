@@ -50,7 +50,8 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, c
     """
     _require_same_shape(values=values, old_values=old_values, returns=returns)
     free = (values - returns).square()
-    bounded = (old_values + (values - old_values).clamp(-clip_range, clip_range) - returns).square()
+    # Not old + clamp(V - old), which differs from V in the last bit where nothing is clipped, and counts as clipped.
+    bounded = (values.clamp(old_values - clip_range, old_values + clip_range) - returns).square()
     return ClippedLoss(0.5 * torch.maximum(free, bounded), (bounded > free).detach())
 
 

@@ -13,14 +13,17 @@ from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic
 from lightning_modules.models.policy import Policy
+from lightning_modules.models.sharding import is_sharded, whole_copy
 from lightning_modules.ppo.advantages import whiten
 from lightning_modules.ppo.estimators import AdvantageEstimator, Evidence
 from lightning_modules.ppo.health import events_of, explained_variance, kinds_of, repetition
 from lightning_modules.ppo.kl import k1, k3
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.rollout import Rollout, TokenTable
+from lightning_modules.ppo.scored import Scored
 from lightning_modules.ppo.settings import PPOSettings
-from lightning_modules.rewards.base import RewardSource, TotalRewards, total_rewards
+from lightning_modules.ranks import block, of_all_ranks, place
+from lightning_modules.rewards.base import RewardSource, total_rewards
 from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.token_stats import TokenStats
 
@@ -32,6 +35,12 @@ class Models:
     policy: Policy
     reference: FrozenPolicy
     critic: Critic | None
+
+    def whole(self) -> Models:
+        """Models that this rank runs alone: copies of those that are spread over ranks. A collective: call it on every rank."""
+        policy = whole_copy(self.policy) if is_sharded(self.policy) else self.policy
+        critic = None if self.critic is None else whole_copy(self.critic) if is_sharded(self.critic) else self.critic
+        return Models(policy, self.reference, critic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +61,8 @@ class Collected:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
-    """Samples with a reward, and the per-token columns that belong to them."""
-
-    samples: Samples
-    logps: Tensor
-    reference_logps: Tensor
-    values: Tensor | None
-    scores: Tensor
-    token_rewards: Tensor
-    total: TotalRewards
-
-
-@dataclass(frozen=True, eq=False)
 class Collector:
-    """Makes rollouts of one run."""
+    """Makes rollouts of one run: each rank draws and scores a part of the prompts, and all have the whole."""
 
     models: Models
     sources: Sequence[RewardSource]
@@ -76,7 +72,7 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, prompts: PromptBatch, coefficient: float, device: device) -> Collected:
-        """Sample answers to the prompts and prepare them for the updates.
+        """Sample answers to the prompts and prepare them for the updates. A collective: call it on every rank.
 
         Args:
             prompts: with how to answer them.
@@ -87,14 +83,14 @@ class Collector:
             ValueError: if most completions have no reward, or the prompts are answered from another distribution than the policy's.
         """
         require_whole_distribution(prompts)
-        scored = self._score(draw(self.models.policy, prompts), device)
+        scored = self._shared(prompts, device)
         samples, lengths = scored.samples, scored.samples.lengths()
         kl = self.penalty.per_token(scored.logps, scored.reference_logps)
         rewards = scored.token_rewards - coefficient * kl
         rewards[lengths.cumsum(0) - 1] += scored.scores
         values = scored.values
-        greedy = self._greedy_scores(prompts, scored, device) if self.estimator.needs_greedy else None
-        advantages, returns = self.estimator(Evidence(rewards, lengths, samples.group_numbers(), values, greedy))
+        evidence = Evidence(rewards, lengths, samples.group_numbers(), values, scored.greedy_scores)
+        advantages, returns = self.estimator(evidence)
         metrics = self._metrics(scored, coefficient, kl, rewards)
         metrics["objective/advantage_std"] = advantages.std(correction=0).reshape(1)
         if values is not None and returns is not None:
@@ -112,7 +108,21 @@ class Collector:
         events = events_of(samples, scored.total)
         return Collected(rollout, metrics, events, len(scored.total.scores), float(metrics["objective/kl"].mean()), reasons)
 
-    def _score(self, samples: Samples, device: device) -> _Scored:
+    def _shared(self, prompts: PromptBatch, device: device) -> Scored:
+        own = replace(prompts, prompts=tuple(block(prompts.prompts, place())))
+        alone = replace(self, models=self.models.whole())
+        parts = of_all_ranks(lambda: alone._part(own, device) if own.prompts else None)
+        scored = Scored.joined(part for part in parts if part is not None)
+        for total in (scored.total, scored.greedy_total):
+            if total is not None:
+                total.require_scores()
+        return scored
+
+    def _part(self, prompts: PromptBatch, device: device) -> Scored:
+        scored = self._score(draw(self.models.policy, prompts), device)
+        return self._with_greedy(prompts, scored, device) if self.estimator.needs_greedy else scored
+
+    def _score(self, samples: Samples, device: device) -> Scored:
         batches = self._with_reference(samples, device)
         total = total_rewards(self.sources, samples, batches)
         scores, tokens = total.scores - self._penalties(samples), total.tokens
@@ -123,7 +133,7 @@ class Collector:
             # Packed anew: rows of completions that nothing is known of must not be trained on.
             batches = self._with_reference(samples, device)
         logps, values = self._own(batches)
-        return _Scored(samples, logps, _reference_of(batches), values, scores, tokens, total)
+        return Scored(samples, logps, _reference_of(batches), values, scores, tokens, total)
 
     def _penalties(self, samples: Samples) -> Tensor:
         return self.settings.missing_eos_penalty * ~samples.finished()
@@ -145,18 +155,21 @@ class Collector:
             logps.append(stats.logps.float().cpu())
             if critic is not None:
                 values.append(critic(batch, stats).cpu())
-        return torch.cat(logps), torch.cat(values) if values else None
+        return _cat(logps), None if critic is None else _cat(values)
 
-    def _greedy_scores(self, prompts: PromptBatch, scored: _Scored, device: device) -> Tensor:
-        """`[P]` of the prompts that are left; a greedy completion without a score counts as the mean of its prompt's."""
+    def _with_greedy(self, prompts: PromptBatch, scored: Scored, device: device) -> Scored:
+        """With the scores of the prompts that are left; a greedy completion without one counts as the mean of its prompt's."""
+        if not scored.samples.prompts:
+            return replace(scored, greedy_scores=torch.empty(0))
         greedy = draw(self.models.policy, replace(prompts, prompts=scored.samples.prompts), is_greedy=True)
         total = total_rewards(self.sources, greedy, self._with_reference(greedy, device))
         scores = _with_tokens(total.scores - self._penalties(greedy), total.tokens, greedy)
         groups = scored.samples.group_numbers()
         sums = torch.zeros_like(scores).index_add(0, groups, _with_tokens(scored.scores, scored.token_rewards, scored.samples))
-        return torch.where(scores.isfinite(), scores, sums / groups.bincount())
+        greedy_scores = torch.where(scores.isfinite(), scores, sums / groups.bincount())
+        return replace(scored, greedy_scores=greedy_scores, greedy_total=total)
 
-    def _metrics(self, scored: _Scored, coefficient: float, kl: Tensor, rewards: Tensor) -> dict[str, Tensor]:
+    def _metrics(self, scored: Scored, coefficient: float, kl: Tensor, rewards: Tensor) -> dict[str, Tensor]:
         samples, logps = scored.samples, scored.logps
         count = len(scored.scores)
         sequence = torch.arange(count).repeat_interleave(samples.lengths())
@@ -194,7 +207,12 @@ def require_whole_distribution(prompts: PromptBatch) -> None:
 
 def _reference_of(batches: Sequence[CompletionBatch]) -> Tensor:
     parts = [batch.reference_token_logps for batch in batches]
-    return torch.cat([part.cpu() for part in parts if part is not None])
+    return _cat([part.cpu() for part in parts if part is not None])
+
+
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    """A rank whose completions all have no reward has no part."""
+    return torch.cat(list(parts)) if parts else torch.empty(0)
 
 
 def _with_tokens(scores: Tensor, tokens: Tensor, samples: Samples) -> Tensor:

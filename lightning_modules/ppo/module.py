@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import torch
@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.loading.partition import greedy_runs
 from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
@@ -29,9 +28,11 @@ from lightning_modules.ppo.progress import Progress
 from lightning_modules.ppo.rollout import minibatch_plan
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.ppo.updates import Piece, Update, clip
+from lightning_modules.ranks import Part, place
 from lightning_modules.rewards.base import RewardSource, prepare
 from lightning_modules.rewards.checks import check_rewards, require_fitting_models
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput, TrainingStepOutput
+from lightning_modules.strategies import averaged
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 
@@ -129,8 +130,7 @@ class PPOModule(PolicyModule):
         if self.trainer.global_step == 0:
             with self.trainer.precision_plugin.forward_context():
                 checks = check_rewards(self._sources, self._store, self.device)
-            for name, value in checks.items():
-                self._train_means.update({name: torch.tensor([value], device=self.device)})
+            self.count_once({name: torch.tensor([value]) for name, value in checks.items()})
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -139,16 +139,17 @@ class PPOModule(PolicyModule):
             return batch
         if self.progress.rollout is None:
             self._collect()
-        rollout, numbers = self.progress.current()
-        return rollout.pack(numbers).to(self.device)
+        return self.progress.packed(self._parts()).to(self.device)
 
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
-        update = Update()
-        for numbers, microbatch in self._microbatches(batch):
-            piece = self._piece(numbers, microbatch)
-            self.manual_backward(piece.loss)
-            update.add(piece)
+        update, parts = Update(), self._parts()
+        for number, part in enumerate(parts):
+            piece = self._piece(part, batch if len(parts) == 1 else self.progress.packed([part]).to(self.device))
+            with averaged(self.trainer.strategy, is_last=number == len(parts) - 1):
+                self.manual_backward(piece.loss)
+            if not part.idle or batch.share.idle:
+                update.add(piece)
         self._train_means.update(update.metrics())  # before the step, which they may forbid
         self._step_optimizer()
         self.progress.advance()
@@ -209,10 +210,10 @@ class PPOModule(PolicyModule):
         self.progress.begin(collected.rollout, plan, coefficient)
 
     def _report(self, collected: Collected) -> None:
-        self._train_means.update({name: values.to(self.device) for name, values in collected.metrics.items()})
+        self.count_once(collected.metrics)
         for name in MEANING:
             happened = collected.events.get(name, 0)
-            self._train_means.update({f"rollout/events/{name}": torch.tensor([happened / collected.num_drawn], device=self.device)})
+            self.count_once({f"rollout/events/{name}": torch.tensor([happened / collected.num_drawn])})
             if happened and not self._events[name]:
                 detail = f" ({'; '.join(collected.reasons)})" if name == "unscored" else ""
                 rank_zero_warn(
@@ -220,23 +221,20 @@ class PPOModule(PolicyModule):
                 )
             self._events[name] += happened
 
-    def _microbatches(self, batch: CompletionBatch) -> Iterator[tuple[list[int], CompletionBatch]]:
-        """The prompts of each forward pass, packed: the batch itself where one pass holds it."""
-        rollout, numbers = self.progress.current()
-        sizes = [rollout.num_rows(number) for number in numbers]
-        runs = greedy_runs(sizes, self.settings.max_tokens_per_batch)
-        for first, last in runs:
-            own = numbers[first:last]
-            yield own, batch if len(runs) == 1 else rollout.pack(own, batch.share).to(self.device)
+    def _parts(self) -> list[Part]:
+        """This rank's passes of the update that is due."""
+        return self.progress.parts(self.settings.max_tokens_per_batch, place())
 
-    def _piece(self, numbers: Sequence[int], batch: CompletionBatch) -> Piece:
-        table = self.progress.current()[0].table_of(numbers, self.device)
+    def _piece(self, part: Part, batch: CompletionBatch) -> Piece:
+        table = self.progress.current().table_of(part.numbers, self.device)
         with self.trainer.precision_plugin.forward_context():
             stats = self.policy(batch)
             values = None if self.critic is None else self.critic(batch, stats)
             loss = ppo_loss(stats, values, table, self.settings)
         stats.logps.retain_grad()
-        return Piece(loss.total * batch.share.target_scale(), stats, step_metrics(loss, stats, table))
+        metrics = step_metrics(loss, stats, table)
+        counted = {name: values[:0] for name, values in metrics.items()} if part.idle else metrics
+        return Piece(loss.total * batch.share.target_scale(), stats, counted)
 
     def _step_optimizer(self) -> None:
         optimizer = cast(Optimizer, self.optimizers())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datamodules.batches import CompletionBatch, StepShare
 from lightning_modules.ppo.rollout import Rollout
+from lightning_modules.ranks import Part, Place, parts_of, place
 
 
 class Progress:
@@ -29,10 +31,31 @@ class Progress:
         """Use a new rollout; `coefficient` is that of the one after it."""
         self.rollout, self._plan, self._position, self.coefficient = rollout, plan, 0, coefficient
 
-    def current(self) -> tuple[Rollout, list[int]]:
-        """The rollout in use and the prompts of the update that is due."""
+    def current(self) -> Rollout:
+        """The rollout in use."""
         assert self.rollout is not None, "a rollout is begun before it is used"
-        return self.rollout, list(self._plan[self._position])
+        return self.rollout
+
+    def parts(self, budget: int, own: Place) -> list[Part]:
+        """A rank's microbatches, as prompts of the rollout, in the update that is due.
+
+        Args:
+            budget: tokens of a microbatch.
+            own: place of the rank.
+        """
+        numbers = self._plan[self._position]
+        sizes = [self.current().num_rows(number) for number in numbers]
+        return [part._replace(numbers=[numbers[i] for i in part.numbers]) for part in parts_of(sizes, budget, own)]
+
+    def packed(self, parts: Sequence[Part]) -> CompletionBatch:
+        """The parts of a rank that count in one batch, or an idle one where none does.
+
+        Its share is the whole update, to which each rank adds one sum over all that it has of it.
+        """
+        counted = [part for part in parts if not part.idle] or list(parts[:1])
+        numbers, targets = self._plan[self._position], self.current().num_targets()
+        share = StepShare(len(numbers), sum(targets[number] for number in numbers), place().size, counted[0].idle)
+        return self.current().pack([number for part in counted for number in part.numbers], share)
 
     def advance(self) -> None:
         """An update has been taken; after the last one of its plan the rollout goes."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
@@ -85,6 +86,31 @@ class TotalRewards:
     failures: Counter[str]
     """Reason -> completions without a score."""
 
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Those of all parts, at least one, in order."""
+        found = list(parts)
+        return cls(
+            torch.cat([part.scores for part in found]),
+            torch.cat([part.tokens for part in found]),
+            {name: torch.cat([part.by_source[name] for part in found]) for name in found[0].by_source},
+            sum((part.failures for part in found), Counter()),
+        )
+
+    def require_scores(self) -> None:
+        """Refuse the rewards of a rollout that a source does not score.
+
+        Raises:
+            ValueError: if fewer than half of the completions have a score.
+        """
+        scored = int(self.scores.isfinite().sum())
+        if scored < MIN_SCORED * len(self.scores):
+            common = "; ".join(f"{count} x {reason}" for reason, count in self.failures.most_common(3))
+            raise ValueError(
+                f"expected rewards for at least half of the {len(self.scores)} completions of a rollout, got {scored}: {common}. "
+                "Correct the judge or the reward model; training on the rest would be training on its failures."
+            )
+
 
 def prepare(sources: Sequence[RewardSource], store: PromptStore, device: torch.device, precision: Precision) -> None:
     """Make every source ready for its first rollout, in the precision that it will score in."""
@@ -95,11 +121,7 @@ def prepare(sources: Sequence[RewardSource], store: PromptStore, device: torch.d
 
 
 def total_rewards(sources: Sequence[RewardSource], samples: Samples, batches: Sequence[CompletionBatch]) -> TotalRewards:
-    """Ask every source, in order.
-
-    Raises:
-        ValueError: if fewer than half of the completions have a score.
-    """
+    """Ask every source, in order."""
     lengths = samples.lengths()
     scores, tokens = torch.zeros(len(lengths)), torch.zeros(int(lengths.sum()))
     by_source: dict[str, Tensor] = {}
@@ -113,20 +135,9 @@ def total_rewards(sources: Sequence[RewardSource], samples: Samples, batches: Se
         if source.weight:
             scores += source.weight * torch.where(own.isfinite(), found.scores, torch.nan)
             tokens += 0 if found.tokens is None else source.weight * found.tokens.nan_to_num(0, 0, 0)
-    _require_scores(scores, failures)
     return TotalRewards(scores, tokens, by_source, failures)
 
 
 def _reasons(source: RewardSource, own: Tensor, failures: Mapping[int, str]) -> list[str]:
     missing = (~own.isfinite()).nonzero().flatten().tolist()
     return [f"{source.name}: {failures.get(number, f'the score is {own[number].item()}')}" for number in missing]
-
-
-def _require_scores(scores: Tensor, failures: Counter[str]) -> None:
-    scored = int(scores.isfinite().sum())
-    if scored < MIN_SCORED * len(scores):
-        common = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
-        raise ValueError(
-            f"expected rewards for at least half of the {len(scores)} completions of a rollout, got {scored}: {common}. "
-            "Correct the judge or the reward model; training on the rest would be training on its failures."
-        )

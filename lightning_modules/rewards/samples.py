@@ -5,7 +5,7 @@ Shape legend: P prompts, Q completions, K completion tokens, both in the order o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -31,6 +31,13 @@ class Samples:
     groups: tuple[tuple[SampledCompletion, ...], ...]
     """P groups, at least one completion each."""
     eos_token_id: int
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Those of all parts, at least one, in order."""
+        found = list(parts)
+        prompts = tuple(prompt for part in found for prompt in part.prompts)
+        return cls(prompts, tuple(group for part in found for group in part.groups), found[0].eos_token_id)
 
     @property
     def completions(self) -> list[SampledCompletion]:

@@ -23,8 +23,8 @@ from lightning.pytorch.strategies import (
 from torch.optim import SGD
 
 from lightning_modules import strategies
+from lightning_modules.diagnosis import DiagnosisModule
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.strategies import (
     Parallel,
@@ -144,10 +144,10 @@ def test_a_module_is_checked_against_the_table_and_its_data() -> None:
     strategies.require_tested(attached(dpo, alone, Split(0, 1)), "fit")
     with pytest.raises(ValueError, match="got part 1 of 2 of each step at place 0 of 1"):
         strategies.require_tested(attached(dpo, alone, Split(1, 2)), "fit")
-    on_policy = OnPolicyPreferenceModule(BigramSpec(), DPOLoss(), [], partial(SGD, lr=0.1))
-    strategies.require_tested(attached(on_policy, alone, Split(0, 1)), "fit")
-    with pytest.raises(ValueError, match=r"OnPolicyPreferenceModule to run `fit` under one process.*got DDP with 2 process"):
-        strategies.require_tested(attached(on_policy, DDPStrategy(), Split(0, 2)), "fit")
+    diagnosis = DiagnosisModule(BigramSpec(), BigramSpec(), DPOLoss())
+    strategies.require_tested(attached(diagnosis, alone, Split(0, 1)), "validate")
+    with pytest.raises(ValueError, match=r"DiagnosisModule to run `validate` under one process.*got DDP with 2 process"):
+        strategies.require_tested(attached(diagnosis, DDPStrategy(), Split(0, 2)), "validate")
 
 
 def test_a_sharded_checkpoint_is_not_opened_as_a_file(tmp_path: Path) -> None:
