@@ -11,7 +11,7 @@ from command_line.short_names import ROOT, Choice, choices, class_path_of, found
 PARTS = {
     "model": "TrainedModule",
     "data": "BaseDataModule",
-    "loss": "PreferenceLoss",
+    "loss": "Loss",
     "format": "RowFormat",
     "policy": "PolicySpec",
     "task": "Task",
@@ -80,7 +80,7 @@ def _subcommand(name: str) -> str:
             "  --seed_everything 0",
             "  --print_config                     the whole config, and no run (last on the line)",
             "  --debug                            the traceback of a failure",
-            *_list("Losses (--model.loss.help)", choices("PreferenceLoss")),
+            *_list("Losses (--model.loss.help)", choices("Loss")),
             *_list("Formats (--data.format.help)", choices("RowFormat")),
             *_list("Strategies", [STRATEGIES]),
             *_list("Modules (--model.help)", choices("TrainedModule")),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, Demand, demand_of
+from datamodules.batches import CompletionBatch, Demand, StepShare, demand_of
 from datamodules.examples import Example
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
 from datamodules.loading.partition import greedy_runs
@@ -179,6 +179,10 @@ class BaseDataModule(LightningDataModule, ABC):
         plan = evaluation_plan(dataset.lengths.rows, max_tokens=self.max_tokens_per_batch) if passes is None else passes
         microbatches = [Microbatch(indices, dataset.lengths.share([indices])) for indices in plan]
         return packing_loader(dataset, microbatches, self.num_workers)
+
+    def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
+        """These examples of a split as a microbatch (see `StepStore`)."""
+        return self.dataset(split)[Microbatch(tuple(examples), share)]
 
     def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
         """Attach `[scored positions]` reference log-probs (nats) of the examples, by default of all; batches then carry them."""

@@ -127,6 +127,8 @@ class CompletionBatch:
     """`[comparisons, 2]` int64: sequence numbers (better, worse) of all that is compared; None where that is `pairs`."""
     uncompared: int = 0
     """Prompts whose completions are not compared."""
+    step_examples: tuple[tuple[int, ...], ...] = ()
+    """Examples of each microbatch that this rank takes of the optimizer step, in order; empty where a step is not planned."""
 
     @property
     def num_sequences(self) -> int:
@@ -209,6 +211,13 @@ class ReferenceStore(Protocol):
 
     def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
         """Attach `[all scored positions of the examples]` float32 reference log-probs; by default of all, in order."""
+
+
+class StepStore(Protocol):
+    """What a module needs of its data module whose loss reads the whole optimizer step."""
+
+    def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
+        """These examples of a split as a microbatch, with reference log-probs where they are known."""
 
 
 class ProbeStore(Protocol):

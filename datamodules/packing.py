@@ -20,6 +20,7 @@ def pack(
     share: StepShare | None = None,
     example_index: Sequence[int] | None = None,
     reference_token_logps: Tensor | None = None,
+    step_examples: tuple[tuple[int, ...], ...] = (),
 ) -> CompletionBatch:
     """Lay out `P | C1 | C2 | ...` for each example, one after another.
 
@@ -28,6 +29,7 @@ def pack(
         share: counts of the whole optimizer step; the batch alone by default.
         example_index: index of each example in its split (-1 by default).
         reference_token_logps: `[K]` cached reference log-probs in packing order (nats), if there are any.
+        step_examples: examples of each of the rank's microbatches of the optimizer step.
 
     Returns:
         The batch, on the CPU.
@@ -45,7 +47,7 @@ def pack(
             f"expected {len(layout.target_ids)} reference log-probs, got {list(reference_token_logps.shape)}. "
             "The cache belongs to other data: delete it and compute it again."
         )
-    return layout.batch(share, reference_token_logps)
+    return layout.batch(share, reference_token_logps, step_examples)
 
 
 class _Layout:
@@ -113,7 +115,9 @@ class _Layout:
         self.query_lengths.append(len(token_ids))
         self.key_lengths.append(sum(len(rows) for rows in key_rows))
 
-    def batch(self, share: StepShare | None, reference_token_logps: Tensor | None) -> CompletionBatch:
+    def batch(
+        self, share: StepShare | None, reference_token_logps: Tensor | None, step_examples: tuple[tuple[int, ...], ...]
+    ) -> CompletionBatch:
         num_prompts = self.prompt_number[-1] + 1
         return CompletionBatch(
             input_ids=_integers(self.input_ids),
@@ -141,6 +145,7 @@ class _Layout:
             num_prompts=num_prompts,
             share=share or StepShare(prompts=num_prompts, targets=len(self.target_ids), microbatches=1),
             reference_token_logps=reference_token_logps,
+            step_examples=step_examples,
             sources=tuple(self.sources),
             scores=None if all(map(math.isnan, self.scores)) else torch.tensor(self.scores, dtype=torch.float32),
         )

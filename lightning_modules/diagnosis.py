@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_modules.frozen import frozen
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of, step_numbers
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
@@ -35,7 +35,7 @@ class DiagnosisModule(PreferenceModule):
         self,
         policy: PolicySpec,
         reference: PolicySpec,
-        loss: PreferenceLoss,
+        loss: Loss,
         checkpoints: list[str] | None = None,
         cache_dir: str = ".cache/prefscope",
     ) -> None:

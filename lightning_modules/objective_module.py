@@ -28,7 +28,7 @@ class ObjectiveModule(PolicyModule):
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
         output = self.objective(batch, self.policy(batch))
-        _retain_gradients(output)
+        output.retain_gradients()
         counts = not batch.share.idle
         self._train_means.update(self._prefixed("train", output, batch), counts=counts)
         loss = output.loss_sum * output.gradient_scale
@@ -56,10 +56,3 @@ class ObjectiveModule(PolicyModule):
 
     def _prefixed(self, stage: str, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
         return {f"{stage}/{name}": values for name, values in self.metrics(output, batch).items()}
-
-
-def _retain_gradients(output: StepOutput) -> None:
-    output.stats.logps.retain_grad()
-    if output.pairs is not None:
-        output.pairs.sequences.policy_chosen.retain_grad()
-        output.pairs.sequences.policy_rejected.retain_grad()

@@ -17,7 +17,7 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.ranks import block, of_all_ranks, parts_of, place
@@ -52,7 +52,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
     def __init__(
         self,
         policy: PolicySpec,
-        loss: PreferenceLoss,
+        loss: Loss,
         rewards: list[RewardSource],
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, ReferenceStore
+from datamodules.batches import CompletionBatch, ReferenceStore, StepStore
 from lightning_modules.frozen import frozen
-from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
+from lightning_modules.losses.base import Loss, Reads
+from lightning_modules.losses.completions import Completions, Sums, Tokens
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.reference import ReferenceScorer
-from lightning_modules.step_output import PairOutput, StepOutput
+from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
+from lightning_modules.whole_step import WholeStep
 
 
 class PreferenceModule(ObjectiveModule):
-    """Train a policy on pairs with any PreferenceLoss; the loss is the mean over the pairs of the whole optimizer step.
+    """Train a policy with any Loss; the loss is the mean over the prompts of the whole optimizer step.
+
+    A prompt has a pair, a pair and further scored completions, or one labelled completion, as the loss asks.
 
     Args:
         policy: recipe of the model to train.
@@ -34,7 +39,7 @@ class PreferenceModule(ObjectiveModule):
     def __init__(
         self,
         policy: PolicySpec,
-        loss: PreferenceLoss,
+        loss: Loss,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         reference: PolicySpec | None = None,
@@ -45,6 +50,7 @@ class PreferenceModule(ObjectiveModule):
         self._reference_spec = reference or policy
         self._scorer = ReferenceScorer(self._reference_spec, Path(cache_dir))
         self._policy_is_reference = reference is None
+        self._whole_step = WholeStep()
 
     @override
     def on_policy_built(self) -> None:
@@ -75,59 +81,84 @@ class PreferenceModule(ObjectiveModule):
         self._ensure_reference()
 
     @override
+    def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
+        if self.loss.needs_step and batch.share.microbatches > 1:
+            self._begin_step(batch, batch_idx)
+        return super().training_step(batch, batch_idx)
+
+    @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        sequences = self._sequences(batch, stats)
-        losses, chosen_rewards, rejected_rewards = self.loss(sequences)
+        completions = self._completions(batch, stats)
+        losses, chosen_rewards, rejected_rewards = self.loss.of(completions)
+        pairs, labelled = None, None
+        if self.loss.reads is Reads.COMPLETIONS:
+            sides = completions.sums.of_kind("chosen"), completions.sums.of_kind("rejected")
+            labelled = LabelledOutput(losses.detach(), *sides, chosen_rewards, rejected_rewards)
+        else:
+            rewards = chosen_rewards, rejected_rewards
+            pairs = PairOutput(completions.pair_sums, losses.detach(), *rewards, self.loss.is_logistic, self.loss.reads)
         return StepOutput(
             stats=stats,
             loss_sum=losses.sum(),
             num_units=losses.shape[0],
             gradient_scale=batch.share.prompt_scale(),
             accumulation=self.trainer.accumulate_grad_batches,
-            pairs=PairOutput(sequences, losses.detach(), chosen_rewards, rejected_rewards, self.loss.is_logistic),
+            pairs=pairs,
+            labelled=labelled,
         )
 
     @override
     def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        pairs = output.pairs
-        assert pairs is not None, "objective fills the pairs"
-        chosen, rejected = pairs.sequences.policy_chosen.detach(), pairs.sequences.policy_rejected.detach()
-        return {
-            "loss": pairs.losses,
-            "rewards/chosen": pairs.chosen_rewards,
-            "rewards/rejected": pairs.rejected_rewards,
-            "rewards/margins": pairs.chosen_rewards - pairs.rejected_rewards,
-            "rewards/accuracies": pairs.chosen_rewards > pairs.rejected_rewards,
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
-            "logps_per_token/chosen": chosen / pairs.sequences.chosen_lengths,
-            "logps_per_token/rejected": rejected / pairs.sequences.rejected_lengths,
-            "entropy": output.stats.entropy,
-        }
+        of = _pair_metrics(output.pairs) if output.pairs is not None else _labelled_metrics(output, batch)
+        return {**of, "entropy": output.stats.entropy}
 
-    def _sequences(self, batch: CompletionBatch, stats: TokenStats) -> SequenceLogps:
-        if batch.pairs.shape[0] != batch.num_prompts:
+    def step_batches(self, batch: CompletionBatch) -> Iterator[CompletionBatch]:
+        """The microbatches of this rank in the step that `batch` begins.
+
+        Raises:
+            ValueError: if they are not known before they come.
+        """
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not batch.step_examples or not hasattr(datamodule, "packed"):
             raise ValueError(
-                f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, "
-                f"got {batch.pairs.shape[0]} pairs. Use a preference data module, or train with SFTModule."
+                f"expected a step whose microbatches are planned, because {type(self.loss).__name__} reads all of it before the "
+                f"first backward pass, got batches of {type(datamodule).__name__}. Set trainer.accumulate_grad_batches to 1."
             )
+        for examples in batch.step_examples:
+            yield cast(StepStore, datamodule).packed("train", examples, batch.share).to(self.device)
+
+    def _begin_step(self, batch: CompletionBatch, batch_idx: int) -> None:
+        accumulation = self.trainer.accumulate_grad_batches
+        if accumulation == 1:
+            self._whole_step.expect()
+        elif batch_idx % accumulation == 0:
+            self._whole_step.begin(self.step_batches(batch), lambda part: self._sums(part, self.policy(part)))
+
+    def _completions(self, batch: CompletionBatch, stats: TokenStats) -> Completions:
+        require_completions(batch, self.loss)
         self.loss.require_score_gaps(batch.pair_score_gaps)
         if self.loss.needs_reference and batch.reference_logps is None:
             raise ValueError(
                 f"expected reference log-probs of step {self.trainer.global_step}, got none: the run reads other pairs "
                 "than its max_steps, max_epochs and limits planned. Set them for the whole run before it starts."
             )
-        chosen, rejected = batch.pairs.unbind(1)
-        logps, reference, scores = stats.sum_by_sequence(), batch.reference_logps, batch.scores
-        return SequenceLogps(
-            policy_chosen=logps[chosen],
-            policy_rejected=logps[rejected],
-            chosen_lengths=batch.lengths[chosen],
-            rejected_lengths=batch.lengths[rejected],
-            reference_chosen=None if reference is None else reference[chosen],
-            reference_rejected=None if reference is None else reference[rejected],
-            chosen_scores=None if scores is None else scores[chosen],
-            rejected_scores=None if scores is None else scores[rejected],
+        sums = self._sums(batch, stats)
+        return Completions(
+            sums=sums,
+            tokens=Tokens(stats.logps, batch.reference_token_logps, stats.target_sequence, stats.sum_sq_probs),
+            prompts=batch.prompt_number,
+            num_prompts=batch.num_prompts,
+            step=self._whole_step.part(sums) if self.loss.needs_step else None,
+        )
+
+    def _sums(self, batch: CompletionBatch, stats: TokenStats) -> Sums:
+        return Sums(
+            policy=stats.sum_by_sequence(),
+            reference=batch.reference_logps,
+            lengths=batch.lengths,
+            scores=batch.scores,
+            pairs=batch.pairs,
+            kinds=batch.kinds,
         )
 
     def _ensure_reference(self) -> None:
@@ -140,3 +171,55 @@ class PreferenceModule(ObjectiveModule):
                 "computed from the data module and cached. Pass one of datamodules/ to the trainer."
             )
         self._scorer.attach(datamodule, device=self.device, precision=self.trainer.precision_plugin)
+
+
+def require_completions(batch: CompletionBatch, loss: Loss) -> None:
+    """Refuse a batch that is not made of what the loss reads.
+
+    Raises:
+        ValueError: if a prompt lacks a side of its pair; or, where single completions are read, has not one labelled one.
+    """
+    if loss.reads is not Reads.COMPLETIONS:
+        if batch.pairs.shape[0] != batch.num_prompts:
+            raise ValueError(
+                f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, "
+                f"got {batch.pairs.shape[0]} pairs. Use a preference data module, or train with SFTModule."
+            )
+        return
+    labelled = sum(kind in ("chosen", "rejected") for kind in batch.kinds)
+    if len(batch.pairs) or labelled != batch.num_prompts:
+        raise ValueError(
+            f"expected one completion, labelled good or bad, for each of {batch.num_prompts} prompts, got {labelled} and "
+            f"{len(batch.pairs)} pairs: {type(loss).__name__} reads single completions. Use UnpairedDataModule, which also takes "
+            "pairs apart, or a loss of pairs."
+        )
+
+
+def _pair_metrics(pairs: PairOutput) -> dict[str, Tensor]:
+    chosen, rejected = pairs.sequences.policy_chosen.detach(), pairs.sequences.policy_rejected.detach()
+    return {
+        "loss": pairs.losses,
+        "rewards/chosen": pairs.chosen_rewards,
+        "rewards/rejected": pairs.rejected_rewards,
+        "rewards/margins": pairs.chosen_rewards - pairs.rejected_rewards,
+        "rewards/accuracies": pairs.chosen_rewards > pairs.rejected_rewards,
+        "logps/chosen": chosen,
+        "logps/rejected": rejected,
+        "logps_per_token/chosen": chosen / pairs.sequences.chosen_lengths,
+        "logps_per_token/rejected": rejected / pairs.sequences.rejected_lengths,
+    }
+
+
+def _labelled_metrics(output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
+    """Without margins and accuracies: nothing is compared."""
+    labelled = output.labelled
+    assert labelled is not None, "the objective fills one of the two"
+    logps = output.stats.sum_by_sequence().detach()
+    sides = {"chosen": labelled.chosen, "rejected": labelled.rejected}
+    return {
+        "loss": labelled.losses,
+        "rewards/chosen": labelled.chosen_rewards,
+        "rewards/rejected": labelled.rejected_rewards,
+        **{f"logps/{side}": logps[members] for side, members in sides.items()},
+        **{f"logps_per_token/{side}": logps[members] / batch.lengths[members] for side, members in sides.items()},
+    }

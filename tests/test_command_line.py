@@ -17,7 +17,7 @@ from command_line.causes import innermost
 from command_line.help import PARTS, help_page
 from command_line.places import place_of
 from command_line.short_names import ROOT, choices, class_path_of
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.losses.simpo import SimPOLoss
 from tests import tiny
 from tests.conftest import Run
@@ -26,10 +26,10 @@ LOSS_FILES = {path.stem for path in (ROOT / "configs/model/loss").glob("*.yaml")
 
 
 def test_every_loss_has_the_name_of_its_config() -> None:
-    assert {*choices("PreferenceLoss")} == LOSS_FILES
+    assert {*choices("Loss")} == LOSS_FILES
     for name in LOSS_FILES:
         shipped = yaml.safe_load((ROOT / f"configs/model/loss/{name}.yaml").read_text())
-        assert class_path_of("PreferenceLoss", name) == shipped["class_path"]
+        assert class_path_of("Loss", name) == shipped["class_path"]
 
 
 @pytest.mark.parametrize("base", PARTS.values())
@@ -46,10 +46,10 @@ def test_a_short_name_leads_to_a_class_that_can_be_built(base: str) -> None:
 
 def test_no_class_is_without_a_short_name() -> None:
     """Python's own list of the losses that are imported: the other way round."""
-    for choice in choices("PreferenceLoss").values():
+    for choice in choices("Loss").values():
         locate(choice.class_path)
-    known = {choice.class_path for choice in choices("PreferenceLoss").values()}
-    below = list(PreferenceLoss.__subclasses__())
+    known = {choice.class_path for choice in choices("Loss").values()}
+    below = list(Loss.__subclasses__())
     for kind in below:
         below += kind.__subclasses__()
     ours = {f"{kind.__module__}.{kind.__name__}" for kind in below if not getattr(kind, "__abstractmethods__", None)}
@@ -108,7 +108,7 @@ def test_help_lists_the_choices_and_imports_no_torch() -> None:
     )
     asked = subprocess.run([sys.executable, "-c", code, "fit", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     words = asked.stdout.replace(",", " ").split()
-    assert {*words} >= {*choices("PreferenceLoss"), *choices("RowFormat"), "ddp", "--debug", "--trainer.help"}
+    assert {*words} >= {*choices("Loss"), *choices("RowFormat"), "ddp", "--debug", "--trainer.help"}
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 import re
 import tomllib
 from collections.abc import Callable, Hashable, Iterator
@@ -19,9 +16,9 @@ from jsonargparse import ArgumentParser, Namespace
 from packaging.requirements import Requirement
 from typing_extensions import override
 
-import lightning_modules.losses
 from command_line.experiment import ExperimentCLI
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
+from tests.lightning_modules.losses.cases import all_loss_classes
 from train import main
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +100,7 @@ def test_parts_parse(parse: Parse, part: str, path: Path) -> None:
 @pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
 def test_losses_parse_with_every_field_at_its_default(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(PreferenceLoss, "loss")
+    parser.add_subclass_arguments(Loss, "loss")
     loss = parser.instantiate(parser.parse_args([f"--loss={path}"])).loss
     assert path.stem == type(loss).__module__.rsplit(".", 1)[1]
     assert loss == type(loss)()
@@ -111,9 +108,7 @@ def test_losses_parse_with_every_field_at_its_default(path: Path) -> None:
 
 
 def test_every_loss_has_a_config() -> None:
-    for module in pkgutil.iter_modules(lightning_modules.losses.__path__):
-        importlib.import_module(f"lightning_modules.losses.{module.name}")
-    concrete = [loss for loss in PreferenceLoss.__subclasses__() if not inspect.isabstract(loss)]
+    concrete = all_loss_classes()
     named = {load(path)["class_path"] for path in LOSSES}
     found = {f"{loss.__module__}.{loss.__qualname__}" for loss in concrete}
     assert found == named, "each loss has configs/model/loss/<its file's name>.yaml, with every field at its default"

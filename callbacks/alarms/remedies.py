@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.ppo.kl_penalty import KLPenalty
 
 CENTRE = "head/centre"
@@ -35,7 +35,7 @@ def likelihood_term(loss: object) -> str:
     """
     if isinstance(loss, KLPenalty):
         return f"Raise the KL coefficient (now {loss.coefficient:g})"
-    return loss.likelihood_remedy() if isinstance(loss, PreferenceLoss) else "Add a likelihood term (SFTDPOLoss)"
+    return loss.likelihood_remedy() if isinstance(loss, Loss) else "Add a likelihood term (SFTDPOLoss)"
 
 
 def advice(latest: Mapping[str, float], loss: object) -> dict[str, float | str]:

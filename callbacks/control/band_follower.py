@@ -16,18 +16,18 @@ from callbacks.base import Diagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.models.policy import Policy
 from lightning_modules.step_output import StepOutput
 
-LossT = TypeVar("LossT", bound=PreferenceLoss)
+LossT = TypeVar("LossT", bound=Loss)
 
 
 class LossModule(Protocol):
     """What the callbacks need of a module."""
 
     policy: Policy
-    loss: PreferenceLoss
+    loss: Loss
 
 
 def followed(log_value: float, log_target: float, decay: float) -> float:

@@ -21,7 +21,7 @@ from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.store import ExampleStore
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import RewardModel
 from lightning_modules.step_output import PairOutput, StepOutput
@@ -55,7 +55,7 @@ class PairStore(Protocol):
 
 
 class PairModule(Protocol):
-    """What is needed of a module whose loss is a PreferenceLoss."""
+    """What is needed of a module whose loss is a Loss."""
 
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
         """The loss of a batch, with the implicit rewards of its pairs."""
@@ -74,7 +74,7 @@ def reward_readings(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
 class PairAccuracy(Diagnostic):
     """Reads frozen pairs with the model before training, at a cadence and after it; the same for a reward model and a policy.
 
-    Of a reward model the reward is its own; of a policy that trains with a PreferenceLoss the implicit reward of the loss (DPO:
+    Of a reward model the reward is its own; of a policy that trains with a Loss the implicit reward of the loss (DPO:
     beta (log pi - log pi0)), where log pi0 is what the policy gave when training started, kept in the checkpoint. Of any policy
     there is the ranking by log pi, too. Costs one forward pass over the sets. Row n is of the model after step n. Metrics:
     `pair_accuracy/<set>/...`, docs/metrics.md.
@@ -181,12 +181,17 @@ def _readings(
         return reward_readings(chosen, rejected), None
     stats: TokenStats = cast(Policy, pl_module.policy)(batch)
     values = {"ranking": ordered(*stats.sum_by_sequence()[batch.pairs].unbind(1))}
-    if isinstance(getattr(pl_module, "loss", None), PreferenceLoss):
+    if _values_pairs(getattr(pl_module, "loss", None)):
         reference = stats.logps if start is None else start.to(stats.logps.device)
         output = cast(PairModule, pl_module).objective(replace(batch, reference_token_logps=reference), stats)
         pairs = cast(PairOutput, output.pairs)
         values |= reward_readings(pairs.chosen_rewards, pairs.rejected_rewards)
     return values, stats.logps.cpu()
+
+
+def _values_pairs(loss: object) -> bool:
+    """Whether a loss gives the two sides of a pair rewards; one of single completions has nothing to compare."""
+    return isinstance(loss, Loss) and loss.reads is not Reads.COMPLETIONS
 
 
 def _packed(name: str, pairs: PairSet, own: LightningDataModule | None) -> list[CompletionBatch]:

@@ -14,6 +14,7 @@ from callbacks.mathematics.pair_tokens import PairTokens, TokenClass, pair_token
 from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
+from lightning_modules.losses.base import Reads
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l1, softmax_gradient_l2
 
@@ -92,6 +93,23 @@ def likelihood_gradients(
     return values
 
 
+def completion_incentives(output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor | Counted]:
+    """`<kind>/incentive` of every kind of completion, where a loss reads more than the two log-probs of a pair, or less.
+
+    How hard a completion is pulled up, of rejected ones pushed down (`StepOutput.pulls`). Of groups, whose loss has a derivative
+    by each completion's likelihood, the gradients in the likelihood coordinates too.
+    """
+    pulls = output.pulls()
+    assert pulls is not None, "diagnostics are read after backward"
+    signs = {"rejected": -1}
+    members = sequences_by_kind(batch)
+    values: dict[str, Tensor | Counted] = {f"{kind}/incentive": signs.get(kind, 1) * pulls[of] for kind, of in members.items()}
+    if output.pairs is not None and output.pairs.reads is Reads.GROUPS:
+        pull, push = pulls[batch.pairs].unbind(1)
+        values |= likelihood_gradients((pull, -push), output.stats.sum_by_sequence(), batch.reference_logps, batch)
+    return values
+
+
 def token_norms(token_gradients: Tensor, stats: TokenStats, batch: CompletionBatch) -> dict[str, Tensor]:
     """`{<kind>/l2, <kind>/l1: [n]}` norms of dL/dlogits at every token, for every kind of completion."""
     measured = {"l2": softmax_gradient_l2(token_gradients, stats), "l1": softmax_gradient_l1(token_gradients, stats)}
@@ -152,11 +170,14 @@ class SoftmaxGradientMonitor(Diagnostic):
         assert gradients is not None, "diagnostics are read after backward"
         l2 = softmax_gradient_l2(gradients, stats)
         values: dict[str, Tensor | Counted] = {**token_norms(gradients, stats, batch), **sequence_norms(l2, batch)}
+        if output.pairs is not None:
+            values |= by_class(l2, pair_tokens(batch))
         incentives = output.incentives()
         if incentives is not None:
-            values |= by_class(l2, pair_tokens(batch))
             values |= dict(zip((f"{side}/incentive" for side in SIDES), incentives, strict=True))
             values |= likelihood_gradients(incentives, stats.sum_by_sequence(), batch.reference_logps, batch)
+        elif output.pairs is not None or output.labelled is not None:
+            values |= completion_incentives(output, batch)
         return {f"softmax_grad/{name}": value for name, value in values.items()}
 
     @override

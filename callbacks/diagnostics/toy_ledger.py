@@ -81,9 +81,11 @@ def pair_gradients(output: StepOutput, batch: CompletionBatch) -> dict[str, Tens
             log_pi: dl/dlog pi, which is -d_w for the chosen and +d_l for the rejected side
             logit: L2 norm of the side's row d (onehot(y) - p)
     """
-    incentives, token_gradients = output.incentives(), output.token_gradients()
-    if incentives is None or token_gradients is None:
+    pulls, token_gradients = output.pulls(), output.token_gradients()
+    if output.pairs is None or pulls is None or token_gradients is None:
         return None
+    pull, push = pulls[batch.pairs].unbind(1)
+    incentives = pull, -push
     # A response is one token, so that sequences and scored positions are the same.
     logps, norms = output.stats.logps.detach(), softmax_gradient_l2(token_gradients, output.stats)
     gradients: dict[str, Tensor] = {}

@@ -31,8 +31,6 @@ def with_gradients(module: ObjectiveModule, batch: CompletionBatch, stats: Token
     """
     with torch.enable_grad():
         output = module.objective(batch, replace(stats, logps=stats.logps.detach().clone().requires_grad_()))
-        if output.pairs is not None:
-            output.pairs.sequences.policy_chosen.retain_grad()
-            output.pairs.sequences.policy_rejected.retain_grad()
+        output.retain_gradients()
         torch.autograd.backward(output.loss_sum * (output.gradient_scale / output.accumulation))
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class SplitDataset(Dataset[CompletionBatch]):
             share=microbatch.share,
             example_index=indices,
             reference_token_logps=self._reference_of(indices),
+            step_examples=microbatch.step,
         )
 
     def _reference_of(self, indices: Sequence[int]) -> Tensor | None:
@@ -201,7 +203,13 @@ class ResumableLoader:
 
     def _remaining(self) -> list[Microbatch]:
         steps = self._plan.steps(self._epoch)
-        return [microbatch for step in steps for microbatch in step[self._rank :: self._world_size]][self._position :]
+        own = (step[self._rank :: self._world_size] for step in steps)
+        return [microbatch for step in own for microbatch in _with_step(step)][self._position :]
+
+
+def _with_step(microbatches: Sequence[Microbatch]) -> list[Microbatch]:
+    indices = tuple(microbatch.indices for microbatch in microbatches)
+    return [replace(microbatch, step=indices) for microbatch in microbatches]
 
 
 def packing_loader(dataset: SplitDataset, microbatches: Sequence[Microbatch], num_workers: int = 0) -> DataLoader[CompletionBatch]:

@@ -25,6 +25,8 @@ class Microbatch:
     """Indices of the examples within their split, at least one."""
     share: StepShare
     """Counts of the whole optimizer step."""
+    step: tuple[tuple[int, ...], ...] = ()
+    """Indices of each microbatch that the rank takes of the step, this one among them; empty where no step is planned."""
 
 
 class StepPlan(ABC):

@@ -1,14 +1,44 @@
-"""The contract of a preference loss: per-pair sequence log-probs in, per-pair losses and implicit rewards out."""
+"""The contract of a loss: what it reads of a microbatch, and its losses and implicit rewards.
+
+Most read the log-probs of the two completions of a pair, summed over their tokens, and say no more than `__call__`
+(`PreferenceLoss`). What others read is in `completions.py`: tokens, all completions of a prompt, single completions.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_modules.losses.completions import Completions
+
+
+class Reads(StrEnum):
+    """What of the policy a loss is a function of: what its gradient goes through."""
+
+    PAIRS = "the two log-probs of each pair"
+    """Incentives d_w and d_l say all of it."""
+    GROUPS = "the log-probs of all completions of a prompt"
+    """One incentive for each completion, whose size depends on the others."""
+    COMPLETIONS = "the log-probs of single completions"
+    """One incentive for each labelled completion; there are no pairs."""
+    TOKENS = "the log-probs of single tokens of each pair"
+    """One incentive for each token: those of a completion differ."""
+
+
+class PairsOfStep(NamedTuple):
+    """The pairs of a whole optimizer step, over microbatches and ranks, without gradient."""
+
+    pairs: SequenceLogps
+    """All of them."""
+    first: int
+    """Place of this microbatch's first pair among them; its others follow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +65,8 @@ class SequenceLogps:
     """`[pairs]` judge scores of the chosen side, if the data has them."""
     rejected_scores: Tensor | None = None
     """`[pairs]` judge scores of the rejected side, if the data has them."""
+    step: PairsOfStep | None = None
+    """Where a loss reads the whole optimizer step and this is a part of it; None: this is the step."""
 
     def __post_init__(self) -> None:
         shape = self.policy_chosen.shape
@@ -44,7 +76,7 @@ class SequenceLogps:
             )
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None and value.shape != shape:
+            if isinstance(value, Tensor) and value.shape != shape:
                 raise ValueError(
                     f"expected {f.name} of shape {list(shape)} like policy_chosen, got {list(value.shape)}. "
                     "Pass one value per pair for both sides."
@@ -68,29 +100,41 @@ class SequenceLogps:
         reference_chosen, reference_rejected = self.reference()
         return self.policy_chosen - reference_chosen, self.policy_rejected - reference_rejected
 
+    def whole_step(self) -> PairsOfStep:
+        """The pairs of the optimizer step, without gradient: those at hand where nothing else is known."""
+        return self.step or PairsOfStep(self.detached(), 0)
+
+    def detached(self) -> Self:
+        """The same values without gradient."""
+        return replace(self, policy_chosen=self.policy_chosen.detach(), policy_rejected=self.policy_rejected.detach())
+
 
 class PreferenceLossOutput(NamedTuple):
-    """What a preference loss returns."""
+    """What a loss returns. Units are pairs; of losses that read single completions, completions."""
 
     losses: Tensor
-    """`[pairs]`, differentiable, unreduced."""
+    """`[units]`, differentiable, unreduced."""
     chosen_rewards: Tensor
-    """`[pairs]`, detached: the implicit reward the loss gives the chosen completion."""
+    """`[pairs]`, or `[desirable completions]`, detached: the implicit reward the loss gives the chosen completion."""
     rejected_rewards: Tensor
-    """`[pairs]`, detached."""
+    """`[pairs]`, or `[undesirable completions]`, detached."""
 
 
-class PreferenceLoss(ABC):
-    """A loss over pairs. Subclasses are frozen dataclasses, one a file. CONTRIBUTING.md says what a new one needs."""
+class Loss(ABC):
+    """A loss that a config names. Subclasses are frozen dataclasses, one a file. CONTRIBUTING.md says what a new one needs."""
 
-    # Not annotated as ClassVar: jsonargparse resolves a subclass's hints in the subclass's module, and where that does not import
-    # ClassVar it would silently accept any value for any field.
+    # Not annotated as ClassVar, nor by a class of ours: jsonargparse resolves a subclass's hints in the subclass's module, and
+    # where that does not import a hint's name it would silently accept any value for any field.
     needs_reference: bool = True
     """Class attribute: whether reference log-probs are read; when False they are never computed."""
+    needs_step: bool = False
+    """Class attribute: whether a mean or an order over all of the optimizer step is read; else a unit's loss is its own."""
+    reads = Reads.PAIRS
+    """Class attribute: what the gradient goes through."""
 
     @abstractmethod
-    def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
-        """Per-pair losses and implicit rewards."""
+    def of(self, completions: Completions) -> PreferenceLossOutput:
+        """Losses and implicit rewards of a microbatch."""
 
     def require_score_gaps(self, gaps: Sequence[float | None]) -> None:  # noqa: B027  # most losses ask nothing
         """Refuse pairs by their judge scores, where they are known on the host; by default nothing is asked of them.
@@ -110,6 +154,18 @@ class PreferenceLoss(ABC):
     def likelihood_remedy(self) -> str:
         """First clause of an alarm's advice where likelihoods fall; a loss with a term that holds chosen names its weight."""
         return "Add a likelihood term (SFTDPOLoss)"
+
+
+class PreferenceLoss(Loss):
+    """A loss of the two log-probs of each pair, summed over tokens."""
+
+    @abstractmethod
+    def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
+        """Per-pair losses and implicit rewards."""
+
+    def of(self, completions: Completions) -> PreferenceLossOutput:
+        """See Loss."""
+        return self(completions.pair_sums)
 
 
 def incentives(loss: PreferenceLoss, logps: SequenceLogps) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,9 @@ class CalibratedLoss(PreferenceLoss):
 
     def __post_init__(self) -> None:
         require_positive(gain=self.gain)
-        # The class attribute is that of the default loss. A frozen dataclass refuses a plain assignment.
+        # The class attributes are those of the default loss. A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
+        object.__setattr__(self, "needs_step", self.loss.needs_step)
 
     def likelihood_remedy(self) -> str:
         """See PreferenceLoss."""

@@ -32,3 +32,8 @@ def smoothed_logistic(margins: Tensor, label_smoothing: float) -> Tensor:
     """`[pairs]` -(1 - e) logsig(m) - e logsig(-m): the logistic loss when a share e of the labels is expected to be flipped."""
     # logsigmoid, not softplus: softplus turns linear above 20 and would drop terms of 2e-9.
     return -(1 - label_smoothing) * F.logsigmoid(margins) - label_smoothing * F.logsigmoid(-margins)
+
+
+def ranks_in(values: Tensor, first: int, number: int) -> Tensor:
+    """`[number]` int64 places in the ascending order of `[n]` values, of those from `first` on; equal values stand in a row."""
+    return values.argsort(stable=True).argsort()[first : first + number]

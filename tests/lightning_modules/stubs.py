@@ -61,14 +61,19 @@ class InMemoryPairs(LightningDataModule):
         self.examples, self.microbatches, self.accumulate = examples, microbatches, accumulate
         self.reference: dict[str, Tensor] = {}
 
-    def _pack(self, indices: Sequence[int], share: StepShare | None = None) -> CompletionBatch:
+    def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
+        return self._pack(examples, share)
+
+    def _pack(
+        self, indices: Sequence[int], share: StepShare | None = None, step: tuple[tuple[int, ...], ...] = ()
+    ) -> CompletionBatch:
         chosen = [self.examples[i] for i in indices]
         reference = None
         if "train" in self.reference:
             counts = [example.num_targets for example in self.examples]
             parts = self.reference["train"].split(counts)
             reference = torch.cat([parts[i] for i in indices])
-        return pack(chosen, share=share, example_index=indices, reference_token_logps=reference)
+        return pack(chosen, share=share, example_index=indices, reference_token_logps=reference, step_examples=step)
 
     def _batches(self) -> Iterator[CompletionBatch]:
         for start in range(0, len(self.microbatches), self.accumulate):
@@ -76,7 +81,7 @@ class InMemoryPairs(LightningDataModule):
             members = [self.examples[i] for microbatch in group for i in microbatch]
             share = StepShare(len(members), sum(e.num_targets for e in members), len(group))
             for microbatch in group:
-                yield self._pack(microbatch, share)
+                yield self._pack(microbatch, share, tuple(map(tuple, group)))
 
     def train_dataloader(self) -> DataLoader[CompletionBatch]:
         return DataLoader(cast("Dataset[CompletionBatch]", list(self._batches())), batch_size=None)

@@ -11,7 +11,7 @@ from typing import get_type_hints
 import torch
 
 import lightning_modules.losses
-from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
+from lightning_modules.losses.base import Loss, PreferenceLoss, SequenceLogps
 
 
 def _concrete_subclasses(base: type) -> list[type]:
@@ -23,10 +23,15 @@ def _concrete_subclasses(base: type) -> list[type]:
 
 
 def loss_classes() -> list[type[PreferenceLoss]]:
-    """Concrete subclasses of PreferenceLoss in any module below `lightning_modules.losses`, by name."""
+    """Losses of the sums of pairs, in any module below `lightning_modules.losses`, by name."""
+    return [cls for cls in all_loss_classes() if issubclass(cls, PreferenceLoss)]
+
+
+def all_loss_classes() -> list[type[Loss]]:
+    """All losses, whatever they read."""
     for module in pkgutil.walk_packages(lightning_modules.losses.__path__, "lightning_modules.losses."):
         importlib.import_module(module.name)
-    return sorted(set(_concrete_subclasses(PreferenceLoss)), key=lambda cls: cls.__name__)
+    return sorted(set(_concrete_subclasses(Loss)), key=lambda cls: cls.__name__)
 
 
 def variants(cls: type[PreferenceLoss]) -> dict[str, PreferenceLoss]:

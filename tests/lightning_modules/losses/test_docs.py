@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.losses.base import PreferenceLoss
-from tests.lightning_modules.losses.cases import loss_classes
+from lightning_modules.losses.base import Loss
+from tests.lightning_modules.losses.cases import all_loss_classes
 
 DOCS = Path(__file__).parents[3] / "docs" / "losses.md"
 
@@ -23,8 +23,8 @@ def table_rows() -> dict[str, list[str]]:
 ROWS = table_rows()
 
 
-@pytest.mark.parametrize("cls", loss_classes(), ids=lambda cls: cls.__name__)
-def test_row_gives_defaults_and_need_of_a_reference(cls: type[PreferenceLoss]) -> None:
+@pytest.mark.parametrize("cls", all_loss_classes(), ids=lambda cls: cls.__name__)
+def test_row_gives_defaults_and_need_of_a_reference(cls: type[Loss]) -> None:
     path = f"{cls.__module__.removeprefix('lightning_modules.losses.')}.{cls.__name__}"
     assert path in ROWS, f"add a row for {path} to docs/losses.md"
     assert len(ROWS[path]) == 7, f"the row of {path} has a stray or missing column"
@@ -36,7 +36,7 @@ def test_row_gives_defaults_and_need_of_a_reference(cls: type[PreferenceLoss]) -
 
 
 def test_no_row_without_a_class() -> None:
-    known = {f"{cls.__module__.removeprefix('lightning_modules.losses.')}.{cls.__name__}" for cls in loss_classes()}
+    known = {f"{cls.__module__.removeprefix('lightning_modules.losses.')}.{cls.__name__}" for cls in all_loss_classes()}
     assert set(ROWS) == known, "each loss has a row in the table of docs/losses.md"
 
 

@@ -139,8 +139,9 @@ def test_mismatched_shapes_raise(loss: PreferenceLoss, name: str) -> None:
 
 
 def _cast(logps: SequenceLogps, dtype: torch.dtype) -> SequenceLogps:
-    floats = {f.name: getattr(logps, f.name) for f in fields(logps)}
-    return replace(logps, **{name: value.to(dtype) for name, value in floats.items() if value.is_floating_point()})
+    floats = {name: value for name, value in vars(logps).items() if isinstance(value, Tensor)}
+    cast_ones: dict[str, Any] = {name: value.to(dtype) for name, value in floats.items() if value.is_floating_point()}
+    return replace(logps, **cast_ones)
 
 
 @contextmanager
