@@ -82,7 +82,10 @@ def draw_panels(groups: Sequence[Group], panels: Sequence[Panel], columns: int =
         for own, panel in zip(axes, shown, strict=True):
             _draw_panel(own, groups, panel)
         if len(groups) > 1:
-            handles = [Line2D([], [], color=group_colour(number), label=group.label) for number, group in enumerate(groups)]
+            handles = [
+                Line2D([], [], color=group_colour(number), linestyle=DASHES[_turn(number)], label=group.label)
+                for number, group in enumerate(groups)
+            ]
             abreast = min(len(groups), len(shown), 3)
             figure.legend(handles=handles, loc="outside lower center", ncols=abreast)
             make_room(figure, -(-len(groups) // abreast))
@@ -90,8 +93,13 @@ def draw_panels(groups: Sequence[Group], panels: Sequence[Panel], columns: int =
 
 
 def group_colour(number: int) -> str:
-    """Colour of a group; they repeat after six."""
+    """Colour of a group; they repeat after six, where the dashes change."""
     return COLOURS[number % len(COLOURS)]
+
+
+def _turn(number: int) -> int:
+    """How often the colours have repeated before a group."""
+    return number // len(COLOURS) % len(DASHES)
 
 
 def plot_curve(axes: Axes, curve: Curve, *, colour: str, dashes: _Dashes = "-", label: str = "") -> None:
@@ -109,9 +117,8 @@ def plot_curve(axes: Axes, curve: Curve, *, colour: str, dashes: _Dashes = "-", 
 def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
     lines = [line for line in panel.lines if any(line.curve(group) is not None for group in groups)]
     for number, own in enumerate(lines):
-        dashes = DASHES[number % len(DASHES)]
         for position, group in enumerate(groups):
-            curve = own.curve(group)
+            curve, dashes = own.curve(group), DASHES[(number + _turn(position)) % len(DASHES)]
             if curve is not None:
                 colour = group_colour(position) if len(groups) > 1 else panel.colour(panel.lines.index(own))
                 plot_curve(axes, curve, colour=colour, dashes=dashes, label=own.label)

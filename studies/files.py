@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from studies.study import Complete, Level, Study
 
 FOLDER = Path(__file__).parent
-_GIVEN = ("title", "experiment", "options", "grid", "skip", "complete", "quick", "page")
+_GIVEN = ("title", "experiment", "options", "grid", "skip", "complete", "quick", "page", "prepare")
 
 
 def study_names() -> list[str]:
@@ -44,6 +45,7 @@ def load_study(name: str, *, is_quick: bool = False) -> Study:
         skip=tuple(content.get("skip") or ()),
         quick={str(factor): _options(names) for factor, names in (content.get("quick") or {}).items()},
         page=content.get("page"),
+        prepare=content.get("prepare"),
         settings={key: value for key, value in content.items() if key not in _GIVEN},
         is_quick=is_quick,
     )
@@ -54,7 +56,8 @@ def load_study(name: str, *, is_quick: bool = False) -> Study:
 def _levels(factor: str, given: Any, path: Path) -> dict[str, Level]:  # noqa: ANN401
     """`{level: options}`, or `{levels: [names], options: those that all share}`, in which `{factor}` stands for the name."""
     if isinstance(given, Mapping) and set(given) == {"levels", "options"}:
-        given = {name: [str(option).replace(f"{{{factor}}}", str(name)) for option in given["options"]] for name in given["levels"]}
+        shared = _options(given["options"])
+        given = {name: [option.replace(f"{{{factor}}}", str(name)) for option in shared] for name in given["levels"]}
     if not isinstance(given, Mapping) or not given:
         raise ValueError(f"expected levels with their options for the factor {factor} in {path}, got {given!r}.")
     return {str(name): _level(str(name), level) for name, level in given.items()}
@@ -71,7 +74,9 @@ def _options(given: Sequence[Any] | None) -> tuple[str, ...]:
 
 
 def _word(value: Any) -> str:  # noqa: ANN401
-    """As the command line has it: YAML reads `true` and `null` as values."""
+    """As the command line has it: YAML reads `true` and `null` as values, and a part of a config as a mapping."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
     return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import shutil
 import sys
@@ -49,6 +50,8 @@ def make(cells: Sequence[Cell]) -> list[str]:
         SystemExit: when a signal has stopped a run: the study stops with it.
     """
     missing = [cell for cell in cells if not cell.is_complete]
+    if missing and missing[0].study.prepare is not None:
+        importlib.import_module(missing[0].study.prepare).prepare(missing[0].study)
     failures: list[str] = []
     # Lines above the bar go where the bar goes, not into the file that holds what a run prints.
     console = Console(file=sys.__stderr__)

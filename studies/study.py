@@ -131,6 +131,9 @@ class Study:
     skip: tuple[Mapping[str, Any], ...] = ()
     quick: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     page: str | None = None
+    """Module whose `write(study)` writes the page."""
+    prepare: str | None = None
+    """Module whose `prepare(study)` writes files that the runs read."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the YAML says beside all this: settings of the page."""
     is_quick: bool = False

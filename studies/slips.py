@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datamodules.tasks.arithmetic_problems import Problem, generate
 from datamodules.tasks.arithmetic_templates import TEMPLATES, Step, Template
+from studies.study import ROOT, Study
 
 OTHER_STORIES = (
     Template(
@@ -46,6 +47,8 @@ OTHER_STORIES = (
 )
 """Two steps each, in pairs of operations that none of the task's stories has."""
 
+NUM_PAIRS = 96
+
 SLIPS = (-10, -2, -1, 1, 2, 10)
 """Errors added to the last result. The policy's own slips are of a tens digit or of one or two ones."""
 
@@ -67,6 +70,11 @@ def slip_pairs(problems: Sequence[Problem], seed: int = 0) -> Iterator[dict[str,
             "chosen": problem.worded,
             "rejected": slipped(problem.worded, rng.choice([by for by in SLIPS if result + by > 0])),
         }
+
+
+def prepare(study: Study) -> None:
+    """Write both files into the folder of a study's runs."""
+    write(ROOT / study.runs, NUM_PAIRS)
 
 
 def write(folder: Path, count: int) -> dict[str, Path]:
