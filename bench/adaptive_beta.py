@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from bench.alarm_runs import EMBEDDED, ROOT, TOY, Run, loss_options, make
-from bench.toy_tables import table
 from run_folder.rows import Track, tracks_of
+from studies.readings import markdown_table as table
 
 OUT = ROOT / "docs" / "results" / "adaptive_beta"
 SEEDS, RATE, SCENARIO = range(5), "3e-4", 1

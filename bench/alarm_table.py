@@ -14,11 +14,11 @@ from statistics import median
 from bench.adaptive_beta import labelled_runs as further_runs
 from bench.alarm_labels import Outcome, outcome_of
 from bench.alarm_runs import EMBEDDED, ROOT, TOY, Run, runs_of
-from bench.toy_tables import table
 from callbacks.alarms.property_rules import PROPERTY_RULES
 from callbacks.alarms.rules import AlarmRule
 from callbacks.alarms.watch import AlarmWatch
 from run_folder.rows import ROWS
+from studies.readings import markdown_table as table
 
 OUT = ROOT / "docs" / "results" / "alarm"
 FACTORS = (0.0, 0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)

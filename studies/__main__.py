@@ -7,6 +7,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the commands of the missing runs instead")
     page = commands.add_parser("page", help="write the page from the runs that are complete")
     page.add_argument("names", nargs="+", metavar="NAME")
+    page.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that no YAML has, such as a folder of data"
+    )
     quick = "a subset; its page goes to runs/studies/NAME/quick_page"
     for command in (run, page):
         command.add_argument("--quick", action="store_true", help=quick)
@@ -49,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
     studies = [load_study(name, is_quick=asked.quick) for name in asked.names]
     if asked.command == "page":
         for study in studies:
-            write_page(study)
+            write_page(replace(study, settings={**study.settings, **pairs(asked.set)}))
     elif asked.dry_run:
         missing = [cell for study in studies for cell in study.select(levels(asked.only)) if not cell.is_complete]
         print("\n".join(shlex.join(["python", "train.py", *cell.command()]) for cell in missing))
@@ -67,15 +71,20 @@ def run(studies: Sequence[Study], only: dict[str, list[str]]) -> None:
 
 
 def levels(given: Sequence[str]) -> dict[str, list[str]]:
-    """`factor=level,level` as `{factor: [level, level]}`.
+    """`factor=level,level` as `{factor: [level, level]}`."""
+    return {factor: names.split(",") for factor, names in pairs(given).items()}
+
+
+def pairs(given: Sequence[str]) -> dict[str, str]:
+    """`key=value` as `{key: value}`.
 
     Raises:
         ValueError: for words without a `=`.
     """
     unclear = [words for words in given if "=" not in words]
     if unclear:
-        raise ValueError(f"expected FACTOR=LEVEL for --only, got {', '.join(unclear)}.")
-    return {words.split("=", 1)[0]: words.split("=", 1)[1].split(",") for words in given}
+        raise ValueError(f"expected KEY=VALUE, got {', '.join(unclear)}. An example: --only seed=0,1")
+    return dict(words.split("=", 1) for words in given)
 
 
 def write_page(study: Study) -> None:
@@ -87,7 +96,7 @@ def write_page(study: Study) -> None:
     if study.page is None:
         raise ValueError(f"expected a study with a page, got {study.name}: its YAML names none.")
     complete = sum(cell.is_complete for cell in study.cells)
-    if not complete:
+    if study.grid and not complete:
         raise ValueError(f"expected complete runs of {study.name}, got none. Make them: python -m studies run {study.name}")
     if complete < len(study.cells):
         print(f"{study.name}: {complete} of {len(study.cells)} runs are complete; the page shows those.")

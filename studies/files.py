@@ -32,14 +32,15 @@ def load_study(name: str, *, is_quick: bool = False) -> Study:
         raise ValueError(f"expected a study, got {name!r}. There are {', '.join(study_names())}.")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = {"title", "grid", "complete"} - set(content)
-    if missing:
+    # A page that measures something else than runs has neither.
+    if missing and not ("title" in content and missing == {"grid", "complete"}):
         raise ValueError(f"expected {', '.join(sorted(missing))} in {path}.")
-    grid = {str(factor): _levels(str(factor), given, path) for factor, given in content["grid"].items()}
+    grid = {str(factor): _levels(str(factor), given, path) for factor, given in content.get("grid", {}).items()}
     study = Study(
         name=name,
         title=content["title"],
         grid=grid,
-        complete=Complete(**content["complete"]),
+        complete=Complete(**content.get("complete", {})),
         experiment=content.get("experiment"),
         options=_options(content.get("options")),
         skip=tuple(content.get("skip") or ()),

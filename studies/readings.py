@@ -126,9 +126,7 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def groups_of(study: Study, over: Sequence[str] = (SEED,)) -> list[Group]:
     """The complete runs of a study, those that differ in the factors `over` alone as one group."""
-    return [
-        Group(title, tuple(_run(ROOT / cell.folder) for cell in cells)) for title, cells in study.groups(over).items()
-    ]
+    return [Group(title, tuple(_run(ROOT / cell.folder) for cell in cells)) for title, cells in study.groups(over).items()]
 
 
 @cache

@@ -124,7 +124,7 @@ class Study:
     """Its file within `studies`, without the ending."""
     title: str
     grid: Mapping[str, Mapping[str, Level]]
-    """Factor -> level -> what it adds. The first factor varies slowest."""
+    """Factor -> level -> what it adds. The first factor varies slowest. Empty: a page that measures without a run."""
     complete: Complete
     experiment: str | None = None
     options: tuple[str, ...] = ()
@@ -138,6 +138,16 @@ class Study:
     """What the YAML says beside all this: settings of the page."""
     is_quick: bool = False
     """Whether it is cut to the levels of `quick`."""
+
+    def setting(self, name: str) -> str:
+        """A setting that this machine has to give: `page <study> --set name=value`.
+
+        Raises:
+            ValueError: where nobody gave it.
+        """
+        if self.settings.get(name) is None:
+            raise ValueError(f"expected {name}, got none. Give it: python -m studies page {self.name} --set {name}=...")
+        return str(self.settings[name])
 
     @property
     def runs(self) -> Path:
@@ -158,6 +168,8 @@ class Study:
             factor: [name for name in levels if not self.is_quick or name in self.quick.get(factor, levels)]
             for factor, levels in self.grid.items()
         }
+        if not kept:
+            return []
         product = (dict(zip(kept, names, strict=True)) for names in itertools.product(*kept.values()))
         return [Cell(self, levels) for levels in product if not any(matches(levels, skipped) for skipped in self.skip)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.judges_llm import judge_the_rest, judge_until_killed
+from studies.pages.judge_llm import judge_the_rest, judge_until_killed
 
 ITEMS = [("What is 2 + 3?", response, "2 + 3 = 5\n#### 5") for response in ("2 + 3 = 5", "6", "I do not know.", "5")]
 

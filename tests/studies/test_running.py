@@ -86,7 +86,7 @@ def test_the_rest_takes_what_the_same_run_took_with_other_seeds(tiny: Study) -> 
 
 def test_only_names_levels() -> None:
     assert levels(["seed=0,1", "method=dpo"]) == {"seed": ["0", "1"], "method": ["dpo"]}
-    with pytest.raises(ValueError, match="FACTOR=LEVEL"):
+    with pytest.raises(ValueError, match="KEY=VALUE"):
         levels(["seed"])
 
 

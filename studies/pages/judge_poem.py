@@ -1,11 +1,10 @@
-"""Measures the poem judge on real poems: `python -m bench.judges_poem --poems FILE --rhyme FOLDER --tunes FOLDER [--output FILE]`.
+"""The page of the poem judge, measured on real poems.
 
-FILE is poems.jsonl.xz (type, title, author, text); the folders hold the rhyme books and the tune patterns.
+The file is poems.jsonl.xz (type, title, author, text); the folders hold the rhyme books and the tune patterns.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import lzma
 import random
@@ -21,6 +20,9 @@ from judges.prosody.books import RhymeBooks
 from judges.prosody.ci import align, grade_ci
 from judges.prosody.tunes import TunePatterns
 from judges.prosody.verse import read_verse
+from studies.study import Study
+
+COMMAND = "`python -m studies page judge_poem --set poems=FILE rhyme=FOLDER tunes=FOLDER`"
 
 Poem = dict[str, str]
 _MARKS = re.compile(r"([，。！？；、])")
@@ -33,6 +35,7 @@ PROMPTS = {
 
 
 def read_poems(path: Path) -> dict[str, list[Poem]]:
+    """The poems of each type."""
     poems: defaultdict[str, list[Poem]] = defaultdict(list)
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -129,24 +132,18 @@ def _separation_row(form: str, scores: dict[str, list[float]]) -> str:
     return f"| {form} | {len(scores['real'])} | {means} | {curves} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--poems", type=Path, required=True)
-    parser.add_argument("--rhyme", type=Path, required=True)
-    parser.add_argument("--tunes", type=Path, required=True)
-    parser.add_argument("--per-form", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-    poems, judge = read_poems(args.poems), PoemJudge(str(args.rhyme), str(args.tunes))
+def write(study: Study) -> None:
+    """Write poem.md. `poems` is the file, `rhyme` and `tunes` are the folders."""
+    per_form, seed = int(study.setting("per_form")), int(study.setting("seed"))
+    poems = read_poems(Path(study.setting("poems")))
+    judge = PoemJudge(study.setting("rhyme"), study.setting("tunes"))
     start = time.perf_counter()
-    separation = [*measure_separation(poems, judge, args.per_form, args.seed)]
-    milliseconds = 1000 * (time.perf_counter() - start) / (3 * len(PROMPTS) * args.per_form)
-    command = f"python -m bench.judges_poem --poems FILE --rhyme DIR --tunes DIR --per-form {args.per_form} --seed {args.seed}"
+    separation = [*measure_separation(poems, judge, per_form, seed)]
+    milliseconds = 1000 * (time.perf_counter() - start) / (3 * len(PROMPTS) * per_form)
     lines = [
-        "# The poem judge on real poems",
+        f"# {study.title}",
         "",
-        f"Version {PoemJudge.version}; `{command}`. {milliseconds:.1f} ms a poem on one core.",
+        f"Version {PoemJudge.version}, {per_form} poems a form, seed {seed}; {COMMAND}. {milliseconds:.1f} ms a poem on one core.",
         "",
         "| form | poems | rhyme passes | asked | every tone kept | tones kept |",
         "|---|---|---|---|---|---|",
@@ -154,7 +151,7 @@ def main() -> None:
         "",
         "| Song ci | result | asked |",
         "|---|---|---|",
-        *measure_ci(poems["宋词"], RhymeBooks.load(args.rhyme), TunePatterns(args.tunes)),
+        *measure_ci(poems["宋词"], RhymeBooks.load(Path(study.setting("rhyme"))), TunePatterns(Path(study.setting("tunes")))),
         "",
         "Mean totals, and the AUC of real poems (asked: >= 0.95) against the same poems with each row's characters shuffled,",
         "and against the same poems with half of their rows taken from a poem of another form. Poems of at least four rows.",
@@ -163,11 +160,4 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
         *separation,
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    (study.out / "poem.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,12 +1,11 @@
-"""Measures the maths judge on real data: `python -m bench.judges_maths --data FOLDER [--output FILE]`.
+"""The page of the maths judge, measured on real data.
 
-FOLDER holds math_test.jsonl.xz, gsm8k_example_model_solutions.jsonl.xz, gsm8k_train.jsonl.xz, math_train.jsonl.xz
-and ape210k_valid.jsonl.xz.
+The folder holds math_test.jsonl.xz, gsm8k_example_model_solutions.jsonl.xz, gsm8k_train.jsonl.xz, math_train.jsonl.xz and
+ape210k_valid.jsonl.xz.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -23,7 +22,9 @@ from judges.mathematics.answers import canonical, gold_answer
 from judges.mathematics.arithmetic import check_equations
 from judges.mathematics.comparer import SymbolicComparer
 from judges.maths import MathsJudge
+from studies.study import Study
 
+COMMAND = "`python -m studies page judge_maths --set data=FOLDER`"
 NUM_GOLDS = 400
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 CHINESE_FORMS = ("答案是{}。", "解：列式计算。\n答：{}", "所以结果为【{}】", "【答案】{}", "计算得\n#### {}")
@@ -40,6 +41,7 @@ HOSTILE = {
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
+    """Rows of a compressed JSONL file."""
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -140,40 +142,13 @@ def measure_hostile(timeout: float) -> Iterator[str]:
         yield f"| 40 symbolic comparisons from 8 threads, after all that | {sum(results):.0f} right | 40 |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=5.0)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-    command = f"python -m bench.judges_maths --data FOLDER --seed {args.seed} --timeout {args.timeout:g}"
-    lines = [
-        "# The maths judge on real data",
-        "",
-        f"Version {MathsJudge.version}; `{command}`.",
-        "",
-        "| measured | result | asked |",
-        "|---|---|---|",
-    ]
-    with MathsJudge(timeout=args.timeout) as judge:
-        lines += measure_math(judge, args.data, args.seed)
-        lines += measure_gsm8k(judge, args.data)
-        lines += measure_ape210k(judge, args.data)
-    lines += measure_false_alarms(args.data)
-    lines += [
-        "",
-        f"Hostile answers, timeout {args.timeout:.0f} s:",
-        "",
-        "| answer | seconds | asked |",
-        "|---|---|---|",
-        *measure_hostile(args.timeout),
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def write(study: Study) -> None:
+    """Write maths.md. `data` is the folder that holds the files above."""
+    folder, seed, timeout = Path(study.setting("data")), int(study.setting("seed")), float(study.setting("timeout"))
+    lines = [f"# {study.title}", "", f"Version {MathsJudge.version}, seed {seed}; {COMMAND}.", ""]
+    lines += ["| measured | result | asked |", "|---|---|---|"]
+    with MathsJudge(timeout=timeout) as judge:
+        lines += [*measure_math(judge, folder, seed), *measure_gsm8k(judge, folder), *measure_ape210k(judge, folder)]
+    lines += measure_false_alarms(folder)
+    lines += ["", f"Hostile answers, timeout {timeout:.0f} s:", "", "| answer | seconds | asked |", "|---|---|---|"]
+    (study.out / "maths.md").write_text("\n".join([*lines, *measure_hostile(timeout)]) + "\n", encoding="utf-8")

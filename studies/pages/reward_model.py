@@ -1,18 +1,13 @@
-"""A reward model on held-out pairs of the shipped pool, scenario by scenario: `python -m bench.reward_model [run folder ...]`.
+"""The page of the reward model: its order of held-out pairs of the shipped pool, scenario by scenario.
 
-Beside it, on the same pairs: the log-likelihood of the policy that it started from, and "the longer response wins". A run's folder
-says which prompts it held out (`data.init_args.seed` in its config.yaml). Accuracy counts a tie as 1/2; +- is the standard error.
+Beside it, on the same pairs: the log-likelihood of the policy that it started from, and "the longer response wins".
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
@@ -22,9 +17,11 @@ from datamodules.loading.sampler import evaluation_plan
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.scenarios import SCENARIOS, PairRules
 from lightning_modules.models.reward_model import RewardModelSpec
+from studies.readings import markdown_table
+from studies.study import ROOT, SEED, Cell, Study
 
-MODEL = "assets/arithmetic/base"
-POOL = "assets/arithmetic/pool.jsonl.xz"
+MODEL = str(ROOT / "assets/arithmetic/base")
+POOL = str(ROOT / "assets/arithmetic/pool.jsonl.xz")
 Rewards = Callable[[CompletionBatch], Tensor]
 """`[Q]` of a batch."""
 
@@ -62,28 +59,20 @@ def lengths(batch: CompletionBatch) -> Tensor:
     return batch.lengths.float()
 
 
-def rows(run: Path) -> Iterator[list[str]]:
+def rows(cell: Cell) -> Iterator[list[str]]:
     """A row for each scenario."""
-    seed = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["init_args"]["seed"]
-    trained = RewardModelSpec(str(run / "reward_model")).build().eval()
+    seed = int(cell.levels[SEED])
+    trained = RewardModelSpec(str(ROOT / cell.folder / "reward_model")).build().eval()
     start = RewardModelSpec(MODEL, likelihood_scale=1.0).build().eval()
     for scenario in SCENARIOS:
         ours, policy, longer = (margins(rewards, scenario, seed) for rewards in (trained, start, lengths))
         readings = [accuracy(ours), calibration(ours), accuracy(policy), calibration(policy), accuracy(longer)]
-        yield [f"{run.parent.name}, seed {seed}", str(scenario), *readings]
+        yield [str(seed), str(scenario), *readings]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs/arithmetic_rm/version_0")])
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    header = ["run", "scenario", "reward model", "calibration error", "log-likelihood", "its calibration error", "longer wins"]
-    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-    for run in parser.parse_args().runs:
-        for row in rows(run):
-            print("| " + " | ".join(row) + " |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def write(study: Study) -> None:
+    """Write reward_model_table.md."""
+    header = ["seed", "scenario", "reward model", "calibration error", "log-likelihood", "its calibration error", "longer wins"]
+    table = markdown_table(header, (row for cell in study.cells if cell.is_complete for row in rows(cell)))
+    said = f"± is a standard error, with the number of pairs; a tie counts half. Written by `python -m studies page {study.name}`."
+    (study.out / "reward_model_table.md").write_text(f"# {study.title}\n\n{said}\n\n{table}\n", encoding="utf-8")

