@@ -16,6 +16,8 @@ from lightning_modules.step_output import StepOutput
 MIN_MARGIN_GROWTH = 0.01
 """Nats. Below it the share of the margin that came from the rejected side is a share of rounding noise."""
 
+_SQUARED = "/squared"
+
 VALLEY_LOGP = math.log(1e-3)
 """Nats. A token less likely than this lies in a valley, where suppressing it moves mass to the argmax (arXiv 2407.10490)."""
 
@@ -87,7 +89,7 @@ class LikelihoodMonitor(ProbeMonitor):
 
     @override
     def keeps(self, name: str) -> bool:
-        return not name.endswith("valley")
+        return not name.endswith(("valley", _SQUARED))
 
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
@@ -95,12 +97,14 @@ class LikelihoodMonitor(ProbeMonitor):
 
     @override
     def measure_bank(self, bank: BankBatch) -> Values:
-        return _measured("likelihood/bank", bank.batch, bank.stats.logps, bank.baseline_token_logps)
+        values = _measured("likelihood/bank", bank.batch, bank.stats.logps, bank.baseline_token_logps)
+        return values | {f"{name}{_SQUARED}": value.double() ** 2 for name, value in values.items() if _varies(name)}
 
     @override
     def finish(self, means: dict[str, float]) -> dict[str, float]:
         shares = {f"{prefix}/drop_share": _drop_share_of(means, prefix) for prefix in ("likelihood", "likelihood/bank")}
-        return means | {name: share for name, share in shares.items() if share is not None}
+        known = {name: value for name, value in means.items() if not name.endswith(_SQUARED)}
+        return known | _spreads(means) | {name: share for name, share in shares.items() if share is not None}
 
 
 def _measured(prefix: str, batch: CompletionBatch, token_logps: Tensor, baseline: Tensor | None) -> dict[str, Tensor]:
@@ -108,6 +112,16 @@ def _measured(prefix: str, batch: CompletionBatch, token_logps: Tensor, baseline
     if baseline is not None:
         values["drop_gap"] = drop_gap(batch, token_logps, baseline)
     return {f"{prefix}/{name}": measured for name, measured in values.items()}
+
+
+def _varies(name: str) -> bool:
+    return name.endswith(("/logp_per_token", "/change_per_token"))
+
+
+def _spreads(means: dict[str, float]) -> dict[str, float]:
+    """`<name>_spread`: standard deviation over completions, from the means of the value and of its square."""
+    squares = {name.removesuffix(_SQUARED): value for name, value in means.items() if name.endswith(_SQUARED)}
+    return {f"{name}_spread": math.sqrt(max(square - means[name] ** 2, 0.0)) for name, square in squares.items()}
 
 
 def _drop_share_of(means: dict[str, float], prefix: str) -> float | None:
