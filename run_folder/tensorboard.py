@@ -29,6 +29,8 @@ ROWS_ONLY = (
     r"dispersion/bank/(?!chosen/|rejected/)[^/]+/(entropy|top1_mass)",
     r"dispersion/bank/(?!probes/)[^/]+/(change|change_per_token|index|index_per_token)",
     r"dispersion/bank/probes/(change|index)",
+    # Units and errors of other metrics.
+    r"likelihood/bank/.*_spread",
     # Of single steps: noise to the eye.
     r"degradation/(bank/)?flips_to_(right|wrong)",
     r"head/(chosen|rejected)/(predicted|explained|norm)|head/ches|head/sign_agreement",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 

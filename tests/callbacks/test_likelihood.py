@@ -109,6 +109,9 @@ def test_rows_follow_the_policy_from_step_to_step(tmp_path: Path) -> None:
             assert rows[step][f"likelihood/{name}/change/p50"] == pytest.approx((now - start).quantile(0.5).item(), abs=1e-5)
             if step % 2 == 0:
                 change = logps(step, [0, 1], side) - logps(0, [0, 1], side)
+                lengths = torch.tensor([len(PAIRS[number].completions[side].token_ids) for number in (0, 1)])
+                spread = (change / lengths).std(correction=0).item()
+                assert rows[step][f"likelihood/bank/{name}/change_per_token_spread"] == pytest.approx(spread, abs=1e-5)
                 assert rows[step][f"likelihood/bank/{name}/change"] == pytest.approx(change.mean().item(), abs=1e-5)
     assert not any(name.startswith("likelihood/bank/") for step in (1, 3) for name in rows[step])
     bank = rows[4]
@@ -129,6 +132,9 @@ def test_step_0_is_the_baseline_and_its_changes_are_nothing(tmp_path: Path) -> N
     assert last["likelihood/bank/rejected/change"] < -0.1
 
 
+PER_TOKEN = ("logp_per_token", "change_per_token")
+
+
 def test_supervised_runs_have_chosen_alone_and_changes_of_the_bank(tmp_path: Path) -> None:
     data = ProbedPairs(supervised(PAIRS), FOUR_STEPS, 1)
     trainer = fit(SFTModule(BigramSpec(), partial(SGD, lr=0.3)), [LikelihoodMonitor(1, 1)], tmp_path, data=data)
@@ -140,7 +146,15 @@ def test_supervised_runs_have_chosen_alone_and_changes_of_the_bank(tmp_path: Pat
         *(
             f"likelihood/bank/{kind}/{name}"
             for kind in ("chosen", "other_chosen", "permuted")
-            for name in ("logp", "logp_per_token", "change", "change_per_token", "valley")
+            for name in (
+                "logp",
+                "logp_per_token",
+                "logp_per_token_spread",
+                "change",
+                "change_per_token",
+                "change_per_token_spread",
+                "valley",
+            )
         ),
     }
     assert row["likelihood/bank/chosen/change"] > 0.1
