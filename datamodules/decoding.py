@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch.utils.data import DataLoader
-
 from datamodules.batches import Demand
 from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
 from datamodules.ranges import require_at_least
@@ -41,26 +39,51 @@ class Decoding:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"expected top_p in (0, 1], got {self.top_p}. 1 draws from the whole distribution.")
 
-    def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> DataLoader[PromptBatch]:
-        """The prompts in order, a batch at a time."""
-        return DataLoader(list(self._batches(prompts, eos_token_id)), batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int, part: tuple[int, int] = (0, 1)) -> PromptLoader:
+        """The prompts in order, a batch at a time.
+
+        Args:
+            prompts: of all ranks.
+            eos_token_id: the tokenizer's.
+            part: rank and number of ranks. Rank r of k has batches r, r + k, ...; as many on each, so that the last may be empty.
+        """
+        rank, size = part
+        batches = list(self._batches(prompts, eos_token_id, min(self.prompts_per_batch, -(-len(prompts) // size))))
+        batches += [self._batch((), eos_token_id)] * (-len(batches) % size)
+        return PromptLoader(batches[rank::size])
 
     def demand(self, prompts: Sequence[TaskPrompt], source: str) -> Demand:
         """What answering the prompts asks of a model."""
         return demand_of_prompts(prompts, self.max_new_tokens, source)
 
-    def _batches(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> Iterator[PromptBatch]:
-        for start in range(0, len(prompts), self.prompts_per_batch):
-            yield PromptBatch(
-                prompts=tuple(prompts[start : start + self.prompts_per_batch]),
-                num_samples=self.num_samples,
-                seed=self.seed,
-                eos_token_id=eos_token_id,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-            )
+    def _batches(self, prompts: Sequence[TaskPrompt], eos_token_id: int, size: int) -> Iterator[PromptBatch]:
+        for start in range(0, len(prompts), max(size, 1)):
+            yield self._batch(prompts[start : start + size], eos_token_id)
+
+    def _batch(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> PromptBatch:
+        return PromptBatch(
+            prompts=tuple(prompts),
+            num_samples=self.num_samples,
+            seed=self.seed,
+            eos_token_id=eos_token_id,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
 
 
-def _as_it_is(batch: PromptBatch) -> PromptBatch:
-    return batch
+class PromptLoader:
+    """Batches of prompts, in order. Not a DataLoader, so that Lightning does not split among the ranks what is split already.
+
+    Args:
+        batches: of this rank.
+    """
+
+    def __init__(self, batches: Sequence[PromptBatch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        return iter(self._batches)

@@ -55,6 +55,7 @@ class PromptBatch:
     """Prompts to draw responses for, with all that the draw depends on."""
 
     prompts: tuple[TaskPrompt, ...]
+    """None where a rank has one batch less than others."""
     num_samples: int
     """Responses to each prompt."""
     seed: int

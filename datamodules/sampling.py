@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.batches import Demand
-from datamodules.decoding import Decoding
+from datamodules.decoding import Decoding, PromptLoader
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import TaskPrompt
 from datamodules.sources.records import Text
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
@@ -70,9 +69,9 @@ class SamplingDataModule(TaskDataModule):
             self.trainer.limit_predict_batches = 0
 
     @override
-    def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
+    def predict_dataloader(self) -> PromptLoader:  # type: ignore[override]
         missing = [prompt for prompt in self._prompts if prompt.item.text not in self._answered]
-        return self._decoding.loader(missing, self.tokenizer.eos_token_id)
+        return self._decoding.loader(missing, self.tokenizer.eos_token_id, self.step_part)
 
     @override
     def demands(self) -> Iterator[Demand]:

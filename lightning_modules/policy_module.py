@@ -90,6 +90,8 @@ class PolicyModule(TrainedModule):
             )
         # Until the end of the loop, for ranks may have different numbers of batches.
         self._sampling.enter_context(self.policy.gathered())
+        if not batch.prompts:
+            return []
         parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
         groups = self.policy.generate(

@@ -74,6 +74,15 @@ def of_all_ranks(work: Callable[[], T]) -> list[T]:
     return [cast(T, result) for _, result in found]
 
 
+def in_order(batches: Sequence[Sequence[T]]) -> list[T]:
+    """What all ranks made of their batches, as one process makes it: the first batch of each rank, then the second, ...
+
+    A collective: call it on every rank, with as many batches.
+    """
+    parts = over_ranks([batches])
+    return [item for row in zip(*parts, strict=True) for batch in row for item in batch]
+
+
 def parts_of(sizes: Sequence[int], budget: int, own: Place) -> list[Part]:
     """The passes of this process over items that all processes share, as many as those of any other process.
 

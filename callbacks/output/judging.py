@@ -19,7 +19,7 @@ def judge_groups(judge: Judge | None, items: Sequence[TaskItem], groups: Sequenc
     Raises:
         JudgeError: if some could not be judged.
     """
-    if judge is None:
+    if judge is None or not any(groups):
         return [[None] * len(texts) for texts in groups]
     asked = [(item, text) for item, texts in zip(items, groups, strict=True) for text in texts]
     prompts, answers = [item.prompt for item, _ in asked], [item.answer for item, _ in asked]

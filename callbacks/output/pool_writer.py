@@ -19,6 +19,7 @@ from datamodules.sources.tokenization import Tokenizer
 from datamodules.tasks.base import Task, TaskItem
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
+from lightning_modules.ranks import of_all_ranks
 
 
 class PromptStore(Protocol):
@@ -39,7 +40,8 @@ class PoolWriter(Callback):
 
     A killed run loses at most the batch in hand. A second run goes on where the first one stopped, and samples no prompt
     twice. A row has the data set's own solution, and what other models' responses come with the data, beside the sampled
-    responses, judged like them.
+    responses, judged like them. Of several processes each samples and judges its batches, and the first one writes them in the
+    order of the prompts: the pool is that of one process.
 
     Args:
         pool: a `.jsonl` file; made when missing, appended to when not.
@@ -56,24 +58,23 @@ class PoolWriter(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.world_size > 1:
-            raise ValueError(f"expected one process to write {self.pool}, got {trainer.world_size}. Set trainer.devices to 1.")
         self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
-        self._appender = PoolAppender(self.pool)
-        # Prompts without a row of this source are sampled; other sources in the file do not count.
-        answered = [row.prompt for row in self._appender.rows if row.by_source(self.source)]
+        # The first process has the file, and tells the others what is in it.
+        self._answers, *_ = of_all_ranks(lambda: self._open() if trainer.is_global_zero else [])
+        answered = [prompt for prompt, _ in self._answers]
         self._store.leave_out(answered)
         if answered:
             rank_zero_info(f"{self.pool} has responses to {len(answered)} prompts; going on with the others.")
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._appender.close()
+        if trainer.is_global_zero:
+            self._appender.close()
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._model = cast(Policy, pl_module.policy).fingerprint()
-        known = {response.model for row in self._appender.rows for response in row.by_source(self.source)}
+        known = {model for _, models in self._answers for model in models}
         if known - {self._model}:
             raise ValueError(
                 f"expected {self.pool} to hold responses of one model as {self.source!r}, got those of {sorted(map(str, known))} "
@@ -93,7 +94,15 @@ class PoolWriter(Callback):
         groups = cast(Sequence[Sequence[list[int]]], outputs)
         policy = cast(Policy, pl_module.policy)
         rows = [self._row(prompt.item, group, batch, policy) for prompt, group in zip(batch.prompts, groups, strict=True)]
-        self._appender.append(self._judged(rows, [prompt.item for prompt in batch.prompts]))
+        parts = of_all_ranks(lambda: self._judged(rows, [prompt.item for prompt in batch.prompts]))
+        if trainer.is_global_zero:
+            self._appender.append(row for part in parts for row in part)
+
+    def _open(self) -> list[tuple[Text, list[str | None]]]:
+        """Prompts that need no sampling, and the models that answered; rows of other sources alone do not count."""
+        self._appender = PoolAppender(self.pool)
+        own = [(row.prompt, row.by_source(self.source)) for row in self._appender.rows]
+        return [(prompt, [response.model for response in responses]) for prompt, responses in own if responses]
 
     def _row(self, item: TaskItem, completions: Sequence[list[int]], batch: PromptBatch, policy: Policy) -> PoolRow:
         sampled = [self._sampled(completion, batch, policy) for completion in completions]

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
-from torch import distributed
 from typing_extensions import override
 
 from callbacks.mathematics.bootstrap import bootstrap_interval
@@ -20,6 +19,7 @@ from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
 from lightning_modules.models.policy import Policy
+from lightning_modules.ranks import in_order
 from run_folder.files import append_row, run_folder
 from run_folder.rows import ANSWERS
 
@@ -98,8 +98,10 @@ class ResultsTable(Callback):
         self.level = level
         self.num_resamples = num_resamples
         self.seed = seed
-        self._outcomes: list[Outcome] = []
-        self._rows: list[dict[str, Any]] = []
+        self._outcomes: list[list[Outcome]] = []
+        """Of each batch."""
+        self._rows: list[list[dict[str, Any]]] = []
+        """Of each batch."""
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,17 +120,20 @@ class ResultsTable(Callback):
             for group in outputs["completions"]
         ]
         verdicts = judge_groups(self.judge, [prompt.item for prompt in batch.prompts], groups)
+        outcomes: list[Outcome] = []
+        rows: list[dict[str, Any]] = []
         for prompt, texts, given in zip(batch.prompts, groups, verdicts, strict=True):
             subset = prompt.item.subset or datamodule.task.name
             if self.judge is not None:
                 results = [self.judge.results(verdict) for verdict in given if verdict is not None]
-                self._outcomes.append(Outcome(subset, _mean(results)))
-            self._rows += [_row(subset, prompt, text, verdict) for text, verdict in zip(texts, given, strict=True)]
+                outcomes.append(Outcome(subset, _mean(results)))
+            rows += [_row(subset, prompt, text, verdict) for text, verdict in zip(texts, given, strict=True)]
+        self._outcomes.append(outcomes)
+        self._rows.append(rows)
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        outcomes = _of_all_ranks(self._outcomes)
-        rows = _of_all_ranks(self._rows)
+        outcomes, rows = in_order(self._outcomes), in_order(self._rows)
         if not rows or not trainer.is_global_zero:
             return
         for row in rows:
@@ -173,11 +178,3 @@ def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _row(subset: str, prompt: TaskPrompt, text: str, verdict: Verdict | None) -> dict[str, Any]:
     judged = {} if verdict is None else {"score": verdict.score, "reason": verdict.reason}
     return {"set": subset, "prompt": prompt.item.prompt, "response": text, **judged, "answer": prompt.item.answer}
-
-
-def _of_all_ranks(own: list[Any]) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return own
-    gathered: list[list[Any]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(gathered, own)
-    return [item for part in gathered for item in part]

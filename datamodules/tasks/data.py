@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
 from datamodules.batches import Demand
-from datamodules.decoding import Decoding
+from datamodules.decoding import Decoding, PromptLoader
 from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import TaskPrompt
 from datamodules.sources.preparation import LengthLimits
 from datamodules.sources.records import Record
 from datamodules.sources.store import ExampleStore
@@ -75,21 +74,15 @@ class TaskDataModule(BaseDataModule):
         return self._loaded_tokenizer
 
     @override
-    def test_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
+    def test_dataloader(self) -> PromptLoader:  # type: ignore[override]
         """This rank's share of the held-out problems, to be decoded: without a trainer all of them.
 
         Raises:
-            ValueError: if there are none, or fewer than ranks.
+            ValueError: if there are none.
         """
         if not self._task_prompts:
             raise ValueError("expected a task with test problems, got none. Set data.init_args.task, and what it is to test on.")
-        rank, world_size = self.step_part
-        if len(self._task_prompts) < world_size:
-            raise ValueError(
-                f"expected a test problem for each of {world_size} ranks, got {len(self._task_prompts)}. Use fewer ranks."
-            )
-        own = self._task_prompts[rank::world_size]
-        return self._test_decoding.loader(own, self.tokenizer.eos_token_id)
+        return self._test_decoding.loader(self._task_prompts, self.tokenizer.eos_token_id, self.step_part)
 
     def task_prompts(self) -> Sequence[TaskPrompt]:
         """The held-out problems; none without a task."""
