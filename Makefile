@@ -46,7 +46,7 @@ setup: $(VENV)/.runtime  ## install what running needs
 setup-dev: $(VENV)/.dev  ## install what developing needs
 
 # The stamps are made last: an installation that was interrupted is taken up again by the next call.
-$(VENV)/.runtime: pyproject.toml constraints.txt
+$(VENV)/.runtime: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c '$(IS_RECENT)' || { echo "expected Python >= 3.11, got $(PYTHON): $$($(PYTHON) --version 2>&1)." \
 	  "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "==> Setting up $(VENV) with $$($(PYTHON) --version), once; PyTorch is the largest download"
@@ -54,10 +54,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@echo "==> Installing PyTorch (what pip says: $(PIP_LOG))"
 	@$(call quietly,torch,>)
 	@echo "==> Installing the rest of what running needs"
-	@$(call quietly,.,>>)
+	@$(call quietly,-e .,>>)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "==> Installing what developing needs: pytest, ruff, mypy, judges"
-	@$(call quietly,".[dev$(comma)judges]",>>)
+	@$(call quietly,-e ".[dev$(comma)judges]",>>)
 	@touch $@

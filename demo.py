@@ -5,8 +5,9 @@ Both start from the embedded model and see the same pairs in the same order (sce
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from callbacks.output.run_summary import Line, further_options, next_steps, open
 from command_line.failures import exit_code
 from reports.page import report_page
 from reports.runs import load_run
+from run_folder.program import spelled
 from run_folder.rows import tracks_of
 from train import main
 
@@ -54,8 +56,9 @@ def said(folders: Mapping[str, Path]) -> list[str]:
     return [f"{name}: {' '.join(opening(folder, tracks_of(folder)))}" for name, folder in folders.items()]
 
 
-def demo() -> None:
+def demo(args: Sequence[str] | None = None) -> None:
     """Run both, compare them, and say where to look next."""
+    argparse.ArgumentParser(prog=spelled("python demo.py"), description=OPENING).parse_args(args)
     console = Console()
     say(console, OPENING)
     runs = {experiment: run(experiment) for experiment in EXPERIMENTS}
@@ -68,4 +71,5 @@ def demo() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(demo, is_debug="--debug" in sys.argv))
+    is_debug = "--debug" in sys.argv
+    sys.exit(exit_code(lambda: demo([argument for argument in sys.argv[1:] if argument != "--debug"]), is_debug=is_debug))

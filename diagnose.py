@@ -13,7 +13,9 @@ from pathlib import Path
 import train
 from command_line.failures import told
 from diagnosis.command import arguments, validate_options
+from diagnosis.result import write_result
 from diagnosis.verdict import verdict_lines
+from run_folder.program import spelled
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -27,8 +29,11 @@ def main(args: Sequence[str] | None = None) -> None:
         with redirect_stdout(sys.stderr):
             folder = Path(train.main(["validate", *options]).trainer.log_dir or "")
     except (ValueError, OSError) as error:
-        sys.exit(f"diagnose.py: {told(error)}")
-    print("\n".join([*verdict_lines(folder, asked.reference), f"Page: {asked.output}   Rows: {folder / 'diagnostics'}"]))
+        sys.exit(spelled(f"diagnose.py: {told(error)}"))
+    lines = verdict_lines(folder, asked.reference)
+    if asked.json:
+        write_result(asked.json, folder, asked.output, lines)
+    print("\n".join([*lines, f"Page: {asked.output}   Rows: {folder / 'diagnostics'}"]))
 
 
 if __name__ == "__main__":

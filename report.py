@@ -12,13 +12,15 @@ from reports.groups import grouped
 from reports.page import report_page
 from reports.runs import load_run
 from reports.start_end import markdown_table
+from run_folder.program import spelled
 
 _DPI = 110
 
 
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, parsed."""
-    parser = argparse.ArgumentParser(description="What runs did to their policies, laid over one another, as one HTML page.")
+    description = "What runs did to their policies, laid over one another, as one HTML page."
+    parser = argparse.ArgumentParser(prog=spelled("python report.py"), description=description)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; runs that differ in their seeds alone become one curve")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="write every figure as a PNG too")

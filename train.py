@@ -29,10 +29,8 @@ def command(args: Sequence[str] | None = None) -> int:
     """The exit code of a command line: 0, or 1 for a failure, which is told in words."""
     given = sys.argv[1:] if args is None else list(args)
     page = help_page(given)
-    if page is not None:
-        print(page)
-        return 0
-    return exit_code(lambda: main(None if args is None else given), is_debug="--debug" in given)
+    work = (lambda: main(None if args is None else given)) if page is None else (lambda: print(page))
+    return exit_code(work, is_debug="--debug" in given)
 
 
 if __name__ == "__main__":

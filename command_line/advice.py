@@ -104,7 +104,7 @@ def _missing(cause: Cause, names: Sequence[str]) -> str:
         return f"{cause.class_path.rsplit('.', 1)[-1]} needs {keys}, got none. Give each as --<name>, or in the config."
     return (
         f"expected {' and '.join(name.rsplit('.', 1)[-1] for name in names)}, got none. Name an experiment: "
-        "--config configs/experiment/demo_dpo.yaml, or another file there."
+        "--config configs/experiment/demo_dpo.yaml, for one. --help lists them."
     )
 
 

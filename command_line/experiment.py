@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from pydoc import locate
 from typing import Any, cast
@@ -22,12 +21,14 @@ from command_line.help import FULL
 from command_line.jsonargparse_rules import our_rules
 from command_line.parser import ExperimentParser
 from command_line.saved_config import SaveRunConfig
+from command_line.shipped import find_shipped, with_shipped_files
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.models.checkpoint_folders import tokenizer_at
 from lightning_modules.precision import require_supported_precision
 from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
 from lightning_modules.trained import TrainedModule
+from prefscope import __version__
 
 DEBUG = "--debug"
 """Shows the traceback of a failure. No option of a run: it is in no saved config."""
@@ -69,6 +70,7 @@ class ExperimentCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         given = sys.argv[1:] if args is None else args
+        given = with_shipped_files(given) if isinstance(given, list) else given
         asked = Asked(given if isinstance(given, list) else ())
         for one in (parser, *self._subcommand_parsers.values()):
             one.asked = asked
@@ -87,6 +89,7 @@ class ExperimentCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        find_shipped(config)
         require_supported_name(config.trainer.strategy)
         require_supported_precision(config.trainer.precision, config.trainer.accelerator)
         _require_room_for_callbacks(config.trainer)
@@ -150,11 +153,6 @@ def _share_tokenizer(config: Namespace) -> None:
             data.trust_remote_code = True
 
 
-def _version() -> str:
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    return str(project["project"]["version"])
-
-
 def run_experiment(args: ArgsType = None) -> LightningCLI:
     """Run one subcommand; `args` replaces the command line.
 
@@ -176,7 +174,7 @@ def run_experiment(args: ArgsType = None) -> LightningCLI:
             auto_configure_optimizers=False,
             # It serves save_hyperparameters, which no module here calls: a checkpoint's would override the command line.
             load_from_checkpoint_support=False,
-            parser_kwargs={"version": _version()},
+            parser_kwargs={"version": __version__},
             parser_class=ExperimentParser,
             args=args,
         )

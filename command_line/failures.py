@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -12,8 +14,12 @@ from pathlib import Path
 
 from command_line.causes import innermost
 from command_line.short_names import ROOT
+from run_folder.program import spelled
 
 _LINES = 6
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+"""The exit code of a process that this ends, as shells have it."""
+
 _EXTRAS = {"math_verify": "judges", "openai": "judges", "vllm": "vllm", "flash_attn": "fa2"}
 """Package -> the optional dependencies that bring it."""
 
@@ -34,6 +40,11 @@ def exit_code(work: Callable[[], object], is_debug: bool) -> int:
     """
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the pipe has closed it (`| head`). Python flushes once more at exit, which has to go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except Exception as error:
         if is_debug:
             raise
@@ -44,6 +55,10 @@ def exit_code(work: Callable[[], object], is_debug: bool) -> int:
 
 def told(error: Exception) -> str:
     """A failure in at most 8 lines."""
+    return spelled(_told(error))
+
+
+def _told(error: Exception) -> str:
     text = str(error)
     if "Union subtypes" in text:
         text = "; ".join(innermost(text).reasons)
@@ -104,7 +119,11 @@ def _hint() -> str:
 def _is_raised_by_us(error: Exception) -> bool:
     """Whether a statement of ours raised it, and no library or operator."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(ROOT) and (frames[-1].line or "").startswith("raise ")
+    if not frames or not (frames[-1].line or "").startswith("raise "):
+        return False
+    file = Path(frames[-1].filename)
+    # An environment may lie in the checkout, as this may lie in an environment.
+    return file.is_relative_to(ROOT) and "site-packages" not in file.relative_to(ROOT).parts
 
 
 def _shortened(text: str, lines: int = _LINES) -> str:

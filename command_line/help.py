@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from command_line.short_names import ROOT, Choice, choices, class_path_of, found, lineage
+from run_folder.program import spelled
 
 PARTS = {
     "model": "TrainedModule",
@@ -43,12 +44,17 @@ def help_page(arguments: Sequence[str]) -> str | None:
     if not _HELP & {*arguments}:
         return None
     subcommands = [argument for argument in arguments if argument in SUBCOMMANDS]
-    return _subcommand(subcommands[0]) if subcommands else _program()
+    return spelled(_subcommand(subcommands[0])) if subcommands else program_page()
 
 
-def _program() -> str:
-    lines = [f"  {name:10}{what}" for name, what in SUBCOMMANDS.items()]
-    return "\n".join(
+def program_page(others: Mapping[str, str] | None = None) -> str:
+    """What the command can do.
+
+    Args:
+        others: `{subcommand: what it does}` of those that are no runs.
+    """
+    lines = [f"  {name:10}{what}" for name, what in (SUBCOMMANDS | dict(others or {})).items()]
+    page = "\n".join(
         [
             "usage: python train.py SUBCOMMAND --config configs/experiment/<name>.yaml [--<option> <value> ...]",
             "",
@@ -58,6 +64,7 @@ def _program() -> str:
             *_list("Experiments", (path.stem for path in sorted((ROOT / "configs/experiment").glob("*.yaml")))),
         ]
     )
+    return spelled(page)
 
 
 def _subcommand(name: str) -> str:

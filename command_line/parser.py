@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from command_line.advice import Asked, advice
+from run_folder.program import spelled
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -22,7 +23,7 @@ class ExperimentParser(LightningArgumentParser):
         asked = self.asked
         if asked is not None and self.exit_on_error:
             parser = getattr(ex, "subcommand_parser", None) or self
-            print(f"error: {advice(message, asked, parser.get_defaults().keys())}", file=sys.stderr)
+            print(spelled(f"error: {advice(message, asked, parser.get_defaults().keys())}"), file=sys.stderr)
             if "--debug" in asked.arguments:
                 print(f"\nAs jsonargparse has it:\n{message}", file=sys.stderr)
             self.exit(2)

@@ -79,9 +79,9 @@ def remove(entry: Entry) -> None:
         entry.path.unlink(missing_ok=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m datamodules.cache", description="Look at what runs keep on disk, or clear it.")
+def main(arguments: Sequence[str] | None = None, program: str = "python -m datamodules.cache") -> int:
+    """Run one command, which help calls by the name of the program; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=program, description="Look at what runs keep on disk, or clear it.")
     parser.add_argument("command", nargs="?", choices=("look", "clear"), default="look")
     parser.add_argument("--cache-dir", type=Path, default=Path(FOLDER), help=f"folder of the cache, {FOLDER} by default")
     parser.add_argument("--kind", help="only this kind: tokens, reference, gguf, ...")

@@ -18,11 +18,12 @@ from typing_extensions import override
 
 from callbacks.diagnostics.static_diagnosis import DiagnosedModule, StaticDiagnosis
 from diagnosis.trainer_log import write_trainer_log
-from diagnosis.watch import Watch
+from diagnosis.watch import Watch, is_input_closed
 from lightning_modules.models.checkpoint_folders import step_numbers
 from reports.page import report_page
 from reports.runs import load_run
 from run_folder.files import run_folder
+from run_folder.program import spelled
 
 
 class CheckpointVerdict(StaticDiagnosis):
@@ -33,16 +34,23 @@ class CheckpointVerdict(StaticDiagnosis):
         output: the page.
         follow: folders to watch for further checkpoints; null reads those that are there.
         until_idle: seconds without a new checkpoint after which it ends; null waits for Ctrl-C.
+        until_closed: end when the standard input closes too, as it does when the process that opened it ends.
     """
 
     def __init__(
-        self, monitors: list[Callback], output: str, follow: list[str] | None = None, until_idle: float | None = None
+        self,
+        monitors: list[Callback],
+        output: str,
+        follow: list[str] | None = None,
+        until_idle: float | None = None,
+        until_closed: bool = False,
     ) -> None:
         super().__init__(monitors)
         self.output = Path(output)
         self.follow = follow
         self._last = ""
         self.until_idle = math.inf if until_idle is None else until_idle
+        self.until_closed = until_closed
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,7 +75,8 @@ class CheckpointVerdict(StaticDiagnosis):
         series = cast(DiagnosedModule, pl_module).series
         read = {step: cast(Any, spec).path for step, spec in series.items()}
         recipe = list(series.values())[-1]
-        watch = Watch(self.follow, until_idle=self.until_idle, seen=list(read.values()))
+        is_over = is_input_closed if self.until_closed else None
+        watch = Watch(self.follow, until_idle=self.until_idle, seen=list(read.values()), is_over=is_over)
         self._console.print(f"Read {len(read)} so far; waiting for the next checkpoint. Ctrl-C ends it.", soft_wrap=True)
         with _interruptible(), suppress(KeyboardInterrupt):
             for path in watch.later():
@@ -97,7 +106,8 @@ class CheckpointVerdict(StaticDiagnosis):
         # Whatever is wrong with a picture, the readings stand, and further checkpoints are to be read.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            self._console.print(f"No page was written ({reason}). To try again: python report.py {folder}", soft_wrap=True)
+            hint = spelled(f"python report.py {folder}")
+            self._console.print(f"No page was written ({reason}). To try again: {hint}", soft_wrap=True)
             return
         self.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.output.with_name(f".{self.output.name}.{os.getpid()}")

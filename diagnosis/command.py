@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from diagnosis.watch import Watch
+from diagnosis.watch import Watch, is_input_closed
 from lightning_modules.models.adapters import base_of, is_adapter
 from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of, has_template, tokenizer_at
 from lightning_modules.models.pretrained import config_at
+from run_folder.program import spelled
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _STATIC = "callbacks.diagnostics.static_diagnosis.StaticDiagnosis"
@@ -24,9 +25,9 @@ _OURS = "diagnosis.checkpoint_verdict.CheckpointVerdict"
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, parsed; what it does not know is kept in `further`, for `train.py validate`."""
     parser = argparse.ArgumentParser(
-        prog="diagnose.py",
+        prog=spelled("python diagnose.py"),
         description="What became of a policy, from the checkpoints of TRL, axolotl, LLaMA-Factory, OpenRLHF, verl or Prefscope.",
-        epilog="Further options go to train.py validate: --data.format sharegpt, --model.loss configs/model/loss/ipo.yaml, ...",
+        epilog="Further options go to the run that reads them: --data.format sharegpt, --model.loss ipo, ...",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -40,6 +41,10 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--until-idle", type=float, default=math.inf, metavar="SECONDS", help="with --follow: end after so long without a new one"
     )
+    parser.add_argument(
+        "--until-closed", action="store_true", help="with --follow: end when the standard input closes, with whoever opened it"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write verdict, properties and rows for programs too")
     asked, further = parser.parse_known_args(args)
     asked.further = further
     return asked
@@ -53,13 +58,15 @@ def validate_options(asked: argparse.Namespace) -> list[str]:
     """
     if asked.limit < 1:
         raise ValueError(f"expected --limit >= 1, got {asked.limit}. It counts pairs.")
-    watch = Watch(asked.checkpoints, until_idle=asked.until_idle)
+    is_over = is_input_closed if asked.until_closed else None
+    watch = Watch(asked.checkpoints, until_idle=asked.until_idle, is_over=is_over)
     series = list(watch.wait_for_first()) if asked.follow else _series(asked.checkpoints)
     base = _base(series[-1], asked.reference) if is_adapter(series[-1]) else None
     asked.reference = asked.reference or _reference(series[-1], base)
     callbacks = _callbacks({"output": str(asked.output), "follow": asked.checkpoints if asked.follow else None})
     if asked.follow and math.isfinite(asked.until_idle):
         callbacks[-1]["init_args"]["until_idle"] = asked.until_idle
+    callbacks[-1]["init_args"]["until_closed"] = asked.until_closed
     tokenizer = tokenizer_at(series[-1], *filter(None, (base, asked.reference)))
     options = {
         "config": _CONFIGS / "experiment" / "diagnose.yaml",

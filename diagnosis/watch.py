@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of
@@ -21,15 +24,23 @@ class Watch:
         seconds: between two looks. A checkpoint counts as written when nothing in it changed from one to the next.
         until_idle: seconds without a new one after which it ends; inf waits for Ctrl-C.
         seen: checkpoints that are not to be named again.
+        is_over: whether the trainer has ended: what is there then is the last to be named.
     """
 
     def __init__(
-        self, folders: Sequence[str], *, seconds: float = 2.0, until_idle: float = math.inf, seen: Sequence[str] = ()
+        self,
+        folders: Sequence[str],
+        *,
+        seconds: float = 2.0,
+        until_idle: float = math.inf,
+        seen: Sequence[str] = (),
+        is_over: Callable[[], bool] | None = None,
     ) -> None:
         self._folders = folders
         self._seconds = seconds
         self._until_idle = until_idle
         self._seen = set(seen)
+        self._is_over = is_over or bool
         self._looks: dict[str, Look] = {}
 
     def look(self) -> list[str]:
@@ -49,7 +60,8 @@ class Watch:
         for ready in self._rounds():
             if ready:
                 return ready
-        raise ValueError(f"expected a checkpoint in {', '.join(self._folders)}, got none for {self._until_idle:g} s.")
+        waited = "before its trainer ended" if self._is_over() else f"for {self._until_idle:g} s"
+        raise ValueError(f"expected a checkpoint in {', '.join(self._folders)}, got none {waited}.{self._faults()}")
 
     def later(self) -> Iterator[str]:
         """One after the other, as they come."""
@@ -58,15 +70,23 @@ class Watch:
 
     def _rounds(self) -> Iterator[list[str]]:
         since = time.monotonic()
+        was_over = False
         while True:
+            is_over = self._is_over()
             ready = self.look()
             if ready:
                 yield ready
                 since = time.monotonic()
-            elif time.monotonic() - since > self._until_idle:
+            # What was whole when it ended was there at the last look, and has been named at this one.
+            elif was_over or time.monotonic() - since > self._until_idle:
                 return
-            else:
+            was_over = is_over
+            if not ready:
                 time.sleep(self._seconds)
+
+    def _faults(self) -> str:
+        """What is wrong with those that are there, if any."""
+        return "".join(f" {path}: {fault}." for path in self._there()[:3] if (fault := fault_of(path)))
 
     def _there(self) -> list[str]:
         found = []
@@ -89,3 +109,23 @@ def _look(path: str) -> Look:
         except OSError:
             continue
     return tuple(files)
+
+
+def is_input_closed() -> bool:
+    """Whether whoever started this process has closed its standard input, or has ended, however that came."""
+    return _closing().is_set()
+
+
+@cache
+def _closing() -> threading.Event:
+    closed = threading.Event()
+
+    def wait() -> None:
+        try:
+            while sys.stdin.buffer.read(1024):
+                pass
+        finally:
+            closed.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return closed

@@ -12,6 +12,7 @@ import yaml
 from reports.groups import Group, differences, settings
 from reports.runs import CONFIG, Run
 from reports.start_end import table
+from run_folder.program import spelled
 
 ALARM, DOCTOR = "callbacks.alarms.property_alarm.PropertyAlarm", "callbacks.output.data_doctor.DataDoctor"
 
@@ -44,7 +45,7 @@ def runs_html(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
 def command_of(run: Run) -> str:
     """The command that runs it again."""
-    return f"python train.py {run.subcommand} --config {shlex.quote(f'runs/{run.name}/{CONFIG}')}"
+    return f"{spelled(f'python train.py {run.subcommand}')} --config {shlex.quote(str(run.folder / CONFIG))}"
 
 
 def _alarms_of(run: Run) -> str:

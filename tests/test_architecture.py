@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges", "reports", "run_folder", "diagnosis", "command_line")
+PACKAGES = (
+    "datamodules",
+    "lightning_modules",
+    "callbacks",
+    "judges",
+    "reports",
+    "run_folder",
+    "diagnosis",
+    "command_line",
+    "prefscope",
+)
 MEASURING = ("bench", "studies")
 OURS = (*PACKAGES, "train", "report", *MEASURING, "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
@@ -84,12 +94,15 @@ RULES: dict[str, Callable[[str], bool]] = {
         within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder", "reports.page", "reports.runs")(name)
         and name not in concrete_modules()
     ),
-    "reports": within("reports", "run_folder.rows", "run_folder.heatmap_figure", "run_folder.verdict"),
+    "reports": within("reports", *(f"run_folder.{name}" for name in ("rows", "heatmap_figure", "verdict", "program"))),
     "run_folder": within("run_folder"),
     "diagnosis": lambda name: (
         within("diagnosis", "callbacks", "lightning_modules", "reports", "run_folder")(name) and name not in concrete_modules()
     ),
-    "command_line": within("command_line", "callbacks", "datamodules", "lightning_modules", "run_folder"),
+    "command_line": lambda name: (
+        within("command_line", "callbacks", "datamodules", "lightning_modules", "run_folder")(name) or name == "prefscope"
+    ),
+    "prefscope": within("prefscope"),
 }
 """Folder -> whether a file in it may import a module of ours."""
 

@@ -14,6 +14,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import diagnose
+from diagnosis.watch import Watch
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.test_diagnose import QUICK, model_at
@@ -68,7 +69,7 @@ def test_the_diagnosis_is_the_trainers_own_evaluation(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["diagnose.py"])
-    monkeypatch.setattr("diagnosis.watch.Watch.__init__.__kwdefaults__", {"seconds": 0.2, "until_idle": 20.0, "seen": ()})
+    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "seconds", 0.2)
     tiny.write_tokenizer(model_at(tmp_path / "base", 3))
     source = tiny.write_pairs(tmp_path / "text.jsonl", 16)
     rows = [messages(json.loads(line)) for line in source.read_text().splitlines()]

@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from callbacks.output.checkpoint import RunCheckpoint
 from run_folder.files import run_folder
+from run_folder.program import spelled
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -183,5 +184,5 @@ class StopOnSignal(Callback):
             return f"after step {trainer.global_step}. Nothing was saved: no RunCheckpoint is among the callbacks."
         folder = run_folder(trainer)
         config = "<config>" if folder is None else str(folder / "config.yaml")
-        command = shlex.join(["python", "train.py", "fit", "--config", config, "--ckpt_path", saved[-1]])
+        command = f"{spelled('python train.py fit')} {shlex.join(['--config', config, '--ckpt_path', saved[-1]])}"
         return f"after step {trainer.global_step}. Go on with: {command}"

@@ -23,6 +23,7 @@ from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 from run_folder.files import run_folder
+from run_folder.program import spelled
 from run_folder.rows import tracks_of
 
 _CALLED = {"on_fit_start", "on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"}
@@ -138,7 +139,7 @@ class StaticDiagnosis(Callback):
             lines = summary_lines(tracks_of(folder), first_step=0)
             if lines:
                 self._console.print(summary_table(lines, trainer.global_step))
-            self._console.print(f"Page:  python report.py {folder}", soft_wrap=True, highlight=False)
+            self._console.print(f"Page:  {spelled(f'python report.py {folder}')}", soft_wrap=True, highlight=False)
 
     def read_checkpoint(self, trainer: Trainer, pl_module: LightningModule, step: int, spec: PolicySpec) -> None:
         """Read all pairs and the bank under a checkpoint that stands at a step."""

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from callbacks.output.console import say
 from run_folder.files import run_folder
+from run_folder.program import spelled
 
 REPORT = "report.html"
 """Name of the page in a run's folder."""
@@ -38,7 +39,7 @@ class RunReport(Callback):
         # Whatever is wrong with a picture, the run is done and its weights are kept.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            say(self._console, f"No report was written ({reason}). To try again: python report.py {folder}")
+            say(self._console, f"No report was written ({reason}). To try again: {spelled(f'python report.py {folder}')}")
 
 
 def write_report(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from callbacks.output.console import say
 from callbacks.output.run_report import REPORT
 from run_folder.files import run_folder
+from run_folder.program import spelled
 from run_folder.rows import ROWS, Track, read_rows, tracks_of
 from run_folder.verdict import VALIDATION, alarm_sentence, method_of, verdict_of
 
@@ -150,8 +151,8 @@ def next_steps(folder: Path, checkpoint: str, further: Sequence[str] = ()) -> li
     steps = [f"Report:  {page}"] if page.is_file() else []
     steps += [f"Curves:  {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}", f"Rows:    {folder / ROWS}"]
     if checkpoint and config.is_file():
-        words = ["python", "train.py", "fit", "--config", str(config), "--ckpt_path", checkpoint, *further]
-        steps.append(f"Resume:  {shlex.join(words)}")
+        words = ["--config", str(config), "--ckpt_path", checkpoint, *further]
+        steps.append(f"Resume:  {spelled('python train.py fit')} {shlex.join(words)}")
     return steps
 
 

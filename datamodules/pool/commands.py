@@ -14,9 +14,9 @@ from datamodules.pool.schema import PoolRow
 _FEW_SCORES = 10
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m datamodules.pool", description="Look at, check and merge response pools.")
+def main(arguments: Sequence[str] | None = None, program: str = "python -m datamodules.pool") -> int:
+    """Run one command, which help calls by the name of the program; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=program, description="Look at, check and merge response pools.")
     commands = parser.add_subparsers(required=True)
     for name, function in (("stats", _stats), ("merge", _merge), ("validate", _validate)):
         command = commands.add_parser(name, help=function.__doc__)

@@ -15,6 +15,8 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 # Code below these folders has a version and a name of its own; what is edited between two runs lies elsewhere.
 _LIBRARIES = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+# But for this application, where it is installed among them: another version of it leaves other tokens.
+_OURS = Path(__file__).resolve().parents[2]
 _MADE_BY_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"}
 _MADE_BY_PYTHON |= {"__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
 
@@ -146,4 +148,6 @@ def _is_library(module: str) -> bool:
     file = getattr(held, "__file__", None)
     if file is None:
         return module != "__main__" and (held is None or module in sys.stdlib_module_names)
-    return str(Path(file).resolve()).startswith(_LIBRARIES)
+    path = Path(file).resolve()
+    is_ours = str(_OURS).startswith(_LIBRARIES) and path.is_relative_to(_OURS)
+    return str(path).startswith(_LIBRARIES) and not is_ours

@@ -1,0 +1,8 @@
+"""`python -m prefscope` is the command `prefscope`."""
+
+import sys
+
+from prefscope.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
