@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,8 +45,10 @@ def runs_html(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
 
 def command_of(run: Run) -> str:
-    """The command that runs it again."""
-    return f"{spelled(f'python train.py {run.subcommand}')} --config {shlex.quote(str(run.folder / CONFIG))}"
+    """The command that runs it again, from here."""
+    folder = run.folder.resolve()
+    config = (folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder) / CONFIG
+    return f"{spelled(f'python train.py {run.subcommand}')} --config {shlex.quote(str(config))}"
 
 
 def _alarms_of(run: Run) -> str:
