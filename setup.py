@@ -13,8 +13,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-COMMANDS = ("train.py", "diagnose.py", "report.py", "demo.py")
-CODE = ("callbacks", "command_line", "datamodules", "diagnosis", "judges", "lightning_modules", "reports", "run_folder")
+LEFT_OUT = {"prefscope", "bench", "studies", "tests"}
+"""The package itself, and what serves those who develop it."""
+COMMANDS = tuple(sorted(path.name for path in HERE.glob("*.py") if path.name != "setup.py"))
+CODE = tuple(sorted(path.parent.name for path in HERE.glob("*/__init__.py") if path.parent.name not in LEFT_OUT))
 # The pages have the descriptions of metrics; the assets are the embedded model and its pool.
 DATA = ("configs", "assets", "docs/metrics.md", "docs/rlhf.md")
 
