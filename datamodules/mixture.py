@@ -122,11 +122,6 @@ class MixtureDataModule(BaseDataModule):
         stores = {name: _present(source.examples(split), name) for name, source in self._sources.items()}
         return ExampleStore.of(self._marked(self._drawn(stores) if split == "train" else stores))
 
-    @property
-    def source_names(self) -> tuple[str, ...]:
-        """The sources that examples name."""
-        return tuple(self._sources)
-
     def _drawn(self, stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
         counts = mixture_counts({name: len(store) for name, store in stores.items()}, self._weights, self._num_examples)
         rank_zero_info("Mixture: " + ", ".join(f"{counts[name]} of {len(store)} from {name}" for name, store in stores.items()))

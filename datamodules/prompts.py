@@ -11,6 +11,7 @@ import torch
 from datamodules.batches import Demand
 from datamodules.sources.tokenization import Tokenizer
 from datamodules.tasks.base import TaskItem
+from judges.base import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class TaskStore(Protocol):
 
     def task_prompts(self) -> Sequence[TaskPrompt]:
         """The held-out problems, the same at every call and on every rank; may be empty."""
+
+    @property
+    def judge(self) -> Judge | None:
+        """What scores responses to the problems; None if the data names none."""
 
 
 class PromptStore(TaskStore, Protocol):

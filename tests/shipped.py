@@ -120,6 +120,8 @@ class Shipped:
             arguments |= {name: count for name, count in counts.items() if arguments.get(name)}
         else:
             arguments |= {split: {"path": str(self.folder / f"{kind}_{split}.jsonl")} for split in SPLITS if arguments.get(split)}
+        if kind == "PoemTask":
+            arguments["rhyme_folder"] = str(self.folder)
         return task
 
     def _fewer(self, data: Config) -> Config:
@@ -146,10 +148,6 @@ class Shipped:
             arguments["sampling"]["max_new_tokens"] = 12
         if "pool" in arguments:
             arguments["pool"] = str(self.folder / f"drawn_{len(list(self.folder.glob('drawn_*')))}.jsonl")
-        judge = arguments.get("judge", {}).get("init_args", {})
-        if judge.get("rhyme_folder"):
-            judge["rhyme_folder"] = str(self.folder)
-            judge["tune_folder"] = judge.get("tune_folder") and str(self.folder)
 
     def _write_pools(self) -> None:
         rows, _ = read_pool(ROOT / "assets" / "arithmetic" / "pool.jsonl.xz")
@@ -165,7 +163,6 @@ class Shipped:
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         for name in ("Pingshui_Rhyme", "Cilin_Rhyme"):
             (self.folder / f"{name}.json").write_text(json.dumps({"平声": {"平声": ["流", "楼"]}}), encoding="utf-8")
-        (self.folder / "ci_index.json").write_text("[]", encoding="utf-8")
 
 
 def _responses(prompt: str, chosen: str, rejected: str) -> tuple[Response, ...]:

@@ -83,7 +83,7 @@ def within(*allowed: str) -> Callable[[str], bool]:
 
 
 RULES: dict[str, Callable[[str], bool]] = {
-    "datamodules": within("datamodules"),
+    "datamodules": within("datamodules", "judges"),
     "judges": lambda name: name in CONVERSATIONS or within("judges")(name),
     "lightning_modules/losses": within("lightning_modules.losses"),
     "lightning_modules/models": lambda name: (
@@ -132,6 +132,8 @@ def test_the_rules_see_what_they_forbid() -> None:
     assert not RULES["datamodules"]("lightning_modules.objective_module")
     assert not RULES["lightning_modules"]("datamodules.preference")
     assert not RULES["judges"]("datamodules.pool.schema")
+    # A task names its judge, and no judge knows a task: neither folder goes round in a circle.
+    assert not RULES["judges"]("datamodules.tasks.base")
 
 
 def test_only_tests_and_measurements_import_the_entry_points() -> None:

@@ -155,14 +155,10 @@ def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
     assert classes[".trainer.logger"].endswith(("RunLogger", "CSVLogger"))
 
 
-@pytest.mark.parametrize("name", ["maths", "poem", "slogan", "common"])
-def test_the_tasks_trainers_keep_what_the_default_has(name: str) -> None:
-    """A trainer is one file, so that a class is named in one place; what a task adds stands beside the whole default."""
-    default, task = (load(ROOT / "configs" / "trainer" / f"{stem}.yaml") for stem in ("default", name))
-    assert [callback for callback in default["callbacks"] if callback not in task["callbacks"]] == []
-    assert {key: value for key, value in task.items() if key != "callbacks"} == {
-        key: value for key, value in default.items() if key != "callbacks"
-    }
+def test_no_part_but_the_data_names_a_judge() -> None:
+    """A judge belongs to its task: the trainer and the model of an experiment serve every task."""
+    named = [(path.stem, key) for path in EXPERIMENTS for key, class_path in composed(path) if class_path.startswith("judges.")]
+    assert [entry for entry in named if not entry[1].startswith(".data")] == []
 
 
 def test_the_gpus_trainer_is_the_default_but_for_what_a_gpu_wants(parse: Parse) -> None:

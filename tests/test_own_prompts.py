@@ -51,14 +51,14 @@ def test_answers_are_judged_where_there_is_a_gold_one(folder: Path, run: Run) ->
     (folder / "questions.json").write_text(json.dumps(questions))
     columns = ("--data.task.test.path", "questions.json", "--data.task.prompt", "question", "--data.task.answer", "gold")
     # Names no answer of one word but the one that is judged right, so that both outcomes occur.
-    run("test", *experiment("prompts_test"), *columns)
+    run("test", *experiment("prompts_test"), *columns, "--data.task.judge", "answer")
     said = list(read_rows(folder / "runs/prompts_test/version_0", ANSWERS))
     assert [(row["prompt"], row["answer"]) for row in said] == [(row["question"], row["gold"]) for row in questions]
     assert [row["score"] for row in said] == [float("w1" in row["response"].split()) for row in said]
     (cell,) = read_rows(folder / "runs/prompts_test/version_0", "test")
     assert (cell["column"], cell["mean"], cell["count"]) == ("score", sum(row["score"] for row in said) / 4, 4)
 
-    run("test", *experiment("prompts_test"), *columns, "--trainer.callbacks.judge", "null")
+    run("test", *experiment("prompts_test"), *columns)
     unjudged = list(read_rows(folder / "runs/prompts_test/version_1", ANSWERS))
     assert [row["response"] for row in unjudged] == [row["response"] for row in said]
     assert "score" not in unjudged[0]

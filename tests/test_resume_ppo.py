@@ -39,7 +39,7 @@ def config(folder: Path) -> dict[str, Any]:
     data: dict[str, Any] = yaml.safe_load((ROOT / "configs/data/arithmetic_rollouts.yaml").read_text(encoding="utf-8"))
     judge = {"class_path": "judges.function.CallableJudge", "init_args": {"function": "tests.killing.score"}}
     model["init_args"] |= {"policy": tiny.POLICY}
-    model["init_args"]["rewards"][0]["init_args"]["judge"] = judge
+    model["init_args"]["rewards"][0]["init_args"] = {"judge": judge}
     del data["init_args"]["task"]
     data["init_args"] |= {
         "pool": str(pool(folder / "pool.jsonl")),

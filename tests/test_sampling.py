@@ -41,7 +41,7 @@ def _sft(seed: int = 0) -> dict[str, Any]:
 def sampling_config(folder: Path, pool: str, source: str = "policy", seed: int = 0) -> dict[str, Any]:
     """Four responses to each of ten prompts, four prompts a batch, into a pool."""
     build_tokenizer().save_pretrained(folder / "tokenizer")
-    writer = {"pool": str(folder / pool), "source": source, "judge": JUDGE}
+    writer = {"pool": str(folder / pool), "source": source}
     data = {"task": TASK, "tokenizer": str(folder / "tokenizer"), "num_samples": 4, "max_new_tokens": 12, "prompts_per_batch": 4}
     return {
         "trainer": tiny.trainer(folder, [{"class_path": "callbacks.output.pool_writer.PoolWriter", "init_args": writer}]),
@@ -135,7 +135,7 @@ def test_accuracy_is_measured_before_during_and_after_training(
     tmp_path: Path, run: Run, write_config: Callable[[Mapping[str, Any], str], Path]
 ) -> None:
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    monitor = {"judge": JUDGE, "every_n_steps": 2, "num_problems": 5, "max_new_tokens": 10}
+    monitor = {"every_n_steps": 2, "num_problems": 5, "max_new_tokens": 10}
     data = {"tokenizer": str(tmp_path / "tokenizer"), "task": TASK, "batch_size": 4, "num_probe_prompts": 0}
     config = {
         "trainer": tiny.trainer(

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from callbacks.base import Diagnostic
+from callbacks.output.judging import require_judge
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import TaskPrompt, TaskStore
@@ -51,7 +52,7 @@ class AccuracyMonitor(Diagnostic):
     (how many were judged). Step 0 is the policy as training starts from it.
 
     Args:
-        judge: scores a response.
+        judge: scores a response; null takes the judge of the data's task.
         every_n_steps: cadence in optimizer steps.
         num_problems: of the held-out problems the first so many; all by default.
         max_new_tokens: tokens of a response at the most.
@@ -59,7 +60,13 @@ class AccuracyMonitor(Diagnostic):
 
     name = "accuracy"
 
-    def __init__(self, judge: Judge, every_n_steps: int = 50, num_problems: int | None = None, max_new_tokens: int = 256) -> None:
+    def __init__(
+        self,
+        judge: Judge | None = None,
+        every_n_steps: int = 50,
+        num_problems: int | None = None,
+        max_new_tokens: int = 256,
+    ) -> None:
         super().__init__(every_n_steps)
         require_at_least(1, num_problems=num_problems)
         self.judge = judge
@@ -84,10 +91,10 @@ class AccuracyMonitor(Diagnostic):
         problems = store.task_prompts()[: self.num_problems]
         self._num_judged = len(problems)
         own = problems[trainer.global_rank :: trainer.world_size]
-        policy = cast(Policy, pl_module.policy)
+        policy, judge = cast(Policy, pl_module.policy), require_judge(trainer, self.judge)
         # On every rank, also one without a problem: a sharded policy needs them all to be gathered.
         with policy.gathered(), trainer.precision_plugin.forward_context():
-            return [examine(policy, own, self.judge, store.tokenizer, self._parameters)] if own else []
+            return [examine(policy, own, judge, store.tokenizer, self._parameters)] if own else []
 
     @override
     def finish(self, means: dict[str, float]) -> dict[str, float]:

@@ -43,16 +43,17 @@ def freshness(pairs: Iterable[ScenarioPair], fingerprint: str) -> dict[str, floa
 class PoolFreshness(Callback):
     """Logs `freshness/policy` and `freshness/current` when training starts, at step 0; they hold for step 1.
 
-    From then on the policy moves away from its own samples: how far is `likelihood/...`, the change of their log-probs.
+    From then on the policy moves away from its own samples: how far is `likelihood/...`, the change of their log-probs. Pairs that
+    come from no pool do not say who wrote them: of those there is nothing to log.
     """
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run is not where it started from: its weights have no pool.
-        if trainer.global_step:
+        datamodule = cast(Any, trainer).datamodule
+        if trainer.global_step or not hasattr(datamodule, "view"):
             return
-        store = cast(PairStore, cast(Any, trainer).datamodule)
-        values = freshness(store.view.pairs, cast(Policy, pl_module.policy).fingerprint())
+        values = freshness(cast(PairStore, datamodule).view.pairs, cast(Policy, pl_module.policy).fingerprint())
         for logger in trainer.loggers:
             logger.log_metrics(values, step=0)
         append_row(trainer, "freshness", {"step": 0, **values})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,14 +14,6 @@ from callbacks.base import Diagnostic
 from callbacks.readings import Readings, Values
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import PairOutput, StepOutput
-
-
-class SourceStore(Protocol):
-    """What the metrics need of the data module."""
-
-    @property
-    def source_names(self) -> tuple[str, ...]:
-        """The sources that its batches name."""
 
 
 def by_source(pairs: PairOutput, names: Sequence[str]) -> dict[str, Tensor]:
@@ -40,7 +32,8 @@ def by_source(pairs: PairOutput, names: Sequence[str]) -> dict[str, Tensor]:
 class SourceMetrics(Diagnostic):
     """Metrics of a mixture's sources apart: `source/<name>/...` of training steps, `val/source/<name>/...` of validation.
 
-    Needs pairs and a data module with `source_names`, such as `datamodules.mixture.MixtureDataModule`.
+    Of pairs whose batches name their sources, as `datamodules.mixture.MixtureDataModule` does; where there is one source, the
+    training metrics say it all.
 
     Args:
         every_n_steps: cadence in optimizer steps; validation is always measured.
@@ -53,18 +46,8 @@ class SourceMetrics(Diagnostic):
         self._validation = Readings()
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        datamodule = cast(Any, trainer).datamodule
-        if not hasattr(datamodule, "source_names"):
-            raise ValueError(
-                f"expected a data module of several sources, got {type(datamodule).__name__}. Use MixtureDataModule, or leave "
-                "SourceMetrics out."
-            )
-        self._names = cast(SourceStore, datamodule).source_names
-
-    @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        if output.pairs is None:
+        if output.pairs is None or not any(batch.sources):
             return {}
         names = [batch.sources[sequence] for sequence in batch.pairs[:, 0].tolist()]
         return {f"source/{name}": values for name, values in by_source(output.pairs, names).items()}

@@ -1,11 +1,30 @@
-"""Groups of responses through a judge, all in one call: a judge may work on many at once."""
+"""The judge of a run, and groups of responses through it, all in one call: a judge may work on many at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
 
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, Verdict
+
+
+def judge_of(trainer: Trainer, named: Judge | None) -> Judge | None:
+    """The judge that the config names for a callback, or else that of the data's task; None if there is neither."""
+    return named or getattr(cast(Any, trainer).datamodule, "judge", None)
+
+
+def require_judge(trainer: Trainer, named: Judge | None) -> Judge:
+    """`judge_of`, for who cannot do without.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if (judge := judge_of(trainer, named)) is None:
+        raise ValueError("expected a judge of the task's problems, got none. Name one: data.task.judge (docs/judges.md).")
+    return judge
 
 
 def judge_groups(judge: Judge | None, items: Sequence[TaskItem], groups: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:

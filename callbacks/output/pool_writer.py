@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.output.judging import judge_groups
+from callbacks.output.judging import judge_groups, judge_of
 from datamodules.pool.files import PoolAppender
-from datamodules.pool.schema import DATASET, PoolRow, Response, Sampling
+from datamodules.pool.schema import DATASET, POLICY, PoolRow, Response, Sampling
 from datamodules.prompts import PromptBatch
 from datamodules.sources.records import Text
 from datamodules.sources.tokenization import Tokenizer
@@ -44,12 +45,12 @@ class PoolWriter(Callback):
     order of the prompts: the pool is that of one process.
 
     Args:
-        pool: a `.jsonl` file; made when missing, appended to when not.
+        pool: a `.jsonl` file; made when missing, appended to when not. By default `runs/<experiment>/pool.jsonl`.
         source: `policy` for the model that will be aligned, or a name for another model.
-        judge: scores the responses; null leaves them without a score.
+        judge: scores the responses; null takes the judge of the data's task. Where there is none either, they have no score.
     """
 
-    def __init__(self, pool: str, source: str, judge: Judge | None) -> None:
+    def __init__(self, pool: str | None = None, source: str = POLICY, judge: Judge | None = None) -> None:
         if source == DATASET:
             raise ValueError(f"expected policy or the name of another model, got {source!r}: that is the data set's own solutions.")
         self.pool = pool
@@ -58,6 +59,8 @@ class PoolWriter(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.pool = self.pool or _beside_runs(trainer)
+        self._judge = judge_of(trainer, self.judge)
         self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
         # The first process has the file, and tells the others what is in it.
         self._answers, *_ = of_all_ranks(lambda: self._open() if trainer.is_global_zero else [])
@@ -121,11 +124,19 @@ class PoolWriter(Callback):
         )
 
     def _judged(self, rows: Sequence[PoolRow], items: Sequence[TaskItem]) -> list[PoolRow]:
-        verdicts = judge_groups(self.judge, items, [[response.text for response in row.responses] for row in rows])
+        verdicts = judge_groups(self._judge, items, [[response.text for response in row.responses] for row in rows])
         scored = [tuple(map(self._scored, row.responses, given)) for row, given in zip(rows, verdicts, strict=True)]
         return [replace(row, responses=responses) for row, responses in zip(rows, scored, strict=True)]
 
     def _scored(self, response: Response, verdict: Verdict | None) -> Response:
-        if self.judge is None or verdict is None:
+        if self._judge is None or verdict is None:
             return response
-        return replace(response, score=verdict.score, judge=self.judge.name, judge_version=self.judge.version)
+        return replace(response, score=verdict.score, judge=self._judge.name, judge_version=self._judge.version)
+
+
+def _beside_runs(trainer: Trainer) -> str:
+    """All runs of an experiment write to one pool, so that a killed one is gone on with."""
+    folder = getattr(trainer.logger, "root_dir", None)
+    if folder is None:
+        raise ValueError("expected a file to write the pool to, got none, and the run has no logger with a folder. Name it: pool.")
+    return str(Path(folder) / "pool.jsonl")

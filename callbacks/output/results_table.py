@@ -14,7 +14,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from callbacks.mathematics.bootstrap import bootstrap_interval
-from callbacks.output.judging import judge_groups
+from callbacks.output.judging import judge_groups, judge_of
 from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
@@ -83,13 +83,14 @@ class ResultsTable(Callback):
     What was answered, with each verdict and its reason, is in `<run>/diagnostics/test_responses.jsonl`.
 
     Args:
-        judge: scores the responses; null keeps the answers and makes no table.
+        judge: scores the responses; null takes the judge of the data's task. Where there is none either, the answers are kept and
+            no table is made.
         level: of the bootstrap intervals, in (0, 1).
         num_resamples: of the problems, for each interval.
         seed: of the resampling.
     """
 
-    def __init__(self, judge: Judge | None, level: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, judge: Judge | None = None, level: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> None:
         require_at_least(1, num_resamples=num_resamples)
         require_at_least(0, seed=seed)
         if not 0 < level < 1:
@@ -102,10 +103,12 @@ class ResultsTable(Callback):
         """Of each batch."""
         self._rows: list[list[dict[str, Any]]] = []
         """Of each batch."""
+        self._judge = judge
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._outcomes, self._rows = [], []
+        self._judge = judge_of(trainer, self.judge)
 
     @override
     def on_test_batch_end(
@@ -119,13 +122,13 @@ class ResultsTable(Callback):
             [datamodule.tokenizer.decode(policy.without_end(ids, batch.eos_token_id)) for ids in group]
             for group in outputs["completions"]
         ]
-        verdicts = judge_groups(self.judge, [prompt.item for prompt in batch.prompts], groups)
+        verdicts = judge_groups(self._judge, [prompt.item for prompt in batch.prompts], groups)
         outcomes: list[Outcome] = []
         rows: list[dict[str, Any]] = []
         for prompt, texts, given in zip(batch.prompts, groups, verdicts, strict=True):
             subset = prompt.item.subset or datamodule.task.name
-            if self.judge is not None:
-                results = [self.judge.results(verdict) for verdict in given if verdict is not None]
+            if self._judge is not None:
+                results = [self._judge.results(verdict) for verdict in given if verdict is not None]
                 outcomes.append(Outcome(subset, _mean(results)))
             rows += [_row(subset, prompt, text, verdict) for text, verdict in zip(texts, given, strict=True)]
         self._outcomes.append(outcomes)
@@ -138,15 +141,18 @@ class ResultsTable(Callback):
             return
         for row in rows:
             append_row(trainer, ANSWERS, row)
-        if self.judge is None:
-            rank_zero_info(f"{len(rows)} answers are in {run_folder(trainer)}/diagnostics/{ANSWERS}.jsonl; no judge was named.")
+        if self._judge is None:
+            rank_zero_info(
+                f"{len(rows)} answers are in {run_folder(trainer)}/diagnostics/{ANSWERS}.jsonl, not judged: the task has "
+                "no judge (data.task.judge names one)."
+            )
             return
         cells = table_cells(outcomes, level=self.level, num_resamples=self.num_resamples, seed=self.seed)
         for logger in trainer.loggers:
             logger.log_metrics({f"test/{cell.subset}/{cell.column}": cell.mean for cell in cells}, step=trainer.global_step)
         for cell in cells:
             append_row(trainer, "test", {"step": trainer.global_step, **vars(cell)})
-        Console().print(results_table(cells, self.judge, self.level))
+        Console().print(results_table(cells, self._judge, self.level))
 
 
 def results_table(cells: Sequence[Cell], judge: Judge, level: float) -> Table:

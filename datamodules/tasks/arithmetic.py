@@ -13,6 +13,7 @@ from datamodules.ranges import require_at_least
 from datamodules.tasks.arithmetic_problems import Problem, Split, generate
 from datamodules.tasks.arithmetic_slips import SLIP, slips
 from datamodules.tasks.base import Task, TaskItem
+from judges.arithmetic import ArithmeticJudge
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class ArithmeticTask(Task):
             solution = problem.terse if self._is_terse(problem) else problem.worded
             others = tuple((SLIP, text) for text in slips(problem, self.num_slips, self.seed))
             yield TaskItem(problem.prompt, problem.terse, solution, others)
+
+    @override
+    def own_judge(self) -> ArithmeticJudge:
+        return ArithmeticJudge()
 
     def _is_terse(self, problem: Problem) -> bool:
         digest = hashlib.sha256(f"{self.seed}:{problem.prompt}".encode()).digest()

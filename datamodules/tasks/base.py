@@ -1,12 +1,15 @@
-"""The contract of a task: problems with a gold answer, and perhaps responses that come with them."""
+"""The contract of a task: problems with a gold answer, the judge of what is answered, and perhaps responses that come with them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 from datamodules.sources.records import Message, Text
+from judges.base import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,14 @@ class TaskItem:
         return (Message("user", self.prompt),) if self.is_chat else self.prompt
 
 
+@dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """A source of problems. Subclasses are frozen dataclasses, so that a config names them by `class_path`."""
 
-    name: str
+    name: ClassVar[str]
     """Stored with every row of a pool."""
+    judge: Judge | None = None
+    """Scores responses to the problems; null takes the task's own, where it has one."""
 
     @abstractmethod
     def items(self, split: str) -> Iterator[TaskItem]:
@@ -47,3 +53,12 @@ class Task(ABC):
         Raises:
             ValueError: if there is no such split, or its source is not what the task expects.
         """
+
+    def own_judge(self) -> Judge | None:
+        """The judge that was made for these problems; None if there is none. Built when it is asked for: it may read files."""
+        return None
+
+    @cached_property
+    def scorer(self) -> Judge | None:
+        """What scores responses to the problems: the judge that the config names, or else the task's own."""
+        return self.judge or self.own_judge()

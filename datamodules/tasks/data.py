@@ -18,6 +18,7 @@ from datamodules.sources.records import Record
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.tokenization import load_tokenizer
 from datamodules.tasks.base import Task
+from judges.base import Judge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,6 +88,11 @@ class TaskDataModule(BaseDataModule):
     def task_prompts(self) -> Sequence[TaskPrompt]:
         """The held-out problems; none without a task."""
         return self._task_prompts
+
+    @property
+    def judge(self) -> Judge | None:
+        """What scores responses to the problems: the task's judge; None without a task, or where it has none."""
+        return None if self.task is None else self.task.scorer
 
     @override
     def demands(self) -> Iterator[Demand]:

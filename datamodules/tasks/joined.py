@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from datamodules.tasks.base import Task, TaskItem
 from datamodules.tasks.leaks import without_held_out
+from judges.base import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,19 @@ class JoinedTask(Task):
         if split in ("train", "pool"):
             items = without_held_out(items, chain(self.items("val"), self.items("test")), f"{self.name} {split}")
         yield from items
+
+    @override
+    def own_judge(self) -> Judge | None:
+        """The judge of the tasks.
+
+        Raises:
+            ValueError: if they have different ones: a score would mean something else from problem to problem.
+        """
+        judges = {judge and (judge.name, judge.version): judge for judge in (task.scorer for task in self.tasks)}
+        if len(judges) > 1:
+            kinds = [judge and judge.name for judge in judges.values()]
+            raise ValueError(f"expected joined tasks of one judge, got {kinds}. Name one for all of them: data.task.judge.")
+        return next(iter(judges.values()))
 
     def _marked(self, task: Task, split: str) -> Iterator[TaskItem]:
         for item in task.items(split):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from datamodules.tasks.base import TaskItem
 from datamodules.tasks.rows import RowTask
+from judges.maths import MathsJudge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,10 @@ class MathsRows(RowTask):
     def __post_init__(self) -> None:
         if "{question}" not in self.template:
             raise ValueError(f"expected a template with {{question}} in it, got {self.template!r}.")
+
+    @override
+    def own_judge(self) -> MathsJudge:
+        return MathsJudge()
 
     def item(self, question: str, answer: str, solution: str | None = None, others: tuple[tuple[str, str], ...] = ()) -> TaskItem:
         """The problem in the template."""

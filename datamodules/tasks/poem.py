@@ -11,6 +11,7 @@ from typing_extensions import override
 from datamodules.sources.records import BadRowError, Fault
 from datamodules.tasks.base import TaskItem
 from datamodules.tasks.rows import Row, RowTask, words
+from judges.poem import PoemJudge
 
 QUATRAIN, REGULATED, CI, ANCIENT = "绝句", "律诗", "宋词", "古诗"
 _ROW_END = re.compile(r"[，。！？；：、\s]+")
@@ -35,6 +36,10 @@ class PoemTask(RowTask):
     """Forms to keep."""
     max_title_length: int = 16
     """Characters; poems with longer titles are left out."""
+    rhyme_folder: str = "data/rhyme"
+    """Where the task's own judge reads the rhyme books (docs/judges.md: where to get them)."""
+    tune_folder: str | None = None
+    """Where it reads the tunes of 宋词, which no other form needs."""
 
     def __post_init__(self) -> None:
         if unknown := set(self.forms) - {QUATRAIN, REGULATED, CI, ANCIENT}:
@@ -53,6 +58,10 @@ class PoemTask(RowTask):
             prompt = f"写一首{_length_name(lengths)}{form}，题目为《{title}》。\n"
         poem = f"《{title}》\n{text}"
         return TaskItem(prompt, poem, poem, subset=form, is_chat=self.is_chat)
+
+    @override
+    def own_judge(self) -> PoemJudge:
+        return PoemJudge(self.rhyme_folder, self.tune_folder)
 
 
 def _text(row: Row) -> str:

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from datamodules.tasks.base import TaskItem
 from datamodules.tasks.rows import Row, RowTask, words
+from judges.slogan import SloganJudge
 
 _COMPANY = "<company>"
 
@@ -16,7 +17,8 @@ _COMPANY = "<company>"
 class SloganTask(RowTask):
     """Rows with `desc` and `output`; where the description masks the company's name, `alias` or `company` fills it in.
 
-    The gold answer is the real slogan: a content judge may compare with it, the word count does not.
+    The gold answer is the real slogan: a content judge may compare with it, the word count does not. The task's own judge counts
+    words alone; for the content too, name `judges.slogan.SloganJudge` with a judge of the content.
     """
 
     name = "slogan"
@@ -32,6 +34,10 @@ class SloganTask(RowTask):
     def parse(self, row: Row) -> TaskItem:
         description, slogan = (_named(words(row, column), row) for column in ("desc", "output"))
         return TaskItem(self.template.replace("{description}", description), slogan, slogan, is_chat=self.is_chat)
+
+    @override
+    def own_judge(self) -> SloganJudge:
+        return SloganJudge()
 
 
 def _named(text: str, row: Row) -> str:

@@ -92,8 +92,8 @@ def examined(folder: Path, optimizer: OptimizerCallable) -> Trainer:
     return trainer
 
 
-OF_OTHER_RUNS = (ToyLedger, RewardMonitor, SourceMetrics)
-"""They need no argument either, but read the toy, reward models and mixtures."""
+OF_OTHER_RUNS = (ToyLedger, RewardMonitor, SourceMetrics, AccuracyMonitor)
+"""They need no argument either, but read the toy, reward models, mixtures and tasks."""
 
 
 def monitors() -> list[Callback]:
