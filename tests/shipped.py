@@ -95,7 +95,7 @@ class Shipped:
         return recipe
 
     def _reward(self, source: Config) -> Config:
-        arguments, folder = source["init_args"], self.folder / "reward_model"
+        arguments, folder = source.setdefault("init_args", {}), self.folder / "reward_model"
         if "path" in arguments:
             arguments["path"] = str(folder)
             if not folder.exists():
