@@ -59,11 +59,11 @@ class PoolWriter(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.pool = self.pool or _beside_runs(trainer)
+        self.pool = pool = self.pool or _beside_runs(trainer)
         self._judge = judge_of(trainer, self.judge)
         self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
         # The first process has the file, and tells the others what is in it.
-        self._answers, *_ = of_all_ranks(lambda: self._open() if trainer.is_global_zero else [])
+        self._answers, *_ = of_all_ranks(lambda: self._open(pool) if trainer.is_global_zero else [])
         answered = [prompt for prompt, _ in self._answers]
         self._store.leave_out(answered)
         if answered:
@@ -101,9 +101,9 @@ class PoolWriter(Callback):
         if trainer.is_global_zero:
             self._appender.append(row for part in parts for row in part)
 
-    def _open(self) -> list[tuple[Text, list[str | None]]]:
+    def _open(self, pool: str) -> list[tuple[Text, list[str | None]]]:
         """Prompts that need no sampling, and the models that answered; rows of other sources alone do not count."""
-        self._appender = PoolAppender(self.pool)
+        self._appender = PoolAppender(pool)
         own = [(row.prompt, row.by_source(self.source)) for row in self._appender.rows]
         return [(prompt, [response.model for response in responses]) for prompt, responses in own if responses]
 
