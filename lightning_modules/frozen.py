@@ -9,6 +9,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
+from lightning_modules.models.adapted_base import base_of_adapted
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.token_stats import TokenStats
 
@@ -36,6 +37,14 @@ class FrozenPolicy:
         if self._policy is None:
             self._policy = self._spec.build().eval().requires_grad_(False)
         return self._policy
+
+    def share(self, policy: Policy) -> None:
+        """Take the model under the adapters of a policy that the recipe has just built, and build no second one.
+
+        Args:
+            policy: one without adapters, or with some that began as others, changes nothing.
+        """
+        self._policy = base_of_adapted(policy)
 
     def use(self, precision: Precision) -> None:
         """Give its parameters the type that those of the trained policy have."""

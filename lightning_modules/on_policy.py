@@ -69,8 +69,15 @@ class OnPolicyPreferenceModule(PreferenceModule):
         self.max_tokens_per_batch = max_tokens_per_batch
         self._sources = rewards
         self._frozen = FrozenPolicy(reference or policy)
+        self._is_own_reference = reference is None
         self._number = 0
         self._due: deque[tuple[list[Example], StepShare]] = deque()
+
+    @override
+    def on_policy_built(self) -> None:
+        # Sharded ranks ask a reference each as it comes to them, which one that is gathered cannot answer.
+        if self._is_own_reference and self.device_mesh is None:
+            self._frozen.share(self.policy)
 
     @override
     def on_fit_start(self) -> None:

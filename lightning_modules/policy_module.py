@@ -12,8 +12,9 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import frozen
+from lightning_modules.models.adapted_base import base_of_adapted
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
-from lightning_modules.models.sharding import Shardable
+from lightning_modules.models.sharding import Shardable, gathers
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
@@ -63,8 +64,9 @@ class PolicyModule(TrainedModule):
         """Called once, when the policy has its starting weights, whole on every rank, before a checkpoint is restored."""
 
     def reference_policy(self) -> Policy:
-        """What changes count from, ready to score: the policy as it starts, built anew. A second copy of the weights."""
-        return frozen(self.policy_spec, self.trainer.precision_plugin)
+        """What changes count from, ready to score: the policy as it starts. A second copy of the weights, but under adapters."""
+        base = None if gathers(self.policy) else base_of_adapted(self.policy)
+        return base or frozen(self.policy_spec, self.trainer.precision_plugin)
 
     @override
     def on_fit_start(self) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from lightning_modules.adapter_checkpoints import FrozenBase
 from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.limits import ModelLimits
@@ -50,6 +51,7 @@ class TrainedModule(GuardedModule):
         self._configured_then: Hyperparameters = []
         self._made_with: dict[str, str] = {}
         self._made_with_then: dict[str, str] | None = None
+        self._frozen_base = FrozenBase(self)
 
     @override
     def setup(self, stage: str) -> None:
@@ -141,10 +143,12 @@ class TrainedModule(GuardedModule):
         checkpoint["train_means"] = self._train_means.state_dict()
         checkpoint["optimizer_config"] = self._configured
         checkpoint["made_with"] = self._made_with
+        self._frozen_base.take_out(checkpoint)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self._frozen_base.put_back(checkpoint)
         self._configured_then = checkpoint["optimizer_config"]
         self._made_with_then = checkpoint.get("made_with")
         keep = self.trainer.is_global_zero

@@ -1,17 +1,26 @@
-"""Adapters that PEFT saved: found, their base named, and put into its weights."""
+"""Adapters in PEFT's format: found, their base named, put into its weights, trained further, and saved."""
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+"""Of every name in a file that PEFT writes."""
 
 
 def is_adapter(path: str) -> bool:
@@ -67,6 +76,86 @@ def merge_adapter(model: PreTrainedModel, path: str) -> PreTrainedModel:
             f"expected an adapter that fits {model.config.name_or_path or type(model).__name__} and can be added to its weights, "
             f"got {path}: {said}. Name the model that it was trained on (`base` of the policy, --reference of diagnose.py)."
         ) from error
+
+
+def saved_config(path: str) -> LoraConfig:
+    """Configuration of a LoRA adapter.
+
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    from peft import LoraConfig
+
+    if not is_adapter(path):
+        raise ValueError(f"expected an adapter that PEFT saved ({CONFIG}, {WEIGHTS}) in {path}, got none.")
+    kind = read_json(Path(path) / CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise ValueError(
+            f"expected a LoRA adapter to train further in {path}, got {kind}. Its base with it merged is `path: {path}`."
+        )
+    config: LoraConfig = LoraConfig.from_pretrained(path)
+    return config
+
+
+def load_adapter(model: PreTrainedModel, path: str) -> None:
+    """Give the adapters of a model the weights of a folder.
+
+    Args:
+        model: with adapters of the folder's configuration; changed.
+        path: folder that PEFT's save_pretrained wrote.
+
+    Raises:
+        ValueError: if the folder's weights are not those that the model's adapters have.
+    """
+    from peft import set_peft_model_state_dict
+
+    saved = {name.removeprefix(_PREFIX): value for name, value in _weights(path).items()}
+    expected = adapter_state(model)
+    unknown, missing = saved.keys() - expected.keys(), expected.keys() - saved.keys()
+    wrong = unknown or missing or {name for name in saved if saved[name].shape != expected[name].shape}
+    if wrong:
+        raise ValueError(
+            f"expected an adapter of {type(model).__name__} in {path}, got one of another model: {len(wrong)} weights do not fit "
+            f"({min(wrong)}, ...). Name the model that it was trained on as `path`."
+        )
+    set_peft_model_state_dict(model, saved)
+
+
+def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The adapters' weights under PEFT's names, without the prefix of its files."""
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(cast(Any, model), save_embedding_layers=False))
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, base: str, head: tuple[str, Tensor] | None = None) -> None:
+    """Write the adapters alone, as PEFT does: `PeftModel.from_pretrained(<base>, folder)` loads them.
+
+    Args:
+        model: with whole weights.
+        folder: a new or empty one.
+        base: hub name or folder of the model that they were trained on.
+        head: name and weight of a layer that was trained as a whole.
+    """
+    config = copy.deepcopy(cast(Any, model).peft_config["default"])
+    config.base_model_name_or_path, config.inference_mode = base, True
+    # In what every PEFT model has for names, not in that of the model alone.
+    weights = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in adapter_state(model).items()}
+    if head is not None:
+        config.task_type, config.modules_to_save = "SEQ_CLS", [head[0]]
+        weights[f"{_PREFIX}{head[0]}.weight"] = head[1].detach().cpu().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def _weights(path: str) -> dict[str, Tensor]:
+    file = Path(path) / WEIGHTS
+    if not file.is_file():
+        raise ValueError(
+            f"expected {WEIGHTS} in {path}, got none. Files of pickles are not opened: save the adapter with save_pretrained."
+        )
+    return load_file(file)
 
 
 def _require_same_weights(adapted: Module, path: str) -> None:

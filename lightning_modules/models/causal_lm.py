@@ -59,6 +59,10 @@ class CausalLMPolicy(Policy):
         self.model = model
         self.layout = layout
         self.compiled = False
+        self.starts_as_base = False
+        """Whether it has adapters, and began as the model under them."""
+        self.adapted_path: str | None = None
+        """Where the model is that adapters are trained on, if they are all that changes it."""
         self.own_engine: SamplingEngine | None = None
         # A list, which hides it from `modules()` and `state_dict()`.
         self._whole: list[PreTrainedModel] = []
@@ -212,8 +216,11 @@ class CausalLMPolicy(Policy):
         return fingerprint(self.model)
 
     def save(self, folder: Path) -> None:
-        """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`)."""
-        save_model(self.model, folder)
+        """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`).
+
+        Adapters are merged, and stand beside that in `<folder>/adapter` for PEFT.
+        """
+        save_model(self.model, folder, self.adapted_path)
 
     def try_save(self, folder: Path) -> None:
         """Find out whether `save` can fail, without writing weights (see `weights.try_save`)."""

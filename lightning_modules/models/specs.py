@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -53,11 +54,15 @@ class CausalLMSpec(PolicySpec):
     """Engine that draws responses. `vllm` needs that package and a GPU, and holds a copy of the weights as they are at its first
     call: for `predict` and `test`."""
     lora: LoraSpec | None = None
-    """Train low-rank adapters and leave the weights as they are."""
+    """Train low-rank adapters and leave the weights as they are. Checkpoints hold the adapters alone."""
 
     @abstractmethod
     def load(self) -> PreTrainedModel:
         """The model, without dropout."""
+
+    def loaded_from(self) -> str | None:
+        """Folder or hub name that transformers reads the same model from; None where there is none."""
+        return None
 
     def build(self) -> CausalLMPolicy:
         """Load, wrap and check the model."""
@@ -78,6 +83,9 @@ class CausalLMSpec(PolicySpec):
         policy.attention = attention
         if self.engine == "vllm":
             policy.own_engine = VLLMEngine(policy.save, self.dtype)
+        if self.lora is not None:
+            policy.starts_as_base = self.lora.start_from is None
+            policy.adapted_path = self.loaded_from()
         if self.compile:
             policy.compile_layers(checkpoints=bool(self.gradient_checkpointing))
         return policy
@@ -129,6 +137,13 @@ class PretrainedPolicy(CausalLMSpec):
         model = merge_adapter(model, self.path) if adapted else model
         require_finite_weights(model, f"the model in {self.path}")
         return model
+
+    def loaded_from(self) -> str | None:
+        """The base; None where that is an adapter merged into another, which is in no folder."""
+        if is_adapter(self.path):
+            return None
+        path = weights_at(self.path, self.cache_dir)
+        return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from lightning_modules.models.lora import has_adapters, merged_state_dict
+from lightning_modules.models.adapters import save_adapter
+from lightning_modules.models.lora import base_state, has_adapters, merged_state_dict
 from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_copy, whole_state_dict
+
+ADAPTER = "adapter"
+"""Folder of the adapters alone, in that of the model with them merged."""
 
 _NOT_WEIGHING = ("_name_or_path", "transformers_version", "_attn_implementation", "quantization_config", "use_cache")
 """Configuration entries that log-probs do not depend on."""
@@ -24,9 +29,18 @@ def fingerprint(model: PreTrainedModel) -> str:
 
     Call it on every rank, because a sharded model is gathered, tensor by tensor.
     """
+    return _digest(model, model.state_dict(keep_vars=True))
+
+
+def base_fingerprint(model: PreTrainedModel) -> str:
+    """The fingerprint that a model had before it got adapters; theirs do not count. Call it on every rank."""
+    return _digest(model, base_state(model))
+
+
+def _digest(model: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(_configuration(model), sort_keys=True, default=str).encode())
     seen: set[int] = set()
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+    for name, tensor in sorted(state.items()):
         # A tied output layer is listed twice; its bytes need hashing once.
         if id(tensor) in seen:
             continue
@@ -41,10 +55,16 @@ def _configuration(model: PreTrainedModel) -> dict[str, object]:
     return {key: value for key, value in model.config.to_dict().items() if key not in _NOT_WEIGHING}
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path, base: str | None = None, head: str | None = None) -> None:
     """Write configuration and safetensors (no pickle) into a new or empty folder; adapters are merged into the weights.
 
     Call it on every rank; the first one writes.
+
+    Args:
+        model: whole, or sharded over all ranks.
+        folder: where to.
+        base: where the model is that adapters were trained on; they are then written alone as well, into `<folder>/adapter`.
+        head: name of the layer that was trained beside adapters, if there is one.
 
     Raises:
         FileExistsError: if the folder holds something already.
@@ -52,9 +72,13 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     # The first rank alone looks: another one, if late, would find what the first has written.
     if is_first_rank() and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"expected {folder} to be empty, found {len(list(folder.iterdir()))} entries. Choose another folder.")
-    weights = _to_write(model)
+    held = whole_copy(model) if has_adapters(model) and is_sharded(model) else model
+    weights = _to_write(held)
     if is_first_rank():
         model.save_pretrained(folder, state_dict=weights)
+        if base is not None and has_adapters(model):
+            layer = None if head is None else (head, held.get_submodule(head).get_parameter("weight"))
+            save_adapter(held, folder / ADAPTER, base, layer)
 
 
 def try_save(model: PreTrainedModel, folder: Path) -> None:
@@ -70,7 +94,7 @@ def try_save(model: PreTrainedModel, folder: Path) -> None:
         ValueError: if an adapter cannot be merged, a configuration cannot be written, or there is no room for the weights.
     """
     if has_adapters(model):
-        _to_write(model)
+        _to_write(whole_copy(model) if is_sharded(model) else model)
     if not is_first_rank():
         return
     needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -92,11 +116,14 @@ def keep_weights(model: nn.Module, file: Path) -> None:
 
 
 def _to_write(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
-    """The plain model's weights on the first rank; None where the model itself has them. A collective for a sharded model."""
+    """The plain model's weights on the first rank; None where the model itself has them. A collective for a sharded model.
+
+    Args:
+        model: whole where it has adapters.
+    """
     if not has_adapters(model):
         return _gathered(model)
-    whole = whole_copy(model) if is_sharded(model) else model
-    return merged_state_dict(whole) if is_first_rank() else None
+    return merged_state_dict(model) if is_first_rank() else None
 
 
 def _gathered(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
