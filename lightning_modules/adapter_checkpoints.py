@@ -56,7 +56,7 @@ class FrozenBase:
             )
         if self._digest_of(frozen) != written:
             raise ValueError(
-                "expected the model that the checkpoint's adapters were trained on, got one with other weights. Set its path to the "
+                "expected the model that the checkpoint's adapters were trained on, got other weights. Set its path to the "
                 "one that the run started from."
             )
         checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}

@@ -69,14 +69,14 @@ class OnPolicyPreferenceModule(PreferenceModule):
         self.max_tokens_per_batch = max_tokens_per_batch
         self._sources = rewards
         self._frozen = FrozenPolicy(reference or policy)
-        self._is_own_reference = reference is None
         self._number = 0
         self._due: deque[tuple[list[Example], StepShare]] = deque()
 
     @override
     def on_policy_built(self) -> None:
+        super().on_policy_built()
         # Sharded ranks ask a reference each as it comes to them, which one that is gathered cannot answer.
-        if self._is_own_reference and self.device_mesh is None:
+        if self._policy_is_reference and self.device_mesh is None:
             self._frozen.share(self.policy)
 
     @override

@@ -60,6 +60,8 @@ class PreferenceModule(ObjectiveModule):
 
     @override
     def reference_policy(self) -> Policy:
+        if self._policy_is_reference:
+            return super().reference_policy()
         return frozen(self._reference_spec, self.trainer.precision_plugin)
 
     @override
