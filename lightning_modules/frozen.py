@@ -25,10 +25,12 @@ class FrozenPolicy:
 
     Args:
         spec: recipe; building twice gives the same weights.
+        is_start: whether it is the recipe of the policy that is trained.
     """
 
-    def __init__(self, spec: PolicySpec) -> None:
+    def __init__(self, spec: PolicySpec, *, is_start: bool = False) -> None:
         self._spec = spec
+        self._is_start = is_start
         self._policy: Policy | None = None
 
     @property
@@ -38,13 +40,15 @@ class FrozenPolicy:
             self._policy = self._spec.build().eval().requires_grad_(False)
         return self._policy
 
-    def share(self, policy: Policy) -> None:
-        """Take the model under the adapters of a policy that the recipe has just built, and build no second one.
+    def share(self, policy: Policy, *, is_sharded: bool) -> None:
+        """Take the model under the adapters of the trained policy, if that is what the recipe gives, and build no second one.
 
         Args:
-            policy: one without adapters, or with some that began as others, changes nothing.
+            policy: as it starts.
+            is_sharded: whether ranks will have to gather it together: each asks a reference as work comes to it.
         """
-        self._policy = base_of_adapted(policy)
+        if self._is_start and not is_sharded:
+            self._policy = base_of_adapted(policy)
 
     def use(self, precision: Precision) -> None:
         """Give its parameters the type that those of the trained policy have."""

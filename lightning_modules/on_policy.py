@@ -68,16 +68,14 @@ class OnPolicyPreferenceModule(PreferenceModule):
         self.min_gap = min_gap
         self.max_tokens_per_batch = max_tokens_per_batch
         self._sources = rewards
-        self._frozen = FrozenPolicy(reference or policy)
+        self._frozen = FrozenPolicy(reference or policy, is_start=reference is None)
         self._number = 0
         self._due: deque[tuple[list[Example], StepShare]] = deque()
 
     @override
     def on_policy_built(self) -> None:
         super().on_policy_built()
-        # Sharded ranks ask a reference each as it comes to them, which one that is gathered cannot answer.
-        if self._policy_is_reference and self.device_mesh is None:
-            self._frozen.share(self.policy)
+        self._frozen.share(self.policy, is_sharded=self.device_mesh is not None)
 
     @override
     def on_fit_start(self) -> None:

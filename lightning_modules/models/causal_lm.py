@@ -216,10 +216,7 @@ class CausalLMPolicy(Policy):
         return fingerprint(self.model)
 
     def save(self, folder: Path) -> None:
-        """Write safetensors and configuration; `PretrainedPolicy(str(folder))` loads them (see `Policy`).
-
-        Adapters are merged, and stand beside that in `<folder>/adapter` for PEFT.
-        """
+        """Write safetensors and configuration, for `PretrainedPolicy(str(folder))`, and adapters alone beside it (see `Policy`)."""
         save_model(self.model, folder, self.adapted_path)
 
     def try_save(self, folder: Path) -> None:

@@ -83,15 +83,12 @@ class PPOModule(PolicyModule):
         self._estimator = advantages or GAE()
         self._critic_spec = (critic or OwnBody()) if self._estimator.needs_critic else None
         self._critic_lr = critic_lr
-        self._reference = FrozenPolicy(reference or policy)
-        self._is_own_reference = reference is None
+        self._reference = FrozenPolicy(reference or policy, is_start=reference is None)
         self._events: Counter[str] = Counter()
 
     @override
     def on_policy_built(self) -> None:
-        # Sharded ranks ask a reference each as it comes to them, which one that is gathered cannot answer.
-        if self._is_own_reference and self.device_mesh is None:
-            self._reference.share(self.policy)
+        self._reference.share(self.policy, is_sharded=self.device_mesh is not None)
         if self._critic_spec is not None:
             self.critic = self._critic_spec.build(self.policy)
 

@@ -36,8 +36,8 @@ def ppo(reference: PolicySpec | None) -> PolicyModule:
 
 
 def rloo(reference: PolicySpec | None) -> PolicyModule:
-    sources, kl = [JudgeReward(EvenJudge())], KLPenalty(0.5)
-    return PPOModule(ADAPTED, sources, partial(AdamW, lr=0.05), advantages=RLOO(), kl=kl, reference=reference)
+    optimizer, kl = partial(AdamW, lr=0.05), KLPenalty(0.5)
+    return PPOModule(ADAPTED, [JudgeReward(EvenJudge())], optimizer, advantages=RLOO(), kl=kl, reference=reference)
 
 
 def on_policy(reference: PolicySpec | None) -> PolicyModule:
