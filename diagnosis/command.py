@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def validate_options(asked: argparse.Namespace) -> list[str]:
         raise ValueError(f"expected --limit >= 1, got {asked.limit}. It counts pairs.")
     is_over = is_input_closed if asked.until_closed else None
     watch = Watch(asked.checkpoints, until_idle=asked.until_idle, is_over=is_over)
+    if asked.follow:
+        print(f"Waiting for a whole checkpoint in {', '.join(asked.checkpoints)}. Ctrl-C ends it.", file=sys.stderr, flush=True)
     series = list(watch.wait_for_first()) if asked.follow else _series(asked.checkpoints)
     base = _base(series[-1], asked.reference) if is_adapter(series[-1]) else None
     asked.reference = asked.reference or _reference(series[-1], base)

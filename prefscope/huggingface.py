@@ -28,7 +28,7 @@ _LAUNCHERS = re.compile(
 """Variables that say which process of a training this is: the diagnosis is none of them."""
 
 
-class PrefscopeCallback(TrainerCallback):
+class PrefscopeCallback(TrainerCallback):  # type: ignore[misc]
     """Starts `prefscope diagnose --follow` on the trainer's output folder, and ends it with the training.
 
     Each checkpoint that the trainer saves is read once. The page is `<output folder>/prefscope/report.html`; curves and rows are
