@@ -38,7 +38,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
         "--data.batch_size 10 --data.task.num_train 40 --model.policy.likelihood_scale null",
     ),
     "DPO": ("arithmetic_dpo", _PAIRS),
-    "DPO, LoRA": ("arithmetic_dpo", f"{_PAIRS} --model.policy.lora.rank 4 --model.optimizer.lr 0.001"),
+    "DPO, LoRA": ("arithmetic_dpo", f"{_PAIRS} --model.policy.lora.r 4 --model.optimizer.lr 0.001"),
     "SimPO": ("arithmetic_dpo", f"{_PAIRS} --model.loss simpo"),
     "KTO": ("arithmetic_dpo", f"{_PAIRS} --model.loss kto"),
     "on-policy DPO": ("arithmetic_on_policy_dpo", f"{_ROLLOUTS} --data.prompts_per_rollout 10"),
