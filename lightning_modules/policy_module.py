@@ -51,10 +51,7 @@ class PolicyModule(TrainedModule):
         with torch.device("cpu"):
             self.policy = self.policy_spec.build()
             self.on_policy_built()
-        # Set by ModelParallelStrategy alone.
-        if self.device_mesh is not None:
-            for model in self.trained_models():
-                model.shard(self.device_mesh["data_parallel"])
+        self.spread(self.trained_models())
 
     def trained_models(self) -> Sequence[Shardable]:
         """What the optimizer moves, model by model."""

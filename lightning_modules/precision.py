@@ -9,6 +9,8 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, 
 from torch import nn
 from typing_extensions import override
 
+from lightning_modules.models.sharding import Gathering
+
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
 """The precisions that are tested."""
 
@@ -81,3 +83,16 @@ def parameter_precision(plugin: Precision) -> Precision:
     if type(plugin) is not Precision and not isinstance(plugin, MixedPrecision | ParameterPrecision):
         _refuse(type(plugin).__name__)
     return plugin
+
+
+def gathering_of(plugin: Precision) -> Gathering:
+    """The types in which FSDP2 gathers weights and averages gradients under a precision.
+
+    Under `bf16-mixed` a layer's weights arrive in bfloat16; gradients narrower than float32 are averaged in float32. Under
+    `16-mixed` everything goes as it is held, because an overflow has to reach the loss scaler.
+    """
+    if isinstance(plugin, MixedPrecision) and plugin.precision == "bf16-mixed":
+        return Gathering(layers=torch.bfloat16, gradients=torch.float32)
+    if isinstance(plugin, ParameterPrecision) and plugin.dtype.itemsize < 4:
+        return Gathering(gradients=torch.float32)
+    return Gathering()

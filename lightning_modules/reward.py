@@ -61,9 +61,7 @@ class RewardModule(TrainedModule):
             # As of a policy (ObjectiveModule): the same weights, whatever the device.
             with torch.device("cpu"):
                 self.reward_model: RewardModel = self.spec.build()
-            # Set by ModelParallelStrategy alone.
-            if self.device_mesh is not None:
-                self.reward_model.shard(self.device_mesh["data_parallel"])
+            self.spread([self.reward_model])
         self.require_readable(self.reward_model.limits)
 
     @override

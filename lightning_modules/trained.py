@@ -17,8 +17,8 @@ from lightning_modules.adapter_checkpoints import FrozenBase
 from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
 from lightning_modules.models.limits import ModelLimits
-from lightning_modules.models.sharding import whole
-from lightning_modules.precision import parameter_precision
+from lightning_modules.models.sharding import Shardable, whole
+from lightning_modules.precision import gathering_of, parameter_precision
 from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters, require_same
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
@@ -74,6 +74,13 @@ class TrainedModule(GuardedModule):
                 limits.require(demands())
         if limits is not None and isinstance(tokenizer, Sized):
             limits.warn_of_tokenizer(len(tokenizer))
+
+    def spread(self, models: Iterable[Shardable]) -> None:
+        """Shard what the optimizer moves, where the strategy shards (FSDP2); call it when the models have been built."""
+        # Set by ModelParallelStrategy alone.
+        if self.device_mesh is not None:
+            for model in models:
+                model.shard(self.device_mesh["data_parallel"], gathering_of(self.trainer.precision_plugin))
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """The parameters that the optimizer gets, or groups of them with settings, as torch takes them."""

@@ -29,7 +29,7 @@ from lightning_modules.models.padded import pad
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
 from lightning_modules.models.router import balance_loss_of, row_weights
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.sharding import gathers, shard, whole, whole_copy
+from lightning_modules.models.sharding import AS_HELD, Gathering, gathers, shard, whole, whole_copy
 from lightning_modules.models.tiled_logits import LogitTransform
 from lightning_modules.models.weights import fingerprint, save_model, try_save
 from lightning_modules.token_stats import TokenStats
@@ -193,7 +193,7 @@ class CausalLMPolicy(Policy):
         if self._whole or not gathers(self):
             yield
             return
-        self._whole.append(whole_copy(self.model))
+        self._whole.append(whole_copy(self.model, as_computed=True))
         try:
             yield
         finally:
@@ -223,9 +223,9 @@ class CausalLMPolicy(Policy):
         """Find out whether `save` can fail, without writing weights (see `weights.try_save`)."""
         try_save(self.model, folder)
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread the model over the ranks of `mesh`, layer by layer (see `Policy`)."""
-        shard(self, mesh, self.model._no_split_modules or ())
+        shard(self, mesh, self.model._no_split_modules or (), gathering)
 
 
 def _adopt_head(model: PreTrainedModel) -> ScoringHead:

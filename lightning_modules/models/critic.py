@@ -16,7 +16,7 @@ from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over
-from lightning_modules.models.sharding import shard
+from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
 
 
@@ -30,9 +30,9 @@ class Critic(nn.Module, ABC):
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         """`[K]` values in units of reward, from the same context that predicts each token."""
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
-        shard(self, mesh, ())
+        shard(self, mesh, (), gathering)
 
 
 class CriticSpec(ABC):
@@ -61,8 +61,8 @@ class OwnBodyCritic(Critic):
         return values
 
     @override
-    def shard(self, mesh: DeviceMesh) -> None:
-        self.model.shard(mesh)
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
+        self.model.shard(mesh, gathering)
 
 
 class SharedBodyCritic(Critic):

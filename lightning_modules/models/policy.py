@@ -17,7 +17,7 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.output_head import OutputHead
-from lightning_modules.models.sharding import shard
+from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
 
 
@@ -200,9 +200,9 @@ class Policy(nn.Module, ABC):
         """
         return
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
-        shard(self, mesh, ())
+        shard(self, mesh, (), gathering)
 
 
 class PolicySpec(ABC):

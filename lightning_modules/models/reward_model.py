@@ -23,6 +23,7 @@ from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar
+from lightning_modules.models.sharding import AS_HELD, Gathering
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
 
@@ -50,7 +51,7 @@ class RewardModel(nn.Module, ABC):
         """Hex digest of weights and configuration."""
 
     @abstractmethod
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
 
     @abstractmethod
@@ -141,8 +142,8 @@ class LikelihoodReward(RewardModel):
         return self.policy.fingerprint()
 
     @override
-    def shard(self, mesh: DeviceMesh) -> None:
-        self.policy.shard(mesh)
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
+        self.policy.shard(mesh, gathering)
 
     @override
     def save(self, folder: Path) -> None:

@@ -31,7 +31,7 @@ from lightning_modules.models.lora import has_adapters, merged_state_dict
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.sharding import shard
+from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.models.weights import fingerprint, save_model, try_save
 
 POOLING_ENTRY = "reward_pooling"
@@ -104,9 +104,9 @@ class ScalarModel(nn.Module):
         """Hex digest of weights and configuration."""
         return fingerprint(self.model)
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread the model over the ranks of `mesh` (FSDP2), layer by layer, in place."""
-        shard(self, mesh, self.model._no_split_modules or ())
+        shard(self, mesh, self.model._no_split_modules or (), gathering)
 
     def save(self, folder: Path) -> None:
         """Write safetensors and configuration; `load_scalar` and the reward-model judge load them.

@@ -4,30 +4,58 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lightning_modules.models.compiling import CompiledForward
 from lightning_modules.models.fused_norms import FusedNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_LAYER_TYPE = "_gathered_type"
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Types in which sharded weights and gradients go from rank to rank; the shards keep theirs."""
+
+    layers: torch.dtype | None = None
+    """Of the decoder layers' weights: what autocast would make of those of their products anyway, at half the bytes. Embeddings,
+    last norm and output layer go as they are held, because the head computes in float32."""
+    gradients: torch.dtype | None = None
+    """In which gradients are averaged; None takes their own."""
+
+    def of_layers(self) -> MixedPrecisionPolicy:
+        """For FSDP2. What goes into a layer is not rounded: the sum over layers stays what it is on one process."""
+        return MixedPrecisionPolicy(param_dtype=self.layers, reduce_dtype=self.gradients, cast_forward_inputs=False)
+
+    def of_the_rest(self) -> MixedPrecisionPolicy:
+        """For FSDP2."""
+        return MixedPrecisionPolicy(reduce_dtype=self.gradients, cast_forward_inputs=False)
+
+
+AS_HELD = Gathering()
 
 
 class Shardable(Protocol):
     """A model that knows how it is spread over ranks."""
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
+        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place.
+
+        Args:
+            mesh: one-dimensional, of the data-parallel ranks.
+            gathering: types of what the ranks exchange.
+        """
 
 
-def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str]) -> None:
+def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str], gathering: Gathering = AS_HELD) -> None:
     """Shard parameters, gradients and optimizer states over `mesh`, in place; gradients are averaged over it.
 
     Every layer is a group of its own. What is left (embeddings, final norm, output layer) is the root group, which stays
@@ -37,11 +65,13 @@ def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str]) -> 
         policy: the same weights on every rank.
         mesh: one-dimensional, of the data-parallel ranks.
         layer_names: class names of the modules that become groups.
+        gathering: types of what the ranks exchange.
     """
     for module in policy.modules():
         if type(module).__name__ in layer_names:
-            fully_shard(module, mesh=mesh)
-    fully_shard(policy, mesh=mesh, reshard_after_forward=False)
+            fully_shard(module, mesh=mesh, mp_policy=gathering.of_layers())
+            setattr(module, _LAYER_TYPE, gathering.layers)
+    fully_shard(policy, mesh=mesh, mp_policy=gathering.of_the_rest(), reshard_after_forward=False)
 
 
 def gathers(model: nn.Module) -> bool:
@@ -50,12 +80,23 @@ def gathers(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def whole_copy(model: ModuleT) -> ModuleT:
+def whole_copy(model: ModuleT, *, as_computed: bool = False) -> ModuleT:
     """A copy with whole weights, which this rank runs alone, as often as it likes; 4 bytes a float32 parameter.
 
     A collective: call it on every rank. The copy is for reading: without gradient, and without the hooks that gather shards.
+
+    Args:
+        model: sharded.
+        as_computed: whether its weights have the types that the sharded model computes with, and not those that it holds.
     """
-    weights = {parameter: nn.Parameter(whole(parameter.detach()), requires_grad=False) for parameter in model.parameters()}
+    types: dict[Tensor, torch.dtype] = {}
+    for module in model.modules() if as_computed else ():
+        if (layer_type := getattr(module, _LAYER_TYPE, None)) is not None:
+            types.update(dict.fromkeys(module.parameters(), layer_type))
+    weights = {
+        parameter: nn.Parameter(whole(parameter.detach()).to(types.get(parameter, parameter.dtype)), requires_grad=False)
+        for parameter in model.parameters()
+    }
     copies: dict[nn.Module, nn.Module] = {}
 
     def copied(module: nn.Module) -> nn.Module:

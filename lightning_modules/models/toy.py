@@ -24,7 +24,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.output_head import ReplicatedHead
 from lightning_modules.models.policy import Policy, SamplingParameters
-from lightning_modules.models.sharding import is_first_rank
+from lightning_modules.models.sharding import AS_HELD, Gathering, is_first_rank
 from lightning_modules.token_stats import TokenStats
 
 Activation = Literal["relu", "tanh"]
@@ -163,7 +163,7 @@ class ToyPolicy(Policy):
             digest.update(tensor.detach().cpu().contiguous().numpy())
         return digest.hexdigest()
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Refuses: the toy has nothing to shard."""
         raise ValueError("expected the toy on one process or under `ddp`, got FSDP2. Its few weights need no sharding.")
 

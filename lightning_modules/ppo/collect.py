@@ -38,8 +38,10 @@ class Models:
 
     def whole(self) -> Models:
         """Models that this rank runs alone: copies of those that are spread over ranks. A collective: call it on every rank."""
-        policy = whole_copy(self.policy) if is_sharded(self.policy) else self.policy
-        critic = None if self.critic is None else whole_copy(self.critic) if is_sharded(self.critic) else self.critic
+        critic = self.critic
+        if critic is not None and is_sharded(critic):
+            critic = whole_copy(critic, as_computed=True)
+        policy = whole_copy(self.policy, as_computed=True) if is_sharded(self.policy) else self.policy
         return Models(policy, self.reference, critic)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -19,8 +20,9 @@ from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.critic import CriticSpec, OwnBody, SharedBody
 from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.policy import SamplingParameters
-from lightning_modules.models.sharding import whole
+from lightning_modules.models.sharding import whole, whole_copy
 from lightning_modules.models.specs import RandomPolicy
+from lightning_modules.precision import gathering_of
 from tests import tiny
 
 CONFIG = tiny.POLICY["init_args"]["config"]
@@ -101,3 +103,30 @@ def test_a_sharded_critic_is_the_whole_one(mesh: DeviceMesh, spec: CriticSpec) -
     assert gradients[0].keys() == gradients[1].keys()
     assert any(gradient.any() for gradient in gradients[0].values())
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_layers_are_gathered_in_bfloat16_and_the_head_computes_in_float32(mesh: DeviceMesh) -> None:
+    """Under autocast the log-probs and gradients of one process, whose products have bfloat16 weights too."""
+    whole_one, sharded = build(), build()
+    sharded.shard(mesh, gathering_of(MixedPrecision("bf16-mixed", "cpu")))
+    found: dict[str, torch.dtype] = {}
+    for name in ("layers.1.mlp.up_proj", "norm", "embed_tokens"):
+        sharded.model.get_submodule(f"model.{name}").register_forward_pre_hook(
+            lambda module, _, name=name: found.update({name: module.weight.dtype})
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = sharded(example()).logps, whole_one(example()).logps
+        copied = whole_copy(sharded, as_computed=True)(example()).logps
+    assert found == {"layers.1.mlp.up_proj": torch.bfloat16, "norm": torch.float32, "embed_tokens": torch.float32}
+    assert torch.equal(copied, ours), "what PPO divides by is what its updates compute"
+    torch.testing.assert_close(ours, theirs)
+    for logps in (ours, theirs):
+        logps.sum().backward()
+    for (name, one), other in zip(sharded.named_parameters(), whole_one.parameters(), strict=True):
+        assert one.dtype == torch.float32
+        assert one.grad is not None
+        assert other.grad is not None
+        gradient = whole(one.grad)
+        assert gradient.dtype == torch.float32
+        assert float((gradient - other.grad).norm()) <= 0.01 * float(other.grad.norm()), name
+    assert {parameter.dtype for parameter in whole_copy(sharded).parameters()} == {torch.float32}
