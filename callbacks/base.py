@@ -1,10 +1,10 @@
-"""The cadence, averaging and writing that all diagnostics share; a diagnostic adds the maths and a name."""
+"""The averaging and writing that all diagnostics share, and their two kinds: read off training batches, read off the policy."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -12,46 +12,33 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.readings import Readings, Values
+from callbacks.schedule import Schedule, Scheduled, step_of
 from datamodules.batches import CompletionBatch
-from lightning_modules.step_output import StepOutput
 from run_folder.files import append_row, tensorboard_writer
 
+OutputT = TypeVar("OutputT")
+"""What a training step left for its readers: a StepOutput, or a RewardOutput."""
 
-@runtime_checkable
-class ReadingListener(Protocol):
+
+class ReadingListener(Callback):
     """A callback that wants to know what the diagnostics read."""
 
+    @abstractmethod
     def hear(self, readings: Mapping[str, float]) -> None:
         """Take readings of the current step; called on every rank, with the same numbers."""
 
 
 class Diagnostic(Callback):
-    """Measures whole optimizer steps at a cadence; writes means to every logger and rows to `<run>/diagnostics/<name>.jsonl`.
+    """Averages values by count over microbatches and ranks, in one transfer from the device; writes them.
 
-    On a due step `measure` sees each of its microbatches, after backward; the values are averaged over all microbatches and
-    ranks by count, in one transfer from the device. Nothing runs on other steps, and nothing needs a further forward pass.
-    What is measured at step n is the policy that step n started from.
-
-    Args:
-        every_n_steps: cadence in optimizer steps, >= 1. Step 1 is always measured.
+    Means go to every logger and, as rows, to `<run>/diagnostics/<name>.jsonl`. A subclass says when values are read.
     """
 
     name: str
     """File name of the rows, and what the metrics are about."""
 
-    def __init__(self, every_n_steps: int = 10) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"expected every_n_steps >= 1, got {every_n_steps}. Leave the callback out to switch it off.")
-        self.every_n_steps = every_n_steps
+    def __init__(self) -> None:
         self._readings = Readings(self.keeps)
-
-    @abstractmethod
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        """`{metric: [n] per-item values}` of one microbatch, detached."""
-
-    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
-        """Further values of a due step, of the policy after it; none by default. A value that all ranks have is given by one."""
-        return ()
 
     def finish(self, means: dict[str, float]) -> dict[str, float]:
         """What is written, from the means over microbatches and ranks; ratios of means belong here."""
@@ -63,28 +50,6 @@ class Diagnostic(Callback):
 
     def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
         """Histograms of the kept per-item values; called on a due step on the rank that has a TensorBoard writer."""
-
-    def after_step(self, trainer: Trainer, pl_module: LightningModule, means: dict[str, float]) -> None:
-        """Called on a due step when its last microbatch has been measured and `means` written."""
-
-    def is_due(self, step: int) -> bool:
-        """Whether optimizer step `step` (1-based) is measured."""
-        return step == 1 or step % self.every_n_steps == 0
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
-    ) -> None:
-        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        # global_step has been advanced already when the microbatch completed its step.
-        step = trainer.global_step + (0 if completes else 1)
-        if not self.is_due(step):
-            return
-        if not batch.share.idle:
-            self.read([self.measure(cast(StepOutput, outputs["step"]), batch)])
-        if completes:
-            self.read(self.measure_policy(trainer, pl_module))
-            self.after_step(trainer, pl_module, self.flush(trainer))
 
     def read(self, parts: Iterable[Values]) -> None:
         """Add values to what the next `flush` writes."""
@@ -119,3 +84,62 @@ class Diagnostic(Callback):
     def tensorboard(self, trainer: Trainer) -> SummaryWriter | None:
         """The TensorBoard writer of this rank; None where there is none."""
         return tensorboard_writer(trainer)
+
+
+class BatchDiagnostic(Diagnostic, Generic[OutputT]):
+    """Reads whole optimizer steps off their training batches; nothing runs on other steps, and there is no further forward pass.
+
+    On a due step `measure` sees each of its microbatches, after backward. What is measured at step n is the policy that step n
+    started from.
+
+    Args:
+        every_n_steps: cadence in optimizer steps, >= 1. Step 1 is always measured.
+    """
+
+    reads = "step"
+    """What it reads of the outputs of `training_step`."""
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        Diagnostic.__init__(self)
+        self.batch_schedule = Schedule(every_n_steps, also_step_1=True)
+
+    @abstractmethod
+    def measure(self, output: OutputT, batch: CompletionBatch) -> Values:
+        """`{metric: [n] per-item values}` of one microbatch, detached."""
+
+    def end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called on a due step when its last microbatch has been measured; writes it."""
+        self.flush(trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
+    ) -> None:
+        step, completes = step_of(trainer, batch_idx)
+        if not self.batch_schedule.is_due(step):
+            return
+        if not batch.share.idle:
+            self.read([self.measure(outputs[self.reads], batch)])
+        if completes:
+            self.end_step(trainer, pl_module)
+
+
+class PolicyDiagnostic(Scheduled, Diagnostic):
+    """Reads the policy itself when training starts, at a cadence and when it ends (`Scheduled`).
+
+    Args:
+        every_n_steps: cadence in optimizer steps, >= 1.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        Diagnostic.__init__(self)
+        self.schedule = Schedule(every_n_steps)
+
+    @abstractmethod
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
+        """`{metric: [n] per-item values}` of the policy as it is. A value that all ranks have is given by one."""
+
+    @override
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read(self.measure_policy(trainer, pl_module))
+        self.flush(trainer)

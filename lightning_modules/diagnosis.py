@@ -53,6 +53,8 @@ class DiagnosisModule(PreferenceModule):
 
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own: in evaluation mode, frozen, on its device."""
+        # It holds the policy that stood in before.
+        self._probe_memo = None
         policy = frozen(spec, self.trainer.precision_plugin)
         self.require_readable(policy.limits)
         self.policy = policy.to(self.device)

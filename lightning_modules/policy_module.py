@@ -37,7 +37,7 @@ class PolicyModule(TrainedModule):
         super().__init__(optimizer, lr_scheduler)
         self.policy_spec = policy
         self._sampling = ExitStack()
-        self._probe_memo: tuple[int, list[tuple[CompletionBatch, TokenStats]]] | None = None
+        self._probe_memo: tuple[int, Policy, list[tuple[CompletionBatch, TokenStats]]] | None = None
 
     @override
     def configure_model(self) -> None:
@@ -113,10 +113,10 @@ class PolicyModule(TrainedModule):
 
     def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
         """The frozen probe bank under the policy as it is now, without gradient; evaluated once per step however many ask."""
-        step = self.trainer.global_step
-        if self._probe_memo is None or self._probe_memo[0] != step:
-            self._probe_memo = (step, list(self._evaluate_probes()))
-        return self._probe_memo[1]
+        step, memo = self.trainer.global_step, self._probe_memo
+        if memo is None or memo[0] != step or memo[1] is not self.policy:
+            memo = self._probe_memo = (step, self.policy, list(self._evaluate_probes()))
+        return memo[2]
 
     def _evaluate_probes(self) -> Iterator[tuple[CompletionBatch, TokenStats]]:
         datamodule = cast("ProbeStore | None", self.trainer.datamodule)  # type: ignore[attr-defined]

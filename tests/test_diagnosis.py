@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from callbacks.control.adaptive_beta import AdaptiveBeta
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
 from callbacks.mathematics.leaf_gradients import with_gradients
@@ -256,7 +257,8 @@ def test_steps_are_the_numbers_of_the_names_where_they_rise() -> None:
     [
         (RunCheckpoint(), "on_exception"),
         (PolicyExport(), "on_fit_end"),
-        (RewardMonitor(), "on_train_batch_end"),
+        (RewardMonitor(), "the reward of a step"),
+        (AdaptiveBeta(), "end_step"),
         (RunSummary(), "on_fit_end"),
     ],
     ids=lambda given: type(given).__name__,

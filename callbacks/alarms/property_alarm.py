@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.panel import Panel
 from typing_extensions import override
@@ -15,11 +15,13 @@ from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
 from callbacks.alarms.remedies import CENTRE, advice
 from callbacks.alarms.rules import AlarmRule, over_checkpoints
 from callbacks.alarms.watch import Alarm, AlarmWatch
+from callbacks.base import ReadingListener
 from callbacks.output.console import say
+from callbacks.schedule import step_of
 from run_folder.files import append_row, tensorboard_writer
 
 
-class PropertyAlarm(Callback):
+class PropertyAlarm(ReadingListener):
     """Listens to what the other callbacks measured and the module logged; measures nothing itself.
 
     An alarm comes once a property, to the console, as TensorBoard text `alarms/<property>`, and as a row of
@@ -48,13 +50,14 @@ class PropertyAlarm(Callback):
         """Judge whole checkpoints from now on: the default rules then take one reading for what a step's noise needs several."""
         self._watch = self._watch_of(over_checkpoints(PROPERTY_RULES))
 
+    @override
     def hear(self, readings: Mapping[str, float]) -> None:
         """Take readings of the current step; diagnostics call it on every rank, with the same numbers."""
         self._watch.hear(readings)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not step_of(trainer, batch_idx)[1]:
             return
         if trainer.global_step % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             logged = trainer.callback_metrics

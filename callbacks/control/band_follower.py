@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch
@@ -41,7 +41,7 @@ def followed(log_value: float, log_target: float, decay: float) -> float:
     return decay * log_value + (1 - decay) * log_target
 
 
-class BandFollower(Diagnostic, Generic[LossT]):
+class BandFollower(BatchDiagnostic[StepOutput], Generic[LossT]):
     """Sets one number of the loss after every due step to an exponential mean, in the log domain, of what centres the band.
 
     s_w and s_l are the output layer's gradients of log pi+ and log pi-. A step moves chosen up and rejected down iff
@@ -119,7 +119,7 @@ class BandFollower(Diagnostic, Generic[LossT]):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.is_due(trainer.global_step + 1):
+        if self.batch_schedule.is_due(trainer.global_step + 1):
             self._loss = self._loss_of(pl_module)
             self._reader.watch(cast(LossModule, pl_module).policy)
 
@@ -143,7 +143,8 @@ class BandFollower(Diagnostic, Generic[LossT]):
         return {f"{self.name}/{self.target_name}": math.exp(target), f"{self.name}/{self.value_name}": self.value}
 
     @override
-    def after_step(self, trainer: Trainer, pl_module: LightningModule, means: dict[str, float]) -> None:
+    def end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().end_step(trainer, pl_module)
         self._apply(pl_module)
 
     def _apply(self, module: LightningModule) -> None:

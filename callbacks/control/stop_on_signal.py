@@ -24,6 +24,7 @@ from torch import distributed
 from typing_extensions import override
 
 from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.schedule import step_of
 from run_folder.files import run_folder
 from run_folder.program import spelled
 
@@ -101,7 +102,7 @@ class StopOnSignal(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not step_of(trainer, batch_idx)[1]:
             return
         number = self._agreed()
         # A run that has taken its last step ends by itself, and exports.

@@ -9,16 +9,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import PolicyDiagnostic
 from callbacks.output.judging import require_judge
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
 from datamodules.prompts import TaskPrompt, TaskStore
 from datamodules.ranges import require_at_least
 from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
 from lightning_modules.models.policy import Policy, SamplingParameters
-from lightning_modules.step_output import StepOutput
 
 
 def examine(
@@ -44,7 +42,7 @@ def examine(
     }
 
 
-class AccuracyMonitor(Diagnostic):
+class AccuracyMonitor(PolicyDiagnostic):
     """Decodes the task's held-out problems greedily before training, at a cadence and after it, and has them judged.
 
     Metrics: `task/<column>` for the columns that the judge's results have (of an exact judge `task/accuracy`, the share whose
@@ -72,21 +70,10 @@ class AccuracyMonitor(Diagnostic):
         self.judge = judge
         self.num_problems = num_problems
         self._parameters = SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0)
-        self._measured_at = -1
         self._num_judged = 0
 
     @override
-    def is_due(self, step: int) -> bool:
-        # Unlike a reading of the training batches, step 1 says nothing that step 0 did not.
-        return step % self.every_n_steps == 0
-
-    @override
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        return {}
-
-    @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        self._measured_at = trainer.global_step
         store = cast(TaskStore, trainer.datamodule)  # type: ignore[attr-defined]
         problems = store.task_prompts()[: self.num_problems]
         self._num_judged = len(problems)
@@ -100,18 +87,3 @@ class AccuracyMonitor(Diagnostic):
     def finish(self, means: dict[str, float]) -> dict[str, float]:
         # How sure a share is depends on it.
         return means | ({"task/problems": float(self._num_judged)} if means else {})
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A resumed run has had its step 0.
-        if trainer.global_step == 0:
-            self._write_now(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._measured_at != trainer.global_step:
-            self._write_now(trainer, pl_module)
-
-    def _write_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.read(self.measure_policy(trainer, pl_module))
-        self.flush(trainer)

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
@@ -80,7 +80,7 @@ def explained(means: Mapping[str, float], side: str) -> float | None:
     return covariance**2 / spread if spread > 1e-9 * xx * yy else None
 
 
-class DisentanglementMonitor(Diagnostic):
+class DisentanglementMonitor(BatchDiagnostic[StepOutput]):
     """Output-layer geometry of the training pairs, the disentanglement band, and CHES; nothing where there are no pairs.
 
     Read in the training pass itself, before the optimizer moves the weights. Every metric: docs/metrics.md.
@@ -99,7 +99,7 @@ class DisentanglementMonitor(Diagnostic):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.is_due(trainer.global_step + 1):
+        if self.batch_schedule.is_due(trainer.global_step + 1):
             self._reader.watch(cast(Policy, pl_module.policy))
             self._has_moved = trainer.global_step > 0
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.diagnostics.probe_bank import BankBatch, ProbedModule, ProbeMonitor
+from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic, ProbedModule
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, likely_tokens
 from callbacks.mathematics.token_trie import token_trie
 from callbacks.output.texts import decoder_of, token_texts
@@ -94,7 +94,7 @@ def seen_tokens(batch: CompletionBatch, rows: Tensor, tokens: Tensor | None, voc
     return torch.zeros(len(rows), columns, dtype=torch.bool, device=device).index_put((row, token), torch.ones_like(row).bool())
 
 
-class MassMonitor(ProbeMonitor):
+class MassMonitor(BankDiagnostic):
     """How much probability has moved along the bank's pairs since step 0, and to whom; nothing where a policy has no output head.
 
     `mass/<side>/...`, and the tokens that gained most in `<run>/diagnostics/gaining_tokens.jsonl`. Every metric: docs/metrics.md.
@@ -108,7 +108,7 @@ class MassMonitor(ProbeMonitor):
     name = "mass"
 
     def __init__(self, every_n_steps: int = 50, max_positions: int = 256, max_columns: int = MAX_COLUMNS) -> None:
-        super().__init__(every_n_steps, every_n_steps)
+        super().__init__(every_n_steps)
         require_at_least(1, max_positions=max_positions, max_columns=max_columns)
         self.max_positions, self.max_columns = max_positions, max_columns
         self._starts: list[tuple[Tensor | None, Tensor]] = []
@@ -118,15 +118,11 @@ class MassMonitor(ProbeMonitor):
         self._gained: Tensor | None = None
 
     @override
-    def measure(self, output: object, batch: CompletionBatch) -> Values:
-        return {}
-
-    @override
-    def _bank_values(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
         policy, evaluation = cast(Policy, pl_module.policy), cast(ProbedModule, pl_module).probe_evaluation()
         # On every rank: a sharded layer is gathered from all.
         self._heads, self._number, self._gained = [policy.output_head(batch) for batch, _ in evaluation], 0, None
-        return super()._bank_values(trainer, pl_module)
+        return super().measure_policy(trainer, pl_module)
 
     @override
     def measure_bank(self, bank: BankBatch) -> Values:

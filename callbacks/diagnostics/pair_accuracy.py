@@ -10,11 +10,11 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import PolicyDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
@@ -71,7 +71,7 @@ def reward_readings(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
     return {"accuracy": ordered(chosen, rejected), "margin": chosen - rejected, "chosen": chosen, "rejected": rejected}
 
 
-class PairAccuracy(Diagnostic):
+class PairAccuracy(PolicyDiagnostic):
     """Reads frozen pairs with the model before training, at a cadence and after it; the same for a reward model and a policy.
 
     Of a reward model the reward is its own; of a policy that trains with a Loss the implicit reward of the loss (DPO:
@@ -96,15 +96,6 @@ class PairAccuracy(Diagnostic):
         self.sets = sets
         self._pairs: dict[str, list[CompletionBatch]] = {}
         self._start: dict[str, Tensor] = {}
-        self._measured_at = -1
-
-    @override
-    def is_due(self, step: int) -> bool:
-        return step % self.every_n_steps == 0
-
-    @override
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        return {}
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,24 +103,8 @@ class PairAccuracy(Diagnostic):
         self._pairs = {name: _packed(name, pairs, own) for name, pairs in self.sets.items()}
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._measured_at >= 0:
-            return
-        if trainer.global_step:
-            rank_zero_warn(f"The checkpoint has no pair accuracy: implicit rewards count from step {trainer.global_step}.")
-        self._write_now(trainer, pl_module)
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and self.is_due(trainer.global_step):
-            self._write_now(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._measured_at != trainer.global_step:
-            self._write_now(trainer, pl_module)
+    def has_begun(self, trainer: Trainer) -> bool:
+        return self.schedule.acted_at >= 0
 
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
@@ -158,18 +133,13 @@ class PairAccuracy(Diagnostic):
             )
         return torch.split(start, counts)
 
-    def _write_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measured_at = trainer.global_step
-        self.read(self.measure_policy(trainer, pl_module))
-        self.flush(trainer)
-
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"token_logps": self._start, "measured_at": self._measured_at}
+        return {"token_logps": self._start, "measured_at": self.schedule.acted_at}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._start, self._measured_at = state_dict["token_logps"], state_dict["measured_at"]
+        self._start, self.schedule.acted_at = state_dict["token_logps"], state_dict["measured_at"]
 
 
 def _readings(

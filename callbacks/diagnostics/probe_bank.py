@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic, PolicyDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
+from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
 DEFAULT_CADENCE = 50
@@ -89,58 +88,31 @@ class ProbeBaseline:
         self._token_logps = state_dict["token_logps"]
 
 
-class ProbeMonitor(Diagnostic):
-    """A diagnostic that also evaluates the frozen probe bank, at a cadence of its own, when training starts and when it ends.
+class BankDiagnostic(PolicyDiagnostic):
+    """Reads the frozen probe bank when training starts, at a cadence and when it ends.
 
     The bank costs one forward pass without gradient, shared by all monitors that are due at the same step. The baseline is
     taken when training starts and kept in the checkpoint, so that a resumed run counts its changes from the same step 0.
     Bank values at step n are those of the policy after step n.
 
     Args:
-        every_n_steps: cadence in optimizer steps of what is read off the training batches.
-        probe_every_n_steps: cadence of the probe bank, a multiple of `every_n_steps`; the first one from 50 on by default.
+        every_n_steps: cadence in optimizer steps.
     """
 
-    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int | None = None) -> None:
-        super().__init__(every_n_steps)
-        if probe_every_n_steps is None:
-            probe_every_n_steps = every_n_steps * math.ceil(DEFAULT_CADENCE / every_n_steps)
-        if probe_every_n_steps < 1 or probe_every_n_steps % every_n_steps:
-            raise ValueError(
-                f"expected probe_every_n_steps to be a multiple of every_n_steps = {every_n_steps}, got {probe_every_n_steps}. "
-                "The bank is read on steps that are measured anyway."
-            )
-        self.probe_every_n_steps = probe_every_n_steps
+    def __init__(self, every_n_steps: int = DEFAULT_CADENCE) -> None:
+        PolicyDiagnostic.__init__(self, every_n_steps)
         self._baseline = ProbeBaseline()
-        self._measured_at = -1
 
     @abstractmethod
     def measure_bank(self, bank: BankBatch) -> Values:
         """`{metric: [n] per-item values}` of one batch of the bank."""
 
     @override
-    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Values]:
-        return () if trainer.global_step % self.probe_every_n_steps else self._bank_values(trainer, pl_module)
+    def has_begun(self, trainer: Trainer) -> bool:
+        return self._baseline.is_taken
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._baseline.is_taken:
-            return
-        if trainer.global_step:
-            rank_zero_warn(
-                f"The checkpoint has no probe baseline of {type(self).__name__}: its changes count from step {trainer.global_step}."
-            )
-        self.read(self._bank_values(trainer, pl_module))
-        self.flush(trainer)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._measured_at != trainer.global_step:
-            self.read(self._bank_values(trainer, pl_module))
-            self.flush(trainer)
-
-    def _bank_values(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        self._measured_at = trainer.global_step
+    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
         bank = self._baseline.evaluate(pl_module)
         # Every rank evaluates (a sharded policy needs them all), one counts: repeated values would shift the quantiles.
         return [self.measure_bank(part) for part in bank] if trainer.is_global_zero else []
@@ -152,3 +124,30 @@ class ProbeMonitor(Diagnostic):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._baseline.load_state_dict(state_dict)
+
+
+class ProbeMonitor(BatchDiagnostic[StepOutput], BankDiagnostic):
+    """Reads training batches, and at a cadence of its own the frozen probe bank; a step at which both are due is one row.
+
+    Args:
+        every_n_steps: cadence in optimizer steps of what is read off the training batches.
+        probe_every_n_steps: cadence of the probe bank, a multiple of `every_n_steps`; the first one from 50 on by default.
+    """
+
+    def __init__(self, every_n_steps: int = 10, probe_every_n_steps: int | None = None) -> None:
+        BatchDiagnostic.__init__(self, every_n_steps)
+        if probe_every_n_steps is None:
+            probe_every_n_steps = every_n_steps * math.ceil(DEFAULT_CADENCE / every_n_steps)
+        if probe_every_n_steps < 1 or probe_every_n_steps % every_n_steps:
+            raise ValueError(
+                f"expected probe_every_n_steps to be a multiple of every_n_steps = {every_n_steps}, got {probe_every_n_steps}. "
+                "The bank is read on steps that are measured anyway."
+            )
+        BankDiagnostic.__init__(self, probe_every_n_steps)
+
+    @override
+    def end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.schedule.is_due(trainer.global_step):
+            self.act_now(trainer, pl_module)
+        else:
+            self.flush(trainer)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
 
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
 from lightning_modules.reward_output import RewardOutput
-from lightning_modules.step_output import StepOutput
 
 
 def reward_readings(output: RewardOutput) -> dict[str, Tensor]:
@@ -33,31 +30,21 @@ def reward_readings(output: RewardOutput) -> dict[str, Tensor]:
     }
 
 
-class RewardMonitor(Diagnostic):
+class RewardMonitor(BatchDiagnostic[RewardOutput]):
     """Margins of the training pairs with their spread, and dl/dr of both sides."""
 
     name = "reward"
+    reads = "reward"
 
     @override
     def keeps(self, name: str) -> bool:
         return name == "reward/margin"
 
     @override
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        raise AssertionError("a reward model's steps are read by measure_rewards")
+    def measure(self, output: RewardOutput, batch: CompletionBatch) -> Values:
+        return reward_readings(output)
 
     @override
     def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
         for name, values in kept.items():
             writer.add_histogram(name, values.numpy(), step)
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: CompletionBatch, batch_idx: int
-    ) -> None:
-        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not self.is_due(trainer.global_step + (0 if completes else 1)):
-            return
-        self.read([reward_readings(cast(RewardOutput, outputs["reward"]))])
-        if completes:
-            self.flush(trainer)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.pair_tokens import PairTokens, TokenClass, pair_tokens, sums_by_class
 from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.readings import Counted, Values
@@ -137,7 +137,7 @@ def asymmetry(means: Mapping[str, float]) -> dict[str, float]:
     return {name: rejected / chosen for name, (chosen, rejected) in found.items() if chosen > 0}
 
 
-class SoftmaxGradientMonitor(Diagnostic):
+class SoftmaxGradientMonitor(BatchDiagnostic[StepOutput]):
     """Exact gradient of each unit's loss at the logits, per token, and at the likelihoods, per pair, for any loss.
 
     dL/dlogits at position t is g_t (onehot(y_t) - p_t) with g_t = dL/dlogp_t as autograd delivered it, so that nothing is

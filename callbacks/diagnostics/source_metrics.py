@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import BatchDiagnostic
 from callbacks.readings import Readings, Values
 from datamodules.batches import CompletionBatch
 from lightning_modules.step_output import PairOutput, StepOutput
@@ -29,7 +29,7 @@ def by_source(pairs: PairOutput, names: Sequence[str]) -> dict[str, Tensor]:
     return {f"{name}/{metric}": values[of] for name, of in members.items() for metric, values in metrics.items()}
 
 
-class SourceMetrics(Diagnostic):
+class SourceMetrics(BatchDiagnostic[StepOutput]):
     """Metrics of a mixture's sources apart: `source/<name>/...` of training steps, `val/source/<name>/...` of validation.
 
     Of pairs whose batches name their sources, as `datamodules.mixture.MixtureDataModule` does; where there is one source, the

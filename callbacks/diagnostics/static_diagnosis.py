@@ -14,10 +14,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.alarms.property_alarm import PropertyAlarm
-from callbacks.base import Diagnostic, ReadingListener
+from callbacks.base import BatchDiagnostic, ReadingListener
 from callbacks.diagnostics.checkpoint_pairs import CheckpointPairs
+from callbacks.diagnostics.probe_bank import ProbeMonitor
 from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
 from callbacks.output.run_summary import summary_lines, summary_table
+from callbacks.schedule import Scheduled
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.step_output import StepOutput
@@ -27,7 +29,22 @@ from run_folder.program import spelled
 from run_folder.rows import tracks_of
 
 _CALLED = {"on_fit_start", "on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"}
-"""Hooks of a monitor that a diagnosis stands for; of `on_train_batch_end` it takes what `Diagnostic` reads there."""
+"""Hooks of a monitor that a diagnosis stands for; of `on_train_batch_end` it takes what `BatchDiagnostic` reads there."""
+
+
+class _TrainerAt:
+    """The trainer, but that `global_step` says where a policy stands that was trained elsewhere: Lightning's counts its own."""
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self._trainer = trainer
+        self.global_step = step
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._trainer, name)
+
+
+def _at(trainer: Trainer, step: int) -> Trainer:
+    return cast(Trainer, _TrainerAt(trainer, step))
 
 
 class DiagnosedModule(ObjectiveModule, Protocol):
@@ -45,7 +62,7 @@ class DiagnosedModule(ObjectiveModule, Protocol):
         """`{name: [pairs] values}` of the objective."""
 
 
-class StaticDiagnosis(Callback):
+class StaticDiagnosis(ReadingListener):
     """Runs the monitors of a training within `validate`: same rows, same metrics, no step taken.
 
     They see what they would have seen: a start with the reference, every pair under each checkpoint with the gradients the loss
@@ -66,7 +83,9 @@ class StaticDiagnosis(Callback):
         self.monitors = monitors
         self._pairs = CheckpointPairs()
         self._console = Console()
+        self._last_step = 0
 
+    @override
     def hear(self, readings: Mapping[str, float]) -> None:
         """Tell the listeners among the monitors, which no diagnostic of the trainer's own knows."""
         for monitor in self.monitors:
@@ -84,16 +103,16 @@ class StaticDiagnosis(Callback):
         module = cast(DiagnosedModule, pl_module)
         for alarm in self.alarms(trainer):
             alarm.watch_checkpoints()
-        own, (*earlier, last) = module.policy, module.series
-        self._stand_at(trainer, module, 0, module.reference_spec)
+        own, (*earlier, self._last_step) = module.policy, module.series
+        module.stand_in(module.reference_spec)
+        at_start = _at(trainer, 0)
         for monitor in self.monitors:
-            monitor.on_fit_start(trainer, pl_module)
+            monitor.on_fit_start(at_start, pl_module)
         for monitor in self.monitors:
-            monitor.on_train_start(trainer, pl_module)
+            monitor.on_train_start(at_start, pl_module)
         for step in earlier:
             self.read_checkpoint(trainer, pl_module, step, module.series[step])
         module.policy = own
-        _set_step(trainer, last)
 
     @override
     def on_validation_batch_start(
@@ -101,7 +120,7 @@ class StaticDiagnosis(Callback):
     ) -> None:
         if _is_validating(trainer):
             for monitor in self.monitors:
-                monitor.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+                monitor.on_train_batch_start(_at(trainer, self._last_step), pl_module, batch, batch_idx)
 
     @override
     def on_validation_batch_end(
@@ -120,10 +139,10 @@ class StaticDiagnosis(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _is_validating(trainer):
             return
-        self._end(trainer, pl_module)
+        self._end(_at(trainer, self._last_step), pl_module)
         self.read_later(trainer, pl_module)
         for alarm in self.alarms(trainer):
-            alarm.conclude(trainer)
+            alarm.conclude(_at(trainer, self._last_step))
         self.conclude(trainer)
 
     def read_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,17 +157,14 @@ class StaticDiagnosis(Callback):
         if trainer.is_global_zero and folder is not None:
             lines = summary_lines(tracks_of(folder), first_step=0)
             if lines:
-                self._console.print(summary_table(lines, trainer.global_step))
+                self._console.print(summary_table(lines, self._last_step))
             self._console.print(f"Page:  {spelled(f'python report.py {folder}')}", soft_wrap=True, highlight=False)
 
     def read_checkpoint(self, trainer: Trainer, pl_module: LightningModule, step: int, spec: PolicySpec) -> None:
         """Read all pairs and the bank under a checkpoint that stands at a step."""
-        self._stand_at(trainer, cast(DiagnosedModule, pl_module), step, spec)
-        self._look_at_all(trainer, pl_module)
-
-    def _stand_at(self, trainer: Trainer, module: DiagnosedModule, step: int, spec: PolicySpec) -> None:
-        module.stand_in(spec)
-        _set_step(trainer, step)
+        cast(DiagnosedModule, pl_module).stand_in(spec)
+        self._last_step = max(self._last_step, step)
+        self._look_at_all(_at(trainer, step), pl_module)
 
     def _look_at_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates with another policy than the module's own."""
@@ -167,13 +183,13 @@ class StaticDiagnosis(Callback):
         output = with_gradients(module, batch, stats)
         self._pairs.read(output, module.metrics(output, batch))
         for monitor in self.monitors:
-            if isinstance(monitor, Diagnostic):
+            if isinstance(monitor, BatchDiagnostic):
                 monitor.read([monitor.measure(output, batch)])
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for monitor in self.monitors:
             # Monitors of the bank read it when a training ends, and write it with the rest; others write at their steps alone.
-            if isinstance(monitor, Diagnostic) and type(monitor).on_train_end is Callback.on_train_end:
+            if isinstance(monitor, BatchDiagnostic) and not isinstance(monitor, Scheduled):
                 monitor.flush(trainer)
             if not isinstance(monitor, PropertyAlarm):
                 monitor.on_train_end(trainer, pl_module)
@@ -191,10 +207,14 @@ class StaticDiagnosis(Callback):
 def _require_monitor(monitor: Callback) -> None:
     if isinstance(monitor, PropertyAlarm):
         return
-    own = {name for name in dir(Callback) if name.startswith("on_") and _overrides(monitor, name)}
+    own = {name for name in dir(Callback) if name.startswith("on_") and _overrides(monitor, name, Callback)}
     missed = sorted(own - _CALLED - {"on_save_checkpoint", "on_load_checkpoint"})
-    if _overrides(monitor, "on_train_batch_end", Diagnostic) and not _overrides(monitor, "on_train_end"):
+    steps = (Callback, BatchDiagnostic, Scheduled)
+    if _overrides(monitor, "on_train_batch_end", *steps) and not _overrides(monitor, "on_train_end", Callback):
         missed.append("on_train_batch_end")
+    if isinstance(monitor, BatchDiagnostic):
+        missed += [] if monitor.reads == BatchDiagnostic.reads else [f"the {monitor.reads} of a step"]
+        missed += ["end_step"] if _overrides(monitor, "end_step", BatchDiagnostic, ProbeMonitor) else []
     if missed or isinstance(monitor, ReadingListener):
         raise ValueError(
             f"expected monitors that read pairs, the start and the end of a training, got {type(monitor).__name__}, which "
@@ -202,15 +222,10 @@ def _require_monitor(monitor: Callback) -> None:
         )
 
 
-def _overrides(monitor: Callback, name: str, base: type[Callback] = Callback) -> bool:
-    return getattr(type(monitor), name) not in (getattr(Callback, name), getattr(base, name))
+def _overrides(monitor: Callback, name: str, *bases: type[Callback]) -> bool:
+    return getattr(type(monitor), name) not in [getattr(base, name) for base in bases]
 
 
 def _is_validating(trainer: Trainer) -> bool:
     """Whether this is the command, not a validation within a training."""
     return bool(trainer.state.fn == TrainerFn.VALIDATING)
-
-
-def _set_step(trainer: Trainer, step: int) -> None:
-    # `global_step` counts the steps of this process; a policy that was trained elsewhere has no other way to say where it stands.
-    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step

@@ -14,7 +14,7 @@ import math
 from types import MappingProxyType
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -122,6 +122,7 @@ class ToyLedger(ProbeMonitor):
 
     def __init__(self, every_n_steps: int = 20) -> None:
         super().__init__(every_n_steps=every_n_steps, probe_every_n_steps=every_n_steps)
+        self.schedule = self.batch_schedule
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._by_seed: dict[str, Tensor] = {}
 
@@ -132,10 +133,6 @@ class ToyLedger(ProbeMonitor):
             # Which seed a prompt belongs to shows only beside the whole bank: wait for it.
             self._seen.append((batch.input_ids[batch.target_index[batch.pairs[:, 0]]], gradients))
         return {}
-
-    @override
-    def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        return self._bank_values(trainer, pl_module)
 
     @override
     def measure_bank(self, bank: BankBatch) -> Values:

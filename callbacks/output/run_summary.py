@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from callbacks.base import ReadingListener
 from callbacks.output.console import say
 from callbacks.output.run_report import REPORT
 from run_folder.files import run_folder
@@ -78,7 +79,7 @@ def summary_table(lines: list[Line], step: int) -> Table:
     return table
 
 
-class RunSummary(Callback):
+class RunSummary(ReadingListener):
     """Says what became of a run, and what happened to likelihoods, margin, mass and accuracy, when a fit has ended.
 
     Reads the rows the other callbacks wrote, so that it shows what is switched on; any metric named `.../accuracy` among them has
@@ -95,6 +96,7 @@ class RunSummary(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
 
+    @override
     def hear(self, readings: Mapping[str, float]) -> None:
         """Keep the first reading of every metric: a resumed run has it in no row of its own folder."""
         step = 0 if self._trainer is None else self._trainer.global_step

@@ -8,12 +8,13 @@ from itertools import islice
 from typing import Any, Protocol, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from callbacks.mathematics.sample_statistics import Groups, Prompts, divergence, floor_of, logps_under, score, shape
 from callbacks.output.texts import Decoder, decoder_of, prompts_and_completions, text_of
+from callbacks.schedule import Schedule, Scheduled
 from datamodules.batches import ProbeStore
 from datamodules.ranges import require_at_least
 from lightning_modules.models.policy import Policy, SamplingParameters
@@ -43,7 +44,7 @@ class SamplingModule(Protocol):
         """What samples are compared with."""
 
 
-class SampleLogger(Callback):
+class SampleLogger(Scheduled):
     """Writes a greedy and a sampled completion of a few prompts beside the chosen one: TensorBoard text and rows.
 
     Of all that is sampled it measures the distance to the reference, repetition, variety and length (`on_policy/...`, see
@@ -72,39 +73,18 @@ class SampleLogger(Callback):
         num_samples: int = 4,
         against_reference: bool = True,
     ) -> None:
-        if min(every_n_steps, num_prompts, num_samples) < 1:
-            raise ValueError(
-                f"expected every_n_steps, num_prompts and num_samples >= 1, got {every_n_steps}, {num_prompts} and {num_samples}. "
-                "Leave the callback out to switch it off."
-            )
+        require_at_least(1, num_prompts=num_prompts, num_samples=num_samples)
         require_at_least(0, seed=seed)
-        self.every_n_steps = every_n_steps
+        self.schedule = Schedule(every_n_steps)
         self.num_prompts = num_prompts
         self.sampling = sampling or SamplingParameters(max_new_tokens=128)
         self.seed = seed
         self.num_samples = num_samples
         self.against_reference = against_reference
-        self._written_at = -1
         self._floor: float | None = None
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:
-            self._write(trainer, pl_module)
-
-    @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if completes and trainer.global_step % self.every_n_steps == 0:
-            self._write(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._written_at != trainer.global_step:
-            self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._written_at = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         decoder, module = decoder_of(trainer), cast(SamplingModule, pl_module)
         examples = list(islice(_examples(trainer), self.num_prompts))
         if not examples:

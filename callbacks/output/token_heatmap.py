@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,7 +16,9 @@ from callbacks.diagnostics.probe_bank import BankBatch, ProbeBaseline
 from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.output.texts import Decoder, decoder_of, prompts_and_completions, text_of, token_texts
+from callbacks.schedule import Schedule, Scheduled
 from datamodules.batches import Role
+from datamodules.ranges import require_at_least
 from lightning_modules.token_stats import softmax_gradient_l2
 from run_folder.files import append_row, run_folder, tensorboard_writer
 from run_folder.heatmap_figure import PairHeat, SideHeat, draw_pairs, page_of
@@ -56,7 +58,7 @@ def pair_heats(bank: BankBatch, gradients: Tensor, decoder: Decoder | None, max_
     return heats
 
 
-class TokenHeatmap(Callback):
+class TokenHeatmap(Scheduled):
     """Draws the first prompts of the probe bank: TensorBoard images, HTML pages and rows, when training starts, ends, and between.
 
     Needs no backward pass, and no forward pass beyond the probe bank's. Works for objectives that read their batch through
@@ -69,35 +71,18 @@ class TokenHeatmap(Callback):
     """
 
     def __init__(self, every_n_steps: int = 200, num_examples: int = 3, max_tokens: int = 200) -> None:
-        if min(every_n_steps, num_examples, max_tokens) < 1:
-            raise ValueError(
-                f"expected every_n_steps, num_examples and max_tokens >= 1, got {every_n_steps}, {num_examples}, {max_tokens}. "
-                "Leave the callback out to switch it off."
-            )
-        self.every_n_steps = every_n_steps
+        require_at_least(1, num_examples=num_examples, max_tokens=max_tokens)
+        self.schedule = Schedule(every_n_steps)
         self.num_examples = num_examples
         self.max_tokens = max_tokens
         self._baseline = ProbeBaseline()
-        self._drawn_at = -1
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._baseline.is_taken:
-            self._draw(trainer, pl_module)
+    def has_begun(self, trainer: Trainer) -> bool:
+        return self._baseline.is_taken
 
     @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if completes and trainer.global_step % self.every_n_steps == 0:
-            self._draw(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._drawn_at != trainer.global_step:
-            self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._drawn_at = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         bank = self._baseline.evaluate(pl_module)
         if trainer.is_global_zero:
             decoder, module = decoder_of(trainer), cast(ObjectiveModule, pl_module)

@@ -111,9 +111,9 @@ def test_a_resumed_run_counts_from_the_same_start(tmp_path: Path) -> None:
     monitor, resumed = MassMonitor(1), MassMonitor(1)
     trainer = fit(module, [monitor], tmp_path, data=data)
     resumed.load_state_dict(monitor.state_dict())
-    (values, *_) = resumed._bank_values(trainer, module)
+    (values, *_) = resumed.measure_policy(trainer, module)
     row = read_rows(Path(trainer.log_dir or ""), "mass")[-1]
-    parts = [part["mass/chosen/moved"] for part in resumed._bank_values(trainer, module)]
+    parts = [part["mass/chosen/moved"] for part in resumed.measure_policy(trainer, module)]
     moved = torch.cat([part for part in parts if isinstance(part, Tensor)])
     assert len(moved) > 0
     assert moved.mean().item() == pytest.approx(row["mass/chosen/moved"], rel=1e-5)
