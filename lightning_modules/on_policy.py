@@ -111,7 +111,8 @@ class OnPolicyPreferenceModule(PreferenceModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._number = checkpoint["rollouts"]
+        # A run on frozen pairs, from which this one goes on, has drawn none.
+        self._number = checkpoint.get("rollouts", 0)
 
     @property
     def _store(self) -> PromptStore:

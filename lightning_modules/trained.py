@@ -42,6 +42,9 @@ class TrainedModule(GuardedModule):
     allow_changed_data = False
     """Whether a checkpoint that was trained on other data, or against another reference, is resumed."""
 
+    remedies: tuple[str, ...] = ("lower_rate", "stop_here")
+    """What `advise.py` tries when a run goes wrong, by file of configs/remedies; where there is a loss, the loss says."""
+
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__()
         self._make_optimizer = optimizer

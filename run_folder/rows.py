@@ -52,3 +52,15 @@ def tracks_of(folder: Path) -> dict[str, Track]:
                 if isinstance(value, int | float) and name != "step":
                     tracks.setdefault(name, {})[row["step"]] = value
     return {name: sorted(values.items()) for name, values in tracks.items()}
+
+
+def first_warning(folder: Path) -> dict[str, Any] | None:
+    """The row of a run's first warning; None where there was none. A row without a level is from before notices had one."""
+    rows = [row for row in read_rows(folder, "alarms") if row.get("level", "warning") == "warning"]
+    return min(rows, key=lambda row: int(row["step"]), default=None)
+
+
+def first_warning_since(folder: Path) -> int | None:
+    """The step from which what a run was first warned of had shown."""
+    row = first_warning(folder)
+    return None if row is None else int(row.get("since") or row["step"])

@@ -19,6 +19,7 @@ PACKAGES = (
     "reports",
     "run_folder",
     "diagnosis",
+    "advice",
     "command_line",
     "prefscope",
 )
@@ -98,6 +99,10 @@ RULES: dict[str, Callable[[str], bool]] = {
     "run_folder": within("run_folder"),
     "diagnosis": lambda name: (
         within("diagnosis", "callbacks", "lightning_modules", "reports", "run_folder")(name) and name not in concrete_modules()
+    ),
+    "advice": lambda name: (
+        within("advice", "callbacks", "datamodules", "judges", "lightning_modules", "run_folder")(name)
+        and name not in concrete_modules()
     ),
     "command_line": lambda name: (
         within("command_line", "callbacks", "datamodules", "lightning_modules", "run_folder")(name) or name == "prefscope"

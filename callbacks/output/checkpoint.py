@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,16 @@ from typing_extensions import override
 
 from callbacks.output.checkpoint_file import WholeFileIO
 from datamodules.ranges import require_at_least
+from run_folder.files import run_folder
+from run_folder.rows import first_warning_since
+
+_STEP = re.compile(r"step=(\d+)")
+_ROOM = 10
+"""Checkpoints that the disk has room for, before older ones are kept."""
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint of a run, and `last.ckpt` as a link to it.
+    """Keeps the newest checkpoint of a run, `last.ckpt` as a link to it, and a few older ones to fork from (`advise.py`).
 
     A run that was killed goes on from there with `--ckpt_path`, in a new run folder, to the same bits as one that was not.
     Differs from Lightning's ModelCheckpoint: `last.ckpt` is whole whenever the process dies, the step that ends the training is
@@ -27,15 +35,20 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
             float32 12 bytes a parameter (with the exported policy a run's folder has 16), and what the monitors compare with.
-        keep_all: keep every checkpoint and not only the newest.
+        keep_all: keep every checkpoint.
+        keep_older: how many stay beside the newest, >= 0; they take no time, for they are written anyway, and disk as the newest
+            does. The one before the first warning of an alarm stays too. All go while the disk has room for fewer than ten more.
 
     Raises:
-        ValueError: when a command starts, if checkpoints are written asynchronously.
+        ValueError: if a count is out of range, or when a command starts, if checkpoints are written asynchronously.
     """
 
-    def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False) -> None:
+    def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False, keep_older: int = 2) -> None:
         require_at_least(1, every_n_train_steps=every_n_train_steps)
+        require_at_least(0, keep_older=keep_older)
         super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
+        self.keep_older = keep_older
+        self._older: dict[str, int] = {}
         self.newest: str | None = None
         """The checkpoint that was written last."""
 
@@ -70,6 +83,25 @@ class RunCheckpoint(ModelCheckpoint):
             super().load_state_dict(state_dict)
 
     @override
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # Called with the one that was the newest; the first rank alone removes files, and so decides alone.
+        named = _STEP.search(Path(filepath).name)
+        self._older[filepath] = int(named[1]) if named else trainer.global_step
+        kept = self._to_fork_from(trainer) if trainer.is_global_zero and _has_room(Path(filepath)) else set()
+        for path in [path for path in self._older if path not in kept]:
+            del self._older[path]
+            super()._remove_checkpoint(trainer, path)
+
+    def _to_fork_from(self, trainer: Trainer) -> set[str]:
+        """The latest older ones, and the one before the first warning."""
+        by_step = sorted(self._older, key=self._older.__getitem__)
+        kept = set(by_step[len(by_step) - self.keep_older :])
+        folder = run_folder(trainer)
+        since = first_warning_since(folder) if folder is not None and self.keep_older else None
+        before = [path for path in by_step if since is not None and self._older[path] < since]
+        return kept | set(before[-1:])
+
+    @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
         for logger in trainer.loggers:
@@ -79,6 +111,15 @@ class RunCheckpoint(ModelCheckpoint):
         # Now, before the older file goes.
         if trainer.is_global_zero:
             _point(Path(filepath).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"), Path(filepath).name)
+
+
+def _has_room(path: Path) -> bool:
+    """Whether the disk has room for ten checkpoints more."""
+    if not path.exists():
+        # On no disk of this machine.
+        return False
+    files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
+    return shutil.disk_usage(path.parent).free >= _ROOM * sum(file.stat().st_size for file in files)
 
 
 def _point(link: Path, target: str) -> None:

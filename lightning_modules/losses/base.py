@@ -120,6 +120,19 @@ class PreferenceLossOutput(NamedTuple):
     """`[pairs]`, or `[undesirable completions]`, detached."""
 
 
+CONTRAST_REMEDIES = (
+    "lower_rate",
+    "band_centre",
+    "likelihood_term",
+    "dpop",
+    "reward_calibration",
+    "length_normalised",
+    "on_policy",
+    "stop_here",
+)
+"""What makes sense for a loss that pulls and pushes log-ratios with a `beta` as DPO's."""
+
+
 class Loss(ABC):
     """A loss that a config names. Subclasses are frozen dataclasses, one a file. CONTRIBUTING.md says what a new one needs."""
 
@@ -131,6 +144,9 @@ class Loss(ABC):
     """Class attribute: whether a mean or an order over all of the optimizer step is read; else a unit's loss is its own."""
     reads = Reads.PAIRS
     """Class attribute: what the gradient goes through."""
+
+    remedies: tuple[str, ...] = ("lower_rate", "reward_calibration", "on_policy", "stop_here")
+    """Class attribute: what `advise.py` tries when a run with this loss goes wrong, by file of configs/remedies."""
 
     @abstractmethod
     def of(self, completions: Completions) -> PreferenceLossOutput:

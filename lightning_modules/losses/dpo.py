@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.base import CONTRAST_REMEDIES, PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require, require_positive
 from lightning_modules.losses.terms import implicit_rewards, smoothed_logistic
 
@@ -20,6 +20,8 @@ class DPOLoss(PreferenceLoss):
     Raises:
         ValueError: if a field is outside its range.
     """
+
+    remedies = CONTRAST_REMEDIES
 
     beta: float = 0.1
     """Per nat, > 0. Larger keeps the policy nearer the reference: the margin saturates after fewer nats."""

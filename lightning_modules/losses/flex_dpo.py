@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.base import CONTRAST_REMEDIES, PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require_positive
 
 
@@ -22,6 +22,8 @@ class FlexDPOLoss(PreferenceLoss):
     Raises:
         ValueError: if a beta is not > 0.
     """
+
+    remedies = CONTRAST_REMEDIES
 
     beta_chosen: float = 0.1
     """beta+, per nat, > 0. Pull on the chosen completion."""

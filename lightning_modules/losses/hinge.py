@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.base import CONTRAST_REMEDIES, PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require_positive
 from lightning_modules.losses.terms import implicit_rewards
 
@@ -22,6 +22,8 @@ class HingeLoss(PreferenceLoss):
     Raises:
         ValueError: if beta is not > 0.
     """
+
+    remedies = CONTRAST_REMEDIES
 
     beta: float = 0.1
     """Per nat, > 0. A pair gets no gradient once its log-ratios are 1 / beta nats apart."""

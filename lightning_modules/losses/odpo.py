@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.base import CONTRAST_REMEDIES, PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require_non_negative, require_positive
 from lightning_modules.losses.terms import implicit_rewards
 
@@ -28,6 +28,8 @@ class ODPOLoss(PreferenceLoss):
         ValueError: if a field is outside its range; when called without judge scores. Pairs whose chosen side is not scored
             higher have a loss of NaN, and `require_score_gaps` refuses them.
     """
+
+    remedies = CONTRAST_REMEDIES
 
     beta: float = 0.1
     """Per nat, > 0. As in DPO."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
+from lightning_modules.losses.base import CONTRAST_REMEDIES, PreferenceLoss, PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.checks import require_non_negative, require_positive
 from lightning_modules.losses.terms import implicit_rewards
 
@@ -22,6 +22,8 @@ class RDPOLoss(PreferenceLoss):
     Raises:
         ValueError: if a field is outside its range.
     """
+
+    remedies = CONTRAST_REMEDIES
 
     beta: float = 0.1
     """Per nat, > 0. As in DPO."""

@@ -1,0 +1,104 @@
+"""The options of `advise.py`, and what it does with them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from advice.answer import Answer, answered
+from advice.forks import Fit, Forks, reading_options
+from advice.origin import Origin, find_origin
+from advice.progress import shown_progress
+from advice.remedies import all_remedies, chosen_remedies
+from advice.settings import Config, value_at
+from advice.trial import Trial
+from callbacks.alarms.remedies import CENTRE
+from run_folder.rows import tracks_of
+
+Printing = Callable[[str], None]
+
+
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, parsed."""
+    parser = argparse.ArgumentParser(
+        prog="advise.py",
+        description="Which remedy would have helped a run? Forks it before its first warning, tries each, and says which did.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, runs/<experiment>/version_N")
+    parser.add_argument("--from", dest="step", type=int, metavar="STEP", help="optimizer step to fork at; before the first warning")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of a fork (default: %(default)s)")
+    parser.add_argument("--budget-minutes", type=float, default=10.0, metavar="M", help="for all forks (default: %(default)s)")
+    parser.add_argument("--remedies", default="default", help="default, all, or names of configs/remedies with commas between")
+    parser.add_argument("--neutral-text", type=Path, metavar="FILE", help="text whose perplexity counts where there is no judge")
+    return parser.parse_args(args)
+
+
+def advise(asked: argparse.Namespace, fit: Fit, console: Console) -> Answer:
+    """Try the remedies on the run, and tell which helped.
+
+    Raises:
+        ValueError: if the run cannot be forked, nothing can be judged, or the time does not do; in words.
+    """
+    require_sane(asked)
+    origin = find_origin(asked.run, asked.step, asked.steps)
+    return advise_origin(origin, asked, fit, console, advice_folder(origin, asked.steps))
+
+
+def advise_origin(origin: Origin, asked: argparse.Namespace, fit: Fit, console: Console, folder: Path) -> Answer:
+    """The same for a run that is known."""
+    known = all_remedies()
+    remedies, untried = chosen_remedies(asked.remedies, origin.config, known)
+    options = reading_options(origin.config, asked.neutral_text)
+    facts = facts_of(origin, options)
+    console.print(opening(origin, asked.steps), soft_wrap=True, highlight=False)
+    forks = Forks(origin, folder, fit, options)
+    with shown_progress(forks, len([one for one in remedies if one.trains]), asked.steps, console) as on_task:
+        outcome = Trial(forks, asked.steps, 60 * asked.budget_minutes, on_task).run(remedies, untried, facts)
+    answer = answered(origin, asked.steps, outcome, known, facts, folder)
+    for name in (*outcome.last, "control"):
+        forks.forget(name)
+    return answer
+
+
+def require_sane(asked: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        ValueError: in words.
+    """
+    if asked.steps < 1:
+        raise ValueError(f"expected --steps >= 1, got {asked.steps}. A fork of 20 steps is usual.")
+    if asked.budget_minutes <= 0:
+        raise ValueError(f"expected --budget-minutes > 0, got {asked.budget_minutes:g}.")
+    if asked.neutral_text is not None and not asked.neutral_text.is_file():
+        raise ValueError(f"expected a text file for --neutral-text, got {asked.neutral_text}: there is none.")
+
+
+def advice_folder(origin: Origin, steps: int) -> Path:
+    """Beside the run, never within: `runs/<experiment>/advice_version_N/from_S_steps_K`."""
+    return origin.run.parent / f"advice_{origin.run.name}" / f"from_{origin.step}_steps_{steps}"
+
+
+def facts_of(origin: Origin, options: Config) -> Config:
+    """What remedies may name beside the config: the judge, and what the run had measured when it is forked."""
+    centre = [value for step, value in tracks_of(origin.run).get(CENTRE, []) if step <= max(origin.step, 1)]
+    facts: Config = {"measured": {"centre": centre[-1]}} if centre else {}
+    return facts | {name: options[name] for name in ("judge", "max_new_tokens") if options.get(name) is not None}
+
+
+def opening(origin: Origin, steps: int) -> str:
+    """What is forked, and why there."""
+    why = (
+        f"before its first warning ({origin.warning['property'].replace('_', ' ')}, step {origin.warning['step']})"
+        if origin.warning and origin.step < origin.warning["step"]
+        else "as asked"
+        if origin.warning
+        else "which gave no warning: is it going as well as it could?"
+    )
+    loss = value_at(origin.config, "model.loss.class_path")
+    what = f" ({loss.rsplit('.', 1)[-1]})" if isinstance(loss, str) else ""
+    return f"{origin.run}{what}, forked at step {origin.step}, {why}. Each fork takes {steps} steps."
