@@ -122,11 +122,11 @@ def _own_way(outcome: Outcome) -> str:
     if not stopped:
         return ""
     read = {name: stopped[name] for name in outcome.measures if name in stopped}
-    lost = [f"{shown(-one.better, name)}{_unit(name)}" for name, one in read.items() if one.helps]
-    won = [f"{shown(-one.better, name)}{_unit(name)}" for name, one in read.items() if one.harms]
+    lost = [f"{shown(one.better, name, is_change=False)}{_unit(name)}" for name, one in read.items() if one.helps]
+    won = [f"{shown(-one.better, name, is_change=False)}{_unit(name)}" for name, one in read.items() if one.harms]
     if lost:
-        return f"Going on unchanged loses: {', '.join(lost)}."
-    return f"Going on unchanged gains: {', '.join(won)}." if won else "Going on unchanged changes nothing beyond noise."
+        return f"Going on unchanged loses {', '.join(lost)}."
+    return f"Going on unchanged gains {', '.join(won)}." if won else "Going on unchanged changes nothing beyond noise."
 
 
 def _command(origin: Origin, steps: int, remedy: Remedy | None, facts: Config, folder: Path) -> str | None:

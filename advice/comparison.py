@@ -98,7 +98,7 @@ def simultaneous_half_widths(values: Floats, level: float, seed: int = 0, resamp
         rng = np.random.default_rng(seed)
         centred = values[spread] - values[spread].mean(axis=1, keepdims=True)
         # How often each prompt was drawn: a product then does for all comparisons at once.
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
         largest = np.abs(draws @ centred.T / count / errors[spread]).max(axis=1)
         half[spread] = float(np.quantile(largest, level)) * errors[spread]
     return half

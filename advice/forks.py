@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from advice.measures import Values
 from advice.origin import Origin
 from advice.settings import Config, callbacks_of, class_of, judges_of, value_at, with_values
 from callbacks.base import Diagnostic
+from callbacks.control.band_follower import BandFollower
 
 Fit = Callable[[Path, Config], None]
 """Trains with a config file; the config beside it says on what."""
@@ -96,7 +98,10 @@ class Forks:
         path = folder / f"to_step_{until}.yaml"
         path.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
         began = time.perf_counter()
-        self.fit(path, asked)
+        with warnings.catch_warnings():
+            # Lightning misses the callbacks that watch, which are left out on purpose.
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
+            self.fit(path, asked)
         written = max((folder / "runs").glob("version_*/checkpoints/*.ckpt"), key=lambda file: file.lstat().st_mtime).resolve()
         state = {"step": until, "checkpoint": str(written), "seconds": saved.get("seconds", 0.0) + time.perf_counter() - began}
         _write(folder / "state.json", state)
@@ -147,7 +152,9 @@ class Forks:
 def watches(callback: Config) -> bool:
     """Whether a callback only looks on: measures, prints, or writes."""
     kind = class_of(callback)
-    return kind is None or issubclass(kind, _WATCHERS) or kind.__module__.startswith(_WATCHING)
+    # What steers a field of the loss is a diagnostic too, for it measures what it follows.
+    acts = kind is not None and issubclass(kind, BandFollower)
+    return kind is None or (not acts and (issubclass(kind, _WATCHERS) or kind.__module__.startswith(_WATCHING)))
 
 
 def reading_options(config: Config, neutral_text: Path | None) -> Config:
