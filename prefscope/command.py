@@ -12,7 +12,7 @@ from prefscope.application import open_application
 
 OTHERS = {
     "diagnose": ("diagnose:main", "what became of a policy, from checkpoints that any trainer left"),
-    "advise": ("advise:main", "look at data and settings before a training"),
+    "advise": ("advise:main", "which remedy helps a run that goes wrong, by trying them"),
     "report": ("report:main", "one page of one or several runs"),
     "demo": ("demo:demo", "train the embedded model in two ways, and compare them"),
     "pool": ("datamodules.pool.commands:main", "look at, check and merge response pools"),
