@@ -97,12 +97,13 @@ def saved_config(path: str) -> LoraConfig:
     return config
 
 
-def load_adapter(model: PreTrainedModel, path: str) -> None:
+def load_adapter(model: PreTrainedModel, path: str, head: str | None = None) -> None:
     """Give the adapters of a model the weights of a folder.
 
     Args:
         model: with adapters of the folder's configuration; changed.
         path: folder that PEFT's save_pretrained wrote.
+        head: name of a layer that was trained as a whole, and is in the folder too.
 
     Raises:
         ValueError: if the folder's weights are not those that the model's adapters have.
@@ -110,7 +111,8 @@ def load_adapter(model: PreTrainedModel, path: str) -> None:
     from peft import set_peft_model_state_dict
 
     saved = {name.removeprefix(_PREFIX): value for name, value in _weights(path).items()}
-    expected = adapter_state(model)
+    layer = {} if head is None else {f"{head}.weight": model.get_submodule(head).get_parameter("weight").detach()}
+    expected = adapter_state(model) | layer
     unknown, missing = saved.keys() - expected.keys(), expected.keys() - saved.keys()
     wrong = unknown or missing or {name for name in saved if saved[name].shape != expected[name].shape}
     if wrong:
@@ -118,6 +120,8 @@ def load_adapter(model: PreTrainedModel, path: str) -> None:
             f"expected an adapter of {type(model).__name__} in {path}, got one of another model: {len(wrong)} weights do not fit "
             f"({min(wrong)}, ...). Name the model that it was trained on as `path`."
         )
+    for name, value in layer.items():
+        value.copy_(saved.pop(name))
     set_peft_model_state_dict(model, saved)
 
 

@@ -14,6 +14,7 @@ from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.limits import ModelLimits
+from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
@@ -99,6 +100,8 @@ class OwnBody(CriticSpec):
     """Run the Python files that come with those weights, with all your rights (see `PretrainedPolicy`): read them first."""
     compile: bool = False
     """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters and the head, and leave the body as it is."""
 
     @override
     def build(self, policy: Policy) -> OwnBodyCritic:
@@ -122,6 +125,8 @@ class OwnBody(CriticSpec):
                 f"expected a critic over the policy's {policy.vocab_size} tokens, got one over {size} ({self.path}). Both read "
                 "the same token ids: choose a critic with the policy's tokenizer."
             )
+        if self.lora is not None:
+            model.add_adapters(self.lora)
         if self.compile:
             compile_layers(model.model)
         return OwnBodyCritic(model)

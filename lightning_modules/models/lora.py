@@ -73,7 +73,7 @@ def add_adapters(model: PreTrainedModel, spec: LoraSpec, *, head: str | None = N
             warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")
             inject_adapter_in_model(config, model)
     if spec.start_from is not None:
-        load_adapter(model, spec.start_from)
+        load_adapter(model, spec.start_from, head)
     if head is not None:
         model.get_submodule(head).requires_grad_(True)
     for parameter in model.parameters():
@@ -108,8 +108,8 @@ def _saved(spec: LoraSpec, folder: str) -> LoraConfig:
                 f"expected lora.{name}: {found}, as the adapter in {folder} has it, got {asked}. Leave it out: an adapter that is "
                 "trained further stays what it is."
             )
-    config.lora_dropout = 0.0
-    config.inference_mode = False
+    # The head of a reward model is trained outside of peft.
+    config.lora_dropout, config.modules_to_save, config.inference_mode = 0.0, None, False
     return config
 
 

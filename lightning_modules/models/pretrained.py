@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
 from lightning_modules.models.gguf import converted_folder
@@ -18,6 +20,12 @@ def weights_at(path: str, cache_dir: str = CACHE) -> str:
         ValueError: if it cannot be read as a causal LM with a tokenizer.
     """
     return converted_folder(path, cache_dir) if path.endswith(".gguf") else path
+
+
+def folder_of(path: str, cache_dir: str = CACHE) -> str:
+    """What another program names the same weights by: a whole path of a folder, or a hub name."""
+    found = weights_at(path, cache_dir)
+    return str(Path(found).resolve()) if Path(found).is_dir() else found
 
 
 def config_at(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedConfig:

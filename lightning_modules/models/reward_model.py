@@ -20,7 +20,8 @@ from lightning_modules.models.attention_backends.selection import BackendSelecto
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.compiling import compile_layers
 from lightning_modules.models.limits import ModelLimits
-from lightning_modules.models.pretrained import config_at, weights_at
+from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.pretrained import config_at, folder_of, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar
 from lightning_modules.models.sharding import AS_HELD, Gathering
@@ -170,7 +171,7 @@ class RewardModelSpec:
 
     Raises:
         ValueError: if the scale is not positive; at `build`, if there is no such model, the body of a likelihood is to be frozen,
-            which has no other part, a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to
+            which has no other part, or that of adapters, a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to
             be pooled or cut.
     """
 
@@ -193,8 +194,12 @@ class RewardModelSpec:
     """Run the Python files that come with the weights, with all your rights (see `PretrainedPolicy`): read them first."""
     compile: bool = False
     """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters (and the scalar head, as a whole), and leave the body as it is."""
 
     def __post_init__(self) -> None:
+        if self.lora is not None and self.freeze_body:
+            raise ValueError("expected freeze_body: false with lora, got true: adapters are how a frozen body is trained.")
         if self.likelihood_scale is not None and not 0 < self.likelihood_scale < math.inf:
             raise ValueError(f"expected a finite likelihood_scale > 0, got {self.likelihood_scale}. Use null for a scalar head.")
         if self.num_layers is not None and self.num_layers < 1:
@@ -221,6 +226,8 @@ class RewardModelSpec:
             model.requires_grad_(False)
             head: nn.Linear = model.head
             head.requires_grad_(True)
+        if self.lora is not None:
+            model.add_adapters(self.lora, folder_of(self.path) if self.num_layers is None else None)
         if self.compile:
             compile_layers(model.model)
         return model
@@ -233,5 +240,6 @@ class RewardModelSpec:
                 f"expected pooling: null and num_layers: null with a likelihood as reward, got {self.pooling} and "
                 f"{self.num_layers}: it is read by the output layer, over all layers. Leave them out, or take a scalar head."
             )
-        policy = PretrainedPolicy(path=self.path, trust_remote_code=self.trust_remote_code, compile=self.compile).build()
-        return LikelihoodReward(policy, scale, per_token)
+        trusts = self.trust_remote_code
+        recipe = PretrainedPolicy(path=self.path, trust_remote_code=trusts, compile=self.compile, lora=self.lora)
+        return LikelihoodReward(recipe.build(), scale, per_token)

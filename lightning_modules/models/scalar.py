@@ -27,7 +27,7 @@ from lightning_modules.models.fused_norms import fuse_norms
 from lightning_modules.models.generation.mode import decoding_mode
 from lightning_modules.models.layout_check import check_rows
 from lightning_modules.models.limits import limits_of
-from lightning_modules.models.lora import has_adapters, merged_state_dict
+from lightning_modules.models.lora import LoraSpec, add_adapters, has_adapters, merged_state_dict
 from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.segments import PackedSegments
@@ -69,6 +69,8 @@ class ScalarModel(nn.Module):
         self.limits = limits_of(model, window_remedy="")
         self.asks_for_balance = asks_for_balance(model)
         self.attention = attention or BackendSelector()
+        self.adapted_path: str | None = None
+        """Where the model is that adapters are trained on, if they and the head are all that changes it."""
         fuse_norms(model)
 
     @property
@@ -109,12 +111,22 @@ class ScalarModel(nn.Module):
         shard(self, mesh, self.model._no_split_modules or (), gathering)
 
     def save(self, folder: Path) -> None:
-        """Write safetensors and configuration; `load_scalar` and the reward-model judge load them.
+        """Write safetensors and configuration, for `load_scalar` and the reward-model judge, and adapters alone beside it.
 
         Raises:
             FileExistsError: if the folder holds something already.
         """
-        save_model(self.model, folder)
+        save_model(self.model, folder, self.adapted_path, HEAD)
+
+    def add_adapters(self, spec: LoraSpec, path: str | None = None) -> None:
+        """Train adapters and the head, and leave the body as it is.
+
+        Args:
+            spec: which ones.
+            path: hub name or folder that has the whole body.
+        """
+        add_adapters(self.model, spec, head=HEAD)
+        self.adapted_path = path
 
     def try_save(self, folder: Path) -> None:
         """Find out whether `save` can fail, without writing weights (see `weights.try_save`)."""
@@ -164,7 +176,7 @@ def load_scalar(path: str, num_layers: int | None = None, *, trust_remote_code: 
 
 
 def scalar_over(decoder: PreTrainedModel) -> ScalarModel:
-    """A copy of a policy's body under a new head of zeros; adapters are merged into it, and all of it is trained.
+    """A copy of a policy's body under a new head of zeros; adapters are merged into it.
 
     Raises:
         ValueError: if transformers has no such model.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.pretrained import (
     CACHE,
     config_at,
+    folder_of,
     require_causal_lm,
     require_text_decoder,
     weights_at,
@@ -140,10 +140,7 @@ class PretrainedPolicy(CausalLMSpec):
 
     def loaded_from(self) -> str | None:
         """The base; None where that is an adapter merged into another, which is in no folder."""
-        if is_adapter(self.path):
-            return None
-        path = weights_at(self.path, self.cache_dir)
-        return str(Path(path).resolve()) if Path(path).is_dir() else path
+        return None if is_adapter(self.path) else folder_of(self.path, self.cache_dir)
 
 
 @dataclass(frozen=True)

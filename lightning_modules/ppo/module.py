@@ -111,7 +111,7 @@ class PPOModule(PolicyModule):
         policy = [p for p in self.policy.parameters() if p.requires_grad]
         if self.critic is None:
             return policy
-        groups: list[dict[str, Any]] = [{"params": policy}, {"params": list(self.critic.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": policy}, {"params": [p for p in self.critic.parameters() if p.requires_grad]}]
         if self._critic_lr is not None:
             groups[1]["lr"] = self._critic_lr
         # Groups are as good to every optimizer of torch.
