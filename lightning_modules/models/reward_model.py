@@ -171,8 +171,8 @@ class RewardModelSpec:
 
     Raises:
         ValueError: if the scale is not positive; at `build`, if there is no such model, the body of a likelihood is to be frozen,
-            which has no other part, or that of adapters, a scalar head is to be read per token or otherwise than it was trained, or a likelihood is to
-            be pooled or cut.
+            which has no other part, or that of adapters, a scalar head is to be read per token or otherwise than it was trained, or
+            a likelihood is to be pooled or cut.
     """
 
     path: str
