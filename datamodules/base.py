@@ -133,16 +133,10 @@ class BaseDataModule(LightningDataModule, ABC):
     def step_plan(self) -> StepPlan:
         """The optimizer steps of the whole run, for the trainer's number of ranks and accumulation steps."""
         lengths, microbatches = self.dataset("train").lengths, self._world_size * self._accumulation
+        options = {"microbatches": microbatches, "max_tokens": self.max_tokens_per_batch, "seed": self.seed}
         if self.batch_size is None:
-            return TokenBudgetPlan(lengths, microbatches=microbatches, max_tokens=self.max_tokens_per_batch, seed=self.seed)
-        return FixedSizePlan(
-            lengths,
-            batch_size=self.batch_size,
-            microbatches=microbatches,
-            max_tokens=self.max_tokens_per_batch,
-            seed=self.seed,
-            world_size=self._world_size,
-        )
+            return TokenBudgetPlan(lengths, **options)
+        return FixedSizePlan(lengths, batch_size=self.batch_size, world_size=self._world_size, **options)
 
     def demands(self) -> Iterator[Demand]:
         """What the data that is set up asks of a model: every split, and the probe bank."""
@@ -201,10 +195,14 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         if not self.num_probe_prompts:
             return []
-        examples = self.dataset("train" if "train" in self._datasets else next(iter(self._datasets), "train")).examples
+        examples = self.bank_source("train" if "train" in self._datasets else next(iter(self._datasets), "train"))
         number = min(self.num_probe_prompts, len(examples))
         indices = np.sort(np.random.default_rng([self.seed, len(examples)]).choice(len(examples), number, replace=False))
         return probe_examples(examples, indices.tolist(), self.seed)
+
+    def bank_source(self, split: str) -> Sequence[Example]:
+        """The examples of a split that the probe bank is drawn from."""
+        return self.dataset(split).examples
 
     def add_probes(self, kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> None:
         """Put further completions into the probe bank, as token ids, a group for each of its prompts in order."""

@@ -19,7 +19,7 @@ def probe_examples(examples: Sequence[Example], indices: Sequence[int], seed: in
     """The examples at `indices`, each with probes appended that differ from all its own completions.
 
     Args:
-        examples: each with a chosen completion.
+        examples: of one without a chosen completion (a bad answer alone) nothing is permuted, and no other gets it as a probe.
         indices: of the examples to watch, at least one.
         seed: of the permutations.
     """
@@ -31,8 +31,8 @@ def probe_examples(examples: Sequence[Example], indices: Sequence[int], seed: in
     for number, (index, example) in enumerate(zip(indices, watched, strict=True)):
         others = [*chosen[number + 1 :], *chosen[:number]]
         candidates = {
-            "other_chosen": [other[: longest - len(example.prompt_ids)] for other in others],
-            "permuted": [_permuted(chosen[number], np.random.default_rng([seed, index]))],
+            "other_chosen": [other[: longest - len(example.prompt_ids)] for other in others if other],
+            "permuted": [_permuted(own, np.random.default_rng([seed, index])) for own in chosen[number : number + 1] if own],
         }
         bank.append(_with_probes(example, candidates))
     return bank
@@ -67,7 +67,7 @@ def _with_probes(example: Example, candidates: dict[str, list[tuple[int, ...]]])
 
 
 def _chosen(example: Example) -> tuple[int, ...]:
-    return next(completion.token_ids for completion in example.completions if completion.role is Role.CHOSEN)
+    return next((completion.token_ids for completion in example.completions if completion.role is Role.CHOSEN), ())
 
 
 def _permuted(token_ids: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:

@@ -70,6 +70,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
         self._sources = rewards
         self._frozen = FrozenPolicy(reference or policy, is_start=reference is None)
         self._number = 0
+        self._of_step: list[tuple[list[Example], StepShare]] = []
         self._due: deque[tuple[list[Example], StepShare]] = deque()
 
     @override
@@ -93,10 +94,14 @@ class OnPolicyPreferenceModule(PreferenceModule):
             return batch
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             if not self._due:
-                self._due.extend(self._next_step())
+                self._of_step = self._next_step()
+                self._due.extend(self._of_step)
             examples, share = self._due.popleft()
-            pairs = pack(examples, share=share).to(self.device)
-            return self._with_reference(pairs) if self.loss.needs_reference else pairs
+            return self._packed(examples, share)
+
+    @override
+    def step_batches(self, batch: CompletionBatch) -> Iterator[CompletionBatch]:
+        yield from (self._packed(examples, share) for examples, share in self._of_step)
 
     @override
     def made_with(self) -> dict[str, str]:
@@ -165,6 +170,10 @@ class OnPolicyPreferenceModule(PreferenceModule):
         if self._sources_need_reference:
             batches = [self._with_reference(batch) for batch in batches]
         return samples, total_rewards(self._sources, samples, batches)
+
+    def _packed(self, examples: list[Example], share: StepShare) -> CompletionBatch:
+        pairs = pack(examples, share=share).to(self.device)
+        return self._with_reference(pairs) if self.loss.needs_reference else pairs
 
     def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
         return replace(batch, reference_token_logps=self._frozen.logps(batch))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import cast
 
@@ -12,14 +14,23 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, ReferenceStore, StepStore
 from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import Loss, Reads
-from lightning_modules.losses.completions import Completions, Sums, Tokens
+from lightning_modules.losses.completions import Completions, Sums, SumsOfStep, Tokens
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
+from lightning_modules.preference_checks import require_pairs, require_single
+from lightning_modules.preference_metrics import labelled_metrics, pair_metrics
 from lightning_modules.reference import ReferenceScorer
 from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 from lightning_modules.whole_step import WholeStep
+
+
+class Stage(Enum):
+    """Whose batch the objective is asked of."""
+
+    TRAINING = "a part of an optimizer step"
+    EVALUATION = "a batch of validation or test"
 
 
 class PreferenceModule(ObjectiveModule):
@@ -51,6 +62,7 @@ class PreferenceModule(ObjectiveModule):
         self._scorer = ReferenceScorer(self._reference_spec, Path(cache_dir))
         self._policy_is_reference = reference is None
         self._whole_step = WholeStep()
+        self._stage: Stage | None = None
 
     @override
     def on_policy_built(self) -> None:
@@ -84,9 +96,11 @@ class PreferenceModule(ObjectiveModule):
 
     @override
     def training_step(self, batch: CompletionBatch, batch_idx: int) -> TrainingStepOutput:
+        self._require(batch)
         if self.loss.needs_step and batch.share.microbatches > 1:
             self._begin_step(batch, batch_idx)
-        return super().training_step(batch, batch_idx)
+        with self._at_step(Stage.TRAINING):
+            return super().training_step(batch, batch_idx)
 
     @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
@@ -111,7 +125,7 @@ class PreferenceModule(ObjectiveModule):
 
     @override
     def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        of = _pair_metrics(output.pairs) if output.pairs is not None else _labelled_metrics(output, batch)
+        of = pair_metrics(output.pairs) if output.pairs is not None else labelled_metrics(output, batch)
         return {**of, "entropy": output.stats.entropy}
 
     def step_batches(self, batch: CompletionBatch) -> Iterator[CompletionBatch]:
@@ -129,6 +143,18 @@ class PreferenceModule(ObjectiveModule):
         for examples in batch.step_examples:
             yield cast(StepStore, datamodule).packed("train", examples, batch.share).to(self.device)
 
+    @override
+    def _eval_step(self, stage: str, batch: CompletionBatch) -> StepOutput:
+        self._require(batch)
+        with self._at_step(Stage.EVALUATION):
+            return super()._eval_step(stage, batch)
+
+    def _require(self, batch: CompletionBatch) -> None:
+        """Of a batch of a step; what is looked at outside steps, as the probe bank is, may have both sides of a pair."""
+        if self.loss.reads is Reads.COMPLETIONS:
+            require_single(batch, type(self.loss).__name__)
+        self.loss.require_kinds(batch.kinds)
+
     def _begin_step(self, batch: CompletionBatch, batch_idx: int) -> None:
         accumulation = self.trainer.accumulate_grad_batches
         if accumulation == 1:
@@ -137,7 +163,8 @@ class PreferenceModule(ObjectiveModule):
             self._whole_step.begin(self.step_batches(batch), lambda part: self._sums(part, self.policy(part)))
 
     def _completions(self, batch: CompletionBatch, stats: TokenStats) -> Completions:
-        require_completions(batch, self.loss)
+        if self.loss.reads is not Reads.COMPLETIONS:
+            require_pairs(batch)
         self.loss.require_score_gaps(batch.pair_score_gaps)
         if self.loss.needs_reference and batch.reference_logps is None:
             raise ValueError(
@@ -150,8 +177,24 @@ class PreferenceModule(ObjectiveModule):
             tokens=Tokens(stats.logps, batch.reference_token_logps, stats.target_sequence, stats.sum_sq_probs),
             prompts=batch.prompt_number,
             num_prompts=batch.num_prompts,
-            step=self._whole_step.part(sums) if self.loss.needs_step else None,
+            step=self._step_of(sums, batch) if self.loss.needs_step else None,
         )
+
+    def _step_of(self, sums: Sums, batch: CompletionBatch) -> SumsOfStep | None:
+        """What a microbatch is a part of; None where it stands for a step, as each batch of a validation does."""
+        if self._stage is Stage.TRAINING:
+            return self._whole_step.part(sums, batch.share)
+        # Single completions that are looked at (the probe bank's) have nothing mismatched beside them, nor the share of good ones.
+        is_looked_at = self._stage is None and self.loss.reads is Reads.COMPLETIONS
+        return self._whole_step.last(sums) if is_looked_at else None
+
+    @contextmanager
+    def _at_step(self, stage: Stage) -> Iterator[None]:
+        self._stage = stage
+        try:
+            yield
+        finally:
+            self._stage = None
 
     def _sums(self, batch: CompletionBatch, stats: TokenStats) -> Sums:
         return Sums(
@@ -173,55 +216,3 @@ class PreferenceModule(ObjectiveModule):
                 "computed from the data module and cached. Pass one of datamodules/ to the trainer."
             )
         self._scorer.attach(datamodule, device=self.device, precision=self.trainer.precision_plugin)
-
-
-def require_completions(batch: CompletionBatch, loss: Loss) -> None:
-    """Refuse a batch that is not made of what the loss reads.
-
-    Raises:
-        ValueError: if a prompt lacks a side of its pair; or, where single completions are read, has not one labelled one.
-    """
-    if loss.reads is not Reads.COMPLETIONS:
-        if batch.pairs.shape[0] != batch.num_prompts:
-            raise ValueError(
-                f"expected a chosen and a rejected completion for each of {batch.num_prompts} prompts, "
-                f"got {batch.pairs.shape[0]} pairs. Use a preference data module, or train with SFTModule."
-            )
-        return
-    labelled = sum(kind in ("chosen", "rejected") for kind in batch.kinds)
-    if len(batch.pairs) or labelled != batch.num_prompts:
-        raise ValueError(
-            f"expected one completion, labelled good or bad, for each of {batch.num_prompts} prompts, got {labelled} and "
-            f"{len(batch.pairs)} pairs: {type(loss).__name__} reads single completions. Use UnpairedDataModule, which also takes "
-            "pairs apart, or a loss of pairs."
-        )
-
-
-def _pair_metrics(pairs: PairOutput) -> dict[str, Tensor]:
-    chosen, rejected = pairs.sequences.policy_chosen.detach(), pairs.sequences.policy_rejected.detach()
-    return {
-        "loss": pairs.losses,
-        "rewards/chosen": pairs.chosen_rewards,
-        "rewards/rejected": pairs.rejected_rewards,
-        "rewards/margins": pairs.chosen_rewards - pairs.rejected_rewards,
-        "rewards/accuracies": pairs.chosen_rewards > pairs.rejected_rewards,
-        "logps/chosen": chosen,
-        "logps/rejected": rejected,
-        "logps_per_token/chosen": chosen / pairs.sequences.chosen_lengths,
-        "logps_per_token/rejected": rejected / pairs.sequences.rejected_lengths,
-    }
-
-
-def _labelled_metrics(output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-    """Without margins and accuracies: nothing is compared."""
-    labelled = output.labelled
-    assert labelled is not None, "the objective fills one of the two"
-    logps = output.stats.sum_by_sequence().detach()
-    sides = {"chosen": labelled.chosen, "rejected": labelled.rejected}
-    return {
-        "loss": labelled.losses,
-        "rewards/chosen": labelled.chosen_rewards,
-        "rewards/rejected": labelled.rejected_rewards,
-        **{f"logps/{side}": logps[members] for side, members in sides.items()},
-        **{f"logps_per_token/{side}": logps[members] / batch.lengths[members] for side, members in sides.items()},
-    }

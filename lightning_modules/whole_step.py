@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.batches import CompletionBatch, StepShare
 from lightning_modules.losses.completions import Sums, SumsOfStep
-from lightning_modules.step_guard import over_ranks
+from lightning_modules.ranks import over_ranks, place
 
 SumsOf = Callable[[CompletionBatch], Sums]
 """Sums of a microbatch's completions under the policy as it is."""
@@ -28,48 +28,53 @@ class WholeStep:
         """No step begun."""
         self._whole: Sums | None = None
         self._first_pairs: list[int] = []
-        self._number = 0
         self._waits = False
 
     def begin(self, batches: Iterable[CompletionBatch], sums_of: SumsOf) -> None:
         """Begin a step of several microbatches a rank.
 
         Args:
-            batches: the microbatches of this rank, in order.
+            batches: the microbatches of this rank, in order, as many as on any other.
             sums_of: makes their sums.
         """
         with torch.no_grad():
-            self._gather([sums_of(batch) for batch in batches])
+            found = [(sums_of(batch), batch.share.idle) for batch in batches]
+        self._gather([sums for sums, idle in found if not idle])
 
     def expect(self) -> None:
         """Begin a step of one microbatch a rank: the next `part` brings it."""
         self._waits = True
 
-    def part(self, sums: Sums) -> SumsOfStep | None:
-        """The step that the microbatch at hand belongs to; None where it is not a part of one (a validation).
+    def part(self, sums: Sums, share: StepShare) -> SumsOfStep | None:
+        """The step that the microbatch at hand is a part of; call it once for each microbatch, in order.
 
         Args:
             sums: of the microbatch.
+            share: of the microbatch. One that does not count, of a rank that has nothing left, is no part of its step.
         """
-        if self._waits:
-            self._waits = False
-            self._gather([sums])
-        if self._whole is None:
-            return None
-        step = SumsOfStep(_on_device(self._whole, sums.policy.device), self._first_pairs[self._number])
-        self._number += 1
-        if self._number == len(self._first_pairs):
-            self._whole = None
-        return step
+        if share.microbatches == 1:
+            self._whole, self._first_pairs = _on_device(sums, sums.policy.device), [0]
+        elif self._waits:
+            self._gather([] if share.idle else [sums])
+        self._waits = False
+        return None if share.idle else self._at(self._first_pairs.pop(0), sums)
+
+    def last(self, sums: Sums) -> SumsOfStep | None:
+        """The step that was last begun, for completions that are looked at outside a step; None before the first."""
+        return None if self._whole is None else self._at(0, sums)
+
+    def _at(self, first: int, sums: Sums) -> SumsOfStep:
+        assert self._whole is not None, "a step has been gathered"
+        return SumsOfStep(_on_device(self._whole, sums.policy.device), first)
 
     def _gather(self, own: list[Sums]) -> None:
-        """Every rank calls it with as many microbatches; each finds its own among those of all."""
-        rank = torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+        """Every rank calls it, and finds its own microbatches among those of all."""
+        rank = place().rank
         parts = over_ranks([(rank, _on_device(sums, torch.device("cpu"))) for sums in own])
         counts = torch.tensor([len(sums.pairs) for _, sums in parts])
         firsts = (counts.cumsum(0) - counts).tolist()
         self._first_pairs = [first for first, (of, _) in zip(firsts, parts, strict=True) if of == rank]
-        self._whole, self._number = joined([sums for _, sums in parts]), 0
+        self._whole = joined([sums for _, sums in parts])
 
 
 def joined(parts: list[Sums]) -> Sums:

@@ -20,6 +20,9 @@ from lightning_modules.token_stats import TokenStats, softmax_gradient_l1, softm
 
 SIDES = ("chosen", "rejected")
 
+RANKED = "ranked"
+"""Kind of a scored completion between the best and the worst of its prompt."""
+
 
 def by_class(l2: Tensor, pairs: PairTokens) -> dict[str, Tensor | Counted]:
     """The L2 norms of a batch's pair tokens, split by side and TokenClass.
@@ -94,16 +97,18 @@ def likelihood_gradients(
 
 
 def completion_incentives(output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor | Counted]:
-    """`<kind>/incentive` of every kind of completion, where a loss reads more than the two log-probs of a pair, or less.
+    """`<kind>/incentive` of every kind that a loss weighs, where it reads more than the two log-probs of a pair, or less.
 
     How hard a completion is pulled up, of rejected ones pushed down (`StepOutput.pulls`). Of groups, whose loss has a derivative
     by each completion's likelihood, the gradients in the likelihood coordinates too.
     """
     pulls = output.pulls()
     assert pulls is not None, "diagnostics are read after backward"
-    signs = {"rejected": -1}
+    signs = {"chosen": 1, "rejected": -1, RANKED: 1}
     members = sequences_by_kind(batch)
-    values: dict[str, Tensor | Counted] = {f"{kind}/incentive": signs.get(kind, 1) * pulls[of] for kind, of in members.items()}
+    values: dict[str, Tensor | Counted] = {
+        f"{kind}/incentive": sign * pulls[members[kind]] for kind, sign in signs.items() if kind in members
+    }
     if output.pairs is not None and output.pairs.reads is Reads.GROUPS:
         pull, push = pulls[batch.pairs].unbind(1)
         values |= likelihood_gradients((pull, -push), output.stats.sum_by_sequence(), batch.reference_logps, batch)

@@ -41,6 +41,10 @@ class RowFormat(ABC):
         """
         return PairsOnly(self)
 
+    def for_unpaired(self) -> RowFormat:
+        """The format for single labelled completions, of rows that have one or are pairs to be taken apart; pairs by default."""
+        return self.for_pairs()
+
     def for_supervised(self) -> RowFormat:
         """The format for supervised data: of a pair, the chosen completion.
 

@@ -21,7 +21,7 @@ _MESSAGES = "messages"
 class LabelledRows(RowFormat):
     """`prompt`, `completion` and `label`, or `messages` and `label`: a good answer is chosen, a bad one rejected, alone.
 
-    No loss of pairs can be trained on such rows. Supervised training takes the good ones, if it is asked to.
+    For `UnpairedDataModule`; no loss of pairs can be trained on such rows. Supervised training takes the good ones, if asked to.
     """
 
     short_name = "kto"
@@ -46,10 +46,14 @@ class LabelledRows(RowFormat):
     @override
     def for_pairs(self) -> NoReturn:
         raise ValueError(
-            "expected pairs, got rows of one labelled answer (format kto): the losses here compare two answers to a prompt. Give "
-            "data with chosen and rejected, or train on the good answers alone: SFTDataModule (experiment *_sft) with "
+            "expected pairs, got rows of one labelled answer (format kto). Train on them with UnpairedDataModule and a loss of "
+            "single completions (unpaired_kto, unpaired_bco), or on the good answers alone: SFTDataModule (experiment *_sft) with "
             "data.format.good_only true."
         )
+
+    @override
+    def for_unpaired(self) -> RowFormat:
+        return self
 
     @override
     def for_supervised(self) -> RowFormat:

@@ -162,6 +162,13 @@ class Loss(ABC):
             ValueError: if the loss cannot be computed for such pairs.
         """
 
+    def require_kinds(self, kinds: Sequence[str]) -> None:  # noqa: B027  # most losses ask nothing
+        """Refuse a batch of a step by the kinds of its completions; by default nothing is asked of them.
+
+        Raises:
+            ValueError: if a kind is missing that the loss reads.
+        """
+
     @property
     def is_logistic(self) -> bool:
         """Whether each pair is pushed by sigma(-margin) of the rewards that the loss gives, times a constant; False by default."""

@@ -5,7 +5,7 @@ Shape legend: Q completions of P prompts, K tokens of theirs, n pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -103,6 +103,10 @@ class Completions:
     """P."""
     step: SumsOfStep | None = None
     """Where a loss reads the whole optimizer step and this is a part of it; None: this is the step."""
+
+    def whole_step(self) -> Sums:
+        """The completions of the optimizer step, without gradient: those at hand where nothing else is known."""
+        return replace(self.sums, policy=self.sums.policy.detach()) if self.step is None else self.step.sums
 
     @cached_property
     def pair_sums(self) -> SequenceLogps:

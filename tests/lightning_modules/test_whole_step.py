@@ -9,24 +9,46 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
+from torch.utils.data import DataLoader
 
+from datamodules.batches import CompletionBatch
+from datamodules.examples import Example
+from datamodules.unpaired import taken_apart, with_mismatched
 from lightning_modules.losses.aot import AOTLoss
 from lightning_modules.losses.aot_unpaired import AOTUnpairedLoss
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.losses.kto import KTOLoss
+from lightning_modules.losses.unpaired_bco import UnpairedBCOLoss
+from lightning_modules.losses.unpaired_kto import UnpairedKTOLoss
 from lightning_modules.preference import PreferenceModule
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
-LOSSES: list[KTOLoss | AOTLoss | AOTUnpairedLoss] = [KTOLoss(beta=0.5), AOTLoss(beta=0.5), AOTUnpairedLoss(beta=0.5)]
+StepLoss = KTOLoss | AOTLoss | AOTUnpairedLoss | UnpairedKTOLoss | UnpairedBCOLoss
+LOSSES: list[StepLoss] = [
+    KTOLoss(beta=0.5),
+    AOTLoss(beta=0.5),
+    AOTUnpairedLoss(beta=0.5),
+    UnpairedKTOLoss(beta=0.5),
+    UnpairedBCOLoss(beta=0.5),
+]
 WHOLE = [[0, 1, 2, 3, 4, 5]]
 CUT = [[0], [1, 2, 3], [4, 5]]
 
 
-def trained(loss: PreferenceLoss, microbatches: list[list[int]], folder: Path, **options: Any) -> PreferenceModule:
+def examples_of(loss: Loss) -> list[Example]:
+    """Six prompts with what the loss reads."""
+    pairs = make_pairs(6)
+    if loss.reads is not Reads.COMPLETIONS:
+        return pairs
+    singles = [next(iter(taken_apart(pair))) if number % 3 else list(taken_apart(pair))[1] for number, pair in enumerate(pairs)]
+    return with_mismatched(singles, 0)
+
+
+def trained(loss: Loss, microbatches: list[list[int]], folder: Path, **options: Any) -> PreferenceModule:
     """After two steps of all six pairs: at the first one every log-ratio is 0, and nothing could differ."""
     module = PreferenceModule(TINY, loss, partial(SGD, lr=0.5), cache_dir=str(folder))
     trainer = Trainer(
@@ -40,12 +62,12 @@ def trained(loss: PreferenceLoss, microbatches: list[list[int]], folder: Path, *
         log_every_n_steps=1,
         **options,
     )
-    trainer.fit(module, datamodule=InMemoryPairs(make_pairs(6), microbatches * 3, len(microbatches)))
+    trainer.fit(module, datamodule=InMemoryPairs(examples_of(loss), microbatches * 3, len(microbatches)))
     return module
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_accumulation_takes_the_step_of_one_batch(loss: KTOLoss | AOTLoss | AOTUnpairedLoss, tmp_path: Path) -> None:
+def test_accumulation_takes_the_step_of_one_batch(loss: StepLoss, tmp_path: Path) -> None:
     whole, cut = trained(loss, WHOLE, tmp_path), trained(loss, CUT, tmp_path)
     apart = trained(replace(loss, beta=0.05), WHOLE, tmp_path)
     differs = 0.0
@@ -56,7 +78,7 @@ def test_accumulation_takes_the_step_of_one_batch(loss: KTOLoss | AOTLoss | AOTU
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_a_microbatch_by_itself_would_take_another_step(loss: PreferenceLoss, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_microbatch_by_itself_would_take_another_step(loss: StepLoss, tmp_path: Path, monkeypatch: Any) -> None:
     whole = trained(loss, WHOLE, tmp_path)
     monkeypatch.setattr(type(loss), "needs_step", False)
     alone = trained(loss, CUT, tmp_path)
@@ -68,3 +90,56 @@ def test_a_step_that_is_not_planned_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delattr(InMemoryPairs, "packed")
     with pytest.raises(ValueError, match=r"expected a step whose microbatches are planned, because KTOLoss reads all of it"):
         trained(KTOLoss(), CUT, tmp_path)
+
+
+class Sharded(InMemoryPairs):
+    """Every rank takes its own microbatches of a step."""
+
+    def train_dataloader(self) -> DataLoader[CompletionBatch]:
+        assert self.trainer is not None
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+        own = self.accumulate // size
+        batches = list(self._batches())
+        steps = [batches[start : start + self.accumulate] for start in range(0, len(batches), self.accumulate)]
+        mine = [replace(batch, step_examples=batch.step_examples[rank::size]) for step in steps for batch in step[rank::size]]
+        assert len(mine) == len(steps) * own
+        return DataLoader(mine, batch_size=None)  # type: ignore[arg-type]
+
+
+class SavesWeights(Callback):
+    """The weights after the fit, for another process to read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            torch.save(pl_module.policy.state_dict(), self.path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("microbatches", [[[0, 1], [2, 3, 4, 5]], [[0], [1, 2], [3], [4, 5]]], ids=["two", "four"])
+def test_two_processes_take_the_step_of_one_batch(loss: StepLoss, microbatches: list[list[int]], tmp_path: Path) -> None:
+    whole = trained(loss, WHOLE, tmp_path)
+    path = tmp_path / "weights.pt"
+    module = PreferenceModule(TINY, loss, partial(SGD, lr=0.5), cache_dir=str(tmp_path))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=len(microbatches) // 2,
+        devices=2,
+        strategy="ddp_fork",
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=[SavesWeights(path)],
+    )
+    trainer.fit(module, datamodule=Sharded(examples_of(loss), microbatches * 3, len(microbatches)))
+    together = torch.load(path)
+    for name, weight in whole.policy.state_dict().items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-5, atol=1e-7)

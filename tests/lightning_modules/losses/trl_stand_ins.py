@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="You are importing from 'trl.experimental'", category=UserWarning)
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer
-    from trl.trainer.dpo_trainer import DPOTrainer
-    from trl.trainer.kto_trainer import KTOTrainer
+    from trl.trainer.dpo_trainer import DPOTrainer as DPOTrainer
+    from trl.trainer.kto_trainer import KTOTrainer as KTOTrainer
 
 PROMPT_TOKENS = 3
 ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), gather=lambda tensor: tensor, gather_for_metrics=lambda tensor: tensor)
@@ -132,7 +132,7 @@ _DPO_DEFAULTS = MappingProxyType(
 
 def _dpo_pair_loss(trainer: SimpleNamespace, pair: Pair) -> Tensor:
     inputs = _inputs(pair) | {"ref_chosen_logps": pair.reference[0], "ref_rejected_logps": pair.reference[1]}
-    loss: Tensor = DPOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    loss: Tensor = DPOTrainer._compute_loss(trainer, model_returning(pair.token_logps()), inputs, return_outputs=False)
     return loss
 
 
@@ -142,7 +142,7 @@ def _kto_pair_loss(trainer: SimpleNamespace, pair: Pair) -> Tensor:
         "ref_logps": torch.cat(pair.reference),
         "ref_KL_logps": torch.zeros(1, dtype=pair.policy[0].dtype),
     }
-    loss: Tensor = KTOTrainer._compute_loss(trainer, _model_returning(pair.token_logps()), inputs, return_outputs=False)
+    loss: Tensor = KTOTrainer._compute_loss(trainer, model_returning(pair.token_logps()), inputs, return_outputs=False)
     return loss
 
 
@@ -166,7 +166,7 @@ def _inputs(pair: Pair) -> dict[str, Tensor]:
     return {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
 
 
-def _model_returning(token_logps: Tensor) -> object:
+def model_returning(token_logps: Tensor) -> object:
     blank = torch.zeros_like(token_logps)
     outputs = SimpleNamespace(log_probs=token_logps, entropy=blank, mean_logits=blank, is_top1=blank.bool())
     return lambda **inputs: outputs
