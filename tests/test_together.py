@@ -19,6 +19,7 @@ from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from datamodules.prompts import PromptBatch
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.kto import KTOLoss
 from lightning_modules.models.critic import SharedBody
 from lightning_modules.models.sharding import whole
 from lightning_modules.on_policy import OnPolicyPreferenceModule
@@ -53,6 +54,11 @@ def on_policy() -> PolicyModule:
     return OnPolicyPreferenceModule(TINY, DPOLoss(), [JudgeReward(EvenJudge())], partial(AdamW, lr=0.01))
 
 
+def on_policy_kto() -> PolicyModule:
+    """A loss over the whole step, of several microbatches."""
+    return OnPolicyPreferenceModule(TINY, KTOLoss(), [JudgeReward(EvenJudge())], partial(AdamW, lr=0.01), min_gap=0.2)
+
+
 def ppo(**options: Any) -> PolicyModule:
     settings = PPOSettings(num_minibatches=2, max_tokens_per_batch=options.pop("max_tokens_per_batch", 8192))
     return module(optimizer=partial(AdamW, lr=0.01), settings=settings, kl=KLPenalty(0.1, target=0.5, horizon=20), **options)
@@ -60,6 +66,7 @@ def ppo(**options: Any) -> PolicyModule:
 
 MODULES: Mapping[str, Callable[[], PolicyModule]] = {
     "on_policy": on_policy,
+    "on_policy_kto": on_policy_kto,
     "gae": ppo,
     "rloo": partial(ppo, judge=OddJudge(fails=lambda text: text.startswith("1")), advantages=RLOO(), max_tokens_per_batch=12),
     "remax": partial(ppo, advantages=ReMax()),
@@ -80,6 +87,7 @@ def train(folder: Path, strategies: list[str], size: int) -> None:
             run = folder / f"{name}_{strategy}"
             trained, monitors = make(), [LikelihoodMonitor(1, 2), SoftmaxGradientMonitor(1)]
             options = {"strategy": WITH[strategy](size), "devices": size, "max_steps": STEPS}
+            options |= {"accumulate_grad_batches": 2} if name == "on_policy_kto" else {}
             trainer = fit(run, trained, OddPrompts(), monitors, **options)
             weights = {key: whole(parameter.detach()) for key, parameter in trained.named_parameters()}
             if trainer.is_global_zero:
