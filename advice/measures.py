@@ -16,10 +16,10 @@ from callbacks.mathematics.token_trie import off_data_mass, token_trie
 from datamodules.batches import CompletionBatch, Role, sum_by_sequence
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from datamodules.prompts import TaskPrompt
+from datamodules.prompts import Sampling, TaskPrompt
 from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
-from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats
 
 Values = dict[str, list[float]]
@@ -60,7 +60,7 @@ _PASSAGE = 128
 
 def judged(policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, max_new_tokens: int) -> Values:
     """Greedy answers to held-out problems: `accuracy` of an exact judge, else `judge_score` on the judge's scale."""
-    read = examine(policy, problems, judge, tokenizer, SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0))
+    read = examine(policy, problems, judge, tokenizer, Sampling(max_new_tokens=max_new_tokens, temperature=0.0))
     right = read.get("task/accuracy")
     if isinstance(right, Tensor) and len(right) == len(problems):
         return {"accuracy": right.double().tolist()}
@@ -109,7 +109,7 @@ def pair_logps(policy: Policy, batches: Iterable[CompletionBatch], device: torch
 
 def sampled(policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], eos_token_id: int, device: torch.device) -> Values:
     """`sampled_kl` (nats per token) and `repetition` (share of 4-grams that came before) of one sample for each prompt."""
-    parameters = SamplingParameters(max_new_tokens=SAMPLED_TOKENS)
+    parameters = Sampling(max_new_tokens=SAMPLED_TOKENS)
     with policy.gathered():
         groups = policy.generate(prompts, parameters, num_samples=1, eos_token_id=eos_token_id, seed=0)
         logps = logps_under(policy, prompts, groups, device)

@@ -27,7 +27,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from lightning_modules.models.policy import Policy, SamplingParameters
+from datamodules.prompts import Sampling
+from lightning_modules.models.policy import Policy
 from lightning_modules.models.specs import PretrainedPolicy
 
 # fmt: off
@@ -83,7 +84,7 @@ def _prompts(count: int, vocab_size: int, seed: int) -> list[list[int]]:
 
 
 def _ours(policy: Policy, prompts: list[list[int]], options: argparse.Namespace, seed: int) -> int:
-    parameters = SamplingParameters(max_new_tokens=options.new_tokens)
+    parameters = Sampling(max_new_tokens=options.new_tokens)
     groups = policy.generate(prompts, parameters, num_samples=options.samples, eos_token_id=NO_EOS, seed=seed)
     return sum(len(completion.token_ids) for group in groups for completion in group)
 

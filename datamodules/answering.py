@@ -1,4 +1,4 @@
-"""Settings of sampling, and the batches of prompts that it takes."""
+"""How the prompts of a split are answered: the draw, how many answers, and in which batches."""
 
 from __future__ import annotations
 
@@ -6,38 +6,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from datamodules.batches import Demand
-from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
+from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
 from datamodules.ranges import require_at_least
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """Settings of sampling.
+class Answering(Sampling):
+    """Sampling, greedy by default, of a whole split of prompts.
 
     Raises:
         ValueError: if a field is out of its range.
     """
 
+    temperature: float = 0.0
+    """0 means greedy decoding."""
     num_samples: int = 1
     """Responses to each prompt."""
-    temperature: float = 0.0
-    """Temperature of sampling; 0 means greedy decoding."""
-    top_p: float = 1.0
-    """Nucleus, in (0, 1]."""
-    max_new_tokens: int = 256
-    """Tokens of a response at the most."""
     prompts_per_batch: int = 32
     """Prompts in one call of the policy."""
     seed: int = 0
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1, num_samples=self.num_samples, prompts_per_batch=self.prompts_per_batch, max_new_tokens=self.max_new_tokens
-        )
-        require_at_least(0, temperature=self.temperature, seed=self.seed)
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"expected top_p in (0, 1], got {self.top_p}. 1 draws from the whole distribution.")
+        super().__post_init__()
+        require_at_least(1, num_samples=self.num_samples, prompts_per_batch=self.prompts_per_batch)
+        require_at_least(0, seed=self.seed)
 
     def loader(self, prompts: Sequence[TaskPrompt], eos_token_id: int, part: tuple[int, int] = (0, 1)) -> PromptLoader:
         """The prompts in order, a batch at a time.
@@ -63,12 +56,10 @@ class Decoding:
     def _batch(self, prompts: Sequence[TaskPrompt], eos_token_id: int) -> PromptBatch:
         return PromptBatch(
             prompts=tuple(prompts),
+            sampling=Sampling(self.max_new_tokens, self.temperature, self.top_p),
             num_samples=self.num_samples,
             seed=self.seed,
             eos_token_id=eos_token_id,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
         )
 
 

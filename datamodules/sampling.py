@@ -7,8 +7,8 @@ from functools import cached_property
 
 from typing_extensions import override
 
+from datamodules.answering import Answering, PromptLoader
 from datamodules.batches import Demand
-from datamodules.decoding import Decoding, PromptLoader
 from datamodules.examples import Example
 from datamodules.in_memory import encode_prompts
 from datamodules.prompts import TaskPrompt
@@ -48,13 +48,13 @@ class SamplingDataModule(TaskDataModule):
         max_new_tokens: int = 256,
         prompts_per_batch: int = 32,
         seed: int = 0,
-        test_decoding: Decoding | None = None,
+        test_decoding: Answering | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(
             tokenizer, task, seed=seed, num_probe_prompts=0, test_decoding=test_decoding, trust_remote_code=trust_remote_code
         )
-        self._decoding = Decoding(num_samples, temperature, top_p, max_new_tokens, prompts_per_batch, seed)
+        self._answering = Answering(max_new_tokens, temperature, top_p, num_samples, prompts_per_batch, seed)
         self._answered: frozenset[Text] = frozenset()
 
     @override
@@ -71,13 +71,13 @@ class SamplingDataModule(TaskDataModule):
     @override
     def predict_dataloader(self) -> PromptLoader:  # type: ignore[override]
         missing = [prompt for prompt in self._prompts if prompt.item.text not in self._answered]
-        return self._decoding.loader(missing, self.tokenizer.eos_token_id, self.step_part)
+        return self._answering.loader(missing, self.tokenizer.eos_token_id, self.step_part)
 
     @override
     def demands(self) -> Iterator[Demand]:
         yield from super().demands()
         if self.trainer and self.trainer.predicting and self._prompts:
-            yield self._decoding.demand(self._prompts, "prompts with their answers")
+            yield self._answering.demand(self._prompts, "prompts with their answers")
 
     @cached_property
     def _prompts(self) -> list[TaskPrompt]:

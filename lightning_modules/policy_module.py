@@ -13,7 +13,7 @@ from datamodules.batches import CompletionBatch, ProbeStore
 from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import frozen
 from lightning_modules.models.adapted_base import base_of_adapted
-from lightning_modules.models.policy import OnProgress, Policy, PolicySpec, SamplingParameters
+from lightning_modules.models.policy import OnProgress, Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable, gathers
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput
 from lightning_modules.token_stats import TokenStats
@@ -91,11 +91,10 @@ class PolicyModule(TrainedModule):
         self._sampling.enter_context(self.policy.gathered())
         if not batch.prompts:
             return []
-        parameters = SamplingParameters(batch.max_new_tokens, batch.temperature, batch.top_p)
         prompts = [prompt.prompt_ids for prompt in batch.prompts]
         groups = self.policy.generate(
             prompts,
-            parameters,
+            batch.sampling,
             num_samples=batch.num_samples,
             eos_token_id=batch.eos_token_id,
             seed=batch.seed,

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from callbacks.output.samples import SampleLogger
 from datamodules.packing import pack
+from datamodules.prompts import Sampling
 from judges.reward_model import RewardModelJudge
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.critic import SharedBody
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.models.toy_specs import ToyPolicySpec
@@ -109,7 +109,7 @@ def optimizer(parameters: Any) -> Optimizer:
 def test_samples_start_at_the_reference(precision: str, tmp_path: Path) -> None:
     module = PreferenceModule(TINY, DPOLoss(beta=0.5), optimizer, cache_dir=str(tmp_path / "cache"))
     data = InMemoryPairs(make_pairs(4), [[0, 1], [2, 3]], 1)
-    logger = SampleLogger(2, sampling=SamplingParameters(6), num_samples=3)
+    logger = SampleLogger(2, sampling=Sampling(6), num_samples=3)
     trainer = rig.fit(tmp_path, module, data, [logger], precision=precision, max_steps=2)
     start, end = read_rows(Path(str(trainer.log_dir)), "on_policy")
     assert start["on_policy/kl"] == pytest.approx(0, abs=1e-6)

@@ -22,8 +22,8 @@ from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.objective_module import ObjectiveModule
@@ -94,7 +94,7 @@ def test_what_the_host_waits_for_is_counted() -> None:
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_a_policy_scores_learns_and_samples(layout: str) -> None:
-    prompts, parameters = [[1, 2, 3], [4, 5], [4, 5]], SamplingParameters(6)
+    prompts, parameters = [[1, 2, 3], [4, 5], [4, 5]], Sampling(6)
     policy, batch = RandomPolicy(config("llama"), seed=1, layout=layout).build().double(), make_batch()  # type: ignore[arg-type]
     policy(batch).logps.sum().backward()
     expected = policy(batch).logps.detach()

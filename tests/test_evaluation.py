@@ -12,11 +12,11 @@ from lightning.pytorch.cli import LightningCLI
 from callbacks.output.results_table import ALL, Outcome, table_cells
 from datamodules.pool.files import write_pool
 from datamodules.pool.schema import PoolRow, Response
+from datamodules.prompts import Sampling
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from judges.base import Verdict
 from judges.slogan import SloganJudge
-from lightning_modules.models.policy import SamplingParameters
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.test_sampling import JUDGE, TASK, policy
@@ -58,7 +58,7 @@ def test_the_test_problems_are_decoded_and_judged(
     folder = Path(cli.trainer.log_dir or "")
     problems = cli.datamodule.task_prompts()
     assert len(problems) == 7
-    drawn = cli.model.policy.sample([p.prompt_ids for p in problems], SamplingParameters(10, 0.0), eos_token_id=1, seed=0)
+    drawn = cli.model.policy.sample([p.prompt_ids for p in problems], Sampling(10, 0.0), eos_token_id=1, seed=0)
     texts = [cli.datamodule.tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
     rows = read_rows(folder, "test_responses")
     assert [(row["prompt"], row["response"]) for row in rows] == [(p.item.prompt, t) for p, t in zip(problems, texts, strict=True)]

@@ -18,7 +18,7 @@ from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.results_table import ResultsTable
 from callbacks.output.samples import SampleLogger
 from callbacks.output.sampling_bar import SamplingBar
-from datamodules.decoding import Decoding
+from datamodules.answering import Answering
 from datamodules.mixture import MixtureDataModule, MixturePart
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.rollouts import RolloutDataModule
@@ -66,7 +66,7 @@ COUNTS: list[tuple[Callable[..., object], str]] = [
         ((pairs, pool), "limit"),
         ((mixture,), "num_examples"),
         ((rollouts,), "prompts_per_rollout num_samples max_new_tokens"),
-        ((sampling, Decoding), "num_samples max_new_tokens prompts_per_batch"),
+        ((sampling, Answering), "num_samples max_new_tokens prompts_per_batch"),
         ((ToyPreferenceDataModule,), "num_seeds"),
         ((ToyPolicySpec,), "num_seeds num_prompts num_responses width"),
         ((partial(TaskRows, "rows.jsonl"),), "limit"),
@@ -97,7 +97,7 @@ AMOUNTS: list[tuple[Callable[..., object], str]] = [
     for makes, names in (
         ((pairs, mixture, pool), "num_workers seed num_probe_prompts val_fraction"),
         ((pool,), "num_leftovers mix"),
-        ((sampling, Decoding), "seed temperature"),
+        ((sampling, Answering), "seed temperature"),
         ((ArithmeticTask,), "num_train num_pool num_val num_test num_slips seed terse_share"),
         ((partial(TaskRows, "rows.jsonl"),), "skip shuffle_seed"),
         ((SampleLogger, ReferenceProbes, partial(ResultsTable, JUDGE)), "seed"),

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 
 from datamodules.pool.files import read_pool
+from datamodules.prompts import Sampling
 from datamodules.sampling import SamplingDataModule
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
-from lightning_modules.models.policy import SamplingParameters
 from run_folder.rows import read_rows
 from tests import tiny
 
@@ -148,7 +148,7 @@ def test_accuracy_is_measured_before_during_and_after_training(
     rows = read_rows(Path(cli.trainer.log_dir or ""), "accuracy")
     assert [row["step"] for row in rows] == [0, 2, 3]
     policy, prompts = cli.model.policy, cli.datamodule.task_prompts()[:5]
-    drawn = policy.sample([p.prompt_ids for p in prompts], SamplingParameters(10, 0.0), eos_token_id=1, seed=0)
+    drawn = policy.sample([p.prompt_ids for p in prompts], Sampling(10, 0.0), eos_token_id=1, seed=0)
     texts = [cli.datamodule.tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
     verdicts = [ArithmeticJudge().judge("", text, p.item.answer) for text, p in zip(texts, prompts, strict=True)]
     assert rows[-1]["task/score"] == pytest.approx(sum(verdict.score for verdict in verdicts) / 5)

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import SCENARIOS, PairRules, view_scenario
 from datamodules.pool.schema import PoolRow
+from datamodules.prompts import Sampling
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import PretrainedPolicy
 
 ASSETS = Path(__file__).parents[1] / "assets" / "arithmetic"
@@ -33,7 +33,7 @@ def test_the_weights_are_small_and_leave_preference_something_to_do() -> None:
     policy, tokenizer, judge = PretrainedPolicy(str(ASSETS / "base")).build(), build_tokenizer(), ArithmeticJudge()
     items = list(ArithmeticTask(num_test=120).items("test"))
     prompts = [tokenizer(str(item.prompt))["input_ids"] for item in items]
-    drawn = policy.sample(prompts, SamplingParameters(80, temperature=0.0), eos_token_id=1, seed=0)
+    drawn = policy.sample(prompts, Sampling(80, temperature=0.0), eos_token_id=1, seed=0)
     answers = [tokenizer.decode(completion, skip_special_tokens=True) for completion in drawn]
     scores = [judge.judge(str(item.prompt), answer, item.answer).score for item, answer in zip(items, answers, strict=True)]
     assert 0.5 <= sum(score >= 4 for score in scores) / len(scores) <= 0.75

@@ -22,8 +22,8 @@ from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.policy_export import PolicyExport
 from callbacks.output.samples import SampleLogger
 from datamodules.pool.rollouts import RolloutDataModule
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.trainer_options import settle_options
 from run_folder.rows import read_rows
@@ -119,7 +119,7 @@ class Weights(Callback):
 def watched(folder: Path, position: int | None) -> tuple[Path, Weights]:
     """A run with monitors, a checkpoint and an export; weights averaged by a callback at that place in the list."""
     seen = Weights()
-    sampling = SamplingParameters(max_new_tokens=2)
+    sampling = Sampling(max_new_tokens=2)
     callbacks: list[Callback] = [
         seen,
         LikelihoodMonitor(1, 2),

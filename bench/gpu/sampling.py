@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import DrawnPolicy, free_memory, quiet
 from bench.sampling import GSM8K_LENGTHS, NO_EOS
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batching import TOKENS_PER_READ
-from lightning_modules.models.policy import SamplingParameters
 
 SAMPLES = 8
 """Completions of each prompt."""
@@ -31,7 +31,7 @@ def ours(policy: CausalLMPolicy, rows: int, new_tokens: int) -> int:
     """Tokens drawn."""
     groups = policy.generate(
         prompts(rows // SAMPLES, policy.vocab_size),
-        SamplingParameters(max_new_tokens=new_tokens),
+        Sampling(max_new_tokens=new_tokens),
         num_samples=SAMPLES,
         eos_token_id=NO_EOS,
         seed=0,

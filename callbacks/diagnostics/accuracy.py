@@ -12,16 +12,14 @@ from typing_extensions import override
 from callbacks.base import PolicyDiagnostic
 from callbacks.output.judging import require_judge
 from callbacks.readings import Values
-from datamodules.prompts import TaskPrompt, TaskStore
+from datamodules.prompts import Sampling, TaskPrompt, TaskStore
 from datamodules.ranges import require_at_least
 from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
-from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.policy import Policy
 
 
-def examine(
-    policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: SamplingParameters
-) -> Values:
+def examine(policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: Sampling) -> Values:
     """Responses to the problems, judged.
 
     Returns:
@@ -69,7 +67,7 @@ class AccuracyMonitor(PolicyDiagnostic):
         require_at_least(1, num_problems=num_problems)
         self.judge = judge
         self.num_problems = num_problems
-        self._parameters = SamplingParameters(max_new_tokens=max_new_tokens, temperature=0.0)
+        self._parameters = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
         self._num_judged = 0
 
     @override

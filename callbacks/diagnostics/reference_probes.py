@@ -12,8 +12,9 @@ from typing_extensions import override
 from callbacks.output.samples import NO_END
 from callbacks.output.texts import decoder_of, prompts_and_completions
 from datamodules.batches import ProbeStore
+from datamodules.prompts import Sampling
 from datamodules.ranges import require_at_least
-from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.policy import Policy
 
 KIND = "reference_sample"
 """Kind of these probes."""
@@ -38,12 +39,12 @@ class ReferenceProbes(Callback):
         seed: of the draws.
     """
 
-    def __init__(self, num_samples: int = 2, sampling: SamplingParameters | None = None, seed: int = 0) -> None:
+    def __init__(self, num_samples: int = 2, sampling: Sampling | None = None, seed: int = 0) -> None:
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}. Leave the callback out to switch it off.")
         require_at_least(0, seed=seed)
         self.num_samples = num_samples
-        self.sampling = sampling or SamplingParameters(max_new_tokens=128)
+        self.sampling = sampling or Sampling(max_new_tokens=128)
         self.seed = seed
         self._drawn: list[list[list[int]]] | None = None
 

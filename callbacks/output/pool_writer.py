@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from callbacks.output.judging import judge_groups, judge_of
 from datamodules.pool.files import PoolAppender
-from datamodules.pool.schema import DATASET, POLICY, PoolRow, Response, Sampling
+from datamodules.pool.schema import DATASET, POLICY, PoolRow, Response
 from datamodules.prompts import PromptBatch
 from datamodules.sources.records import Text
 from datamodules.sources.tokenization import Tokenizer
@@ -118,7 +118,7 @@ class PoolWriter(Callback):
             text=self._store.tokenizer.decode(policy.without_end(completion, batch.eos_token_id)),
             source=self.source,
             model=self._model,
-            sampling=Sampling(batch.temperature, batch.top_p, batch.max_new_tokens),
+            sampling=batch.sampling,
             seed=batch.seed,
             is_cut=not policy.is_finished(completion, batch.eos_token_id),
         )

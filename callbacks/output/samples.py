@@ -16,8 +16,9 @@ from callbacks.mathematics.sample_statistics import Groups, Prompts, divergence,
 from callbacks.output.texts import Decoder, decoder_of, prompts_and_completions, text_of
 from callbacks.schedule import Schedule, Scheduled
 from datamodules.batches import ProbeStore
+from datamodules.prompts import Sampling
 from datamodules.ranges import require_at_least
-from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.policy import Policy
 from run_folder.files import append_row, tensorboard_writer
 
 NO_END = -1
@@ -68,7 +69,7 @@ class SampleLogger(Scheduled):
         self,
         every_n_steps: int = 200,
         num_prompts: int = 4,
-        sampling: SamplingParameters | None = None,
+        sampling: Sampling | None = None,
         seed: int = 0,
         num_samples: int = 4,
         against_reference: bool = True,
@@ -77,7 +78,7 @@ class SampleLogger(Scheduled):
         require_at_least(0, seed=seed)
         self.schedule = Schedule(every_n_steps)
         self.num_prompts = num_prompts
-        self.sampling = sampling or SamplingParameters(max_new_tokens=128)
+        self.sampling = sampling or Sampling(max_new_tokens=128)
         self.seed = seed
         self.num_samples = num_samples
         self.against_reference = against_reference

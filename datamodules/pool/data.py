@@ -9,8 +9,8 @@ from functools import cached_property
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from datamodules.answering import Answering
 from datamodules.batches import Role
-from datamodules.decoding import Decoding
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.in_memory import OnBadRow
 from datamodules.pool.files import read_pool
@@ -76,7 +76,7 @@ class PoolDataModule(TaskDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
-        test_decoding: Decoding | None = None,
+        test_decoding: Answering | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(

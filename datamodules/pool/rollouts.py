@@ -15,7 +15,7 @@ from datamodules.batches import Demand
 from datamodules.in_memory import encode_prompts
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
-from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
+from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
 from datamodules.ranges import require_at_least
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.records import Record, Text
@@ -68,12 +68,10 @@ class RolloutDataModule(PoolDataModule):
         chosen = order[position * self.prompts_per_rollout :][: self.prompts_per_rollout].tolist()
         return PromptBatch(
             prompts=tuple(self._prompts[index] for index in chosen),
+            sampling=Sampling(self.max_new_tokens),
             num_samples=self.num_samples,
             seed=int(np.random.default_rng([self.seed, number]).integers(_MAX_SEED)),
             eos_token_id=self.tokenizer.eos_token_id,
-            max_new_tokens=self.max_new_tokens,
-            temperature=1.0,
-            top_p=1.0,
         )
 
     @override

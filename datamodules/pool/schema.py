@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from datamodules.prompts import Sampling
 from datamodules.sources.cells import number_cell, text_cell
 from datamodules.sources.messages import parse_tools
 from datamodules.sources.records import BadRowError, Fault, Text, is_blank
@@ -18,18 +19,6 @@ POLICY = "policy"
 """Source of responses sampled from the model that is being aligned."""
 DATASET = "dataset"
 """Source of the data set's own responses. Any other name is that of another model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a response was drawn."""
-
-    temperature: float
-    """0 means greedy decoding."""
-    top_p: float
-    """Nucleus, in (0, 1]."""
-    max_new_tokens: int
-    """Tokens at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +131,7 @@ def _parse_sampling(cell: object) -> Sampling | None:
     assert temperature is not None, "number_cell gives None for no column only"
     assert top_p is not None, "likewise"
     assert max_new_tokens is not None, "likewise"
-    return Sampling(temperature, top_p, int(max_new_tokens))
+    return Sampling(int(max_new_tokens), temperature, top_p)
 
 
 def _text(row: Mapping[str, object], column: str) -> str:

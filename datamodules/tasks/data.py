@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from datamodules.answering import Answering, PromptLoader
 from datamodules.base import BaseDataModule
 from datamodules.batches import Demand
-from datamodules.decoding import Decoding, PromptLoader
 from datamodules.in_memory import OnBadRow, encode_prompts, prepare_records
 from datamodules.prompts import TaskPrompt
 from datamodules.sources.preparation import LengthLimits
@@ -54,7 +54,7 @@ class TaskDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
         num_probe_prompts: int = 16,
-        test_decoding: Decoding | None = None,
+        test_decoding: Answering | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
@@ -67,7 +67,7 @@ class TaskDataModule(BaseDataModule):
         self._limits = LengthLimits(max_length, max_prompt_length)
         self._on_bad_row = on_bad_row
         self.task = task
-        self._test_decoding = test_decoding or Decoding()
+        self._test_decoding = test_decoding or Answering()
 
     @property
     @override

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.lora import adapters_off
 from lightning_modules.models.output_head import OutputHead
-from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion
 from lightning_modules.models.weights import base_fingerprint
 from lightning_modules.token_stats import TokenStats
 
@@ -41,9 +42,7 @@ class AdaptedBase(Policy):
         return self._adapted[0].output_head(batch)
 
     @override
-    def sample(
-        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
-    ) -> list[list[int]]:
+    def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:
         with self._base() as policy:
             return policy.sample(prompts, parameters, eos_token_id=eos_token_id, seed=seed)
 
@@ -51,7 +50,7 @@ class AdaptedBase(Policy):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         eos_token_id: int,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from datamodules.batches import CompletionBatch
+from datamodules.prompts import Sampling
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.compiling import compile_layers, uncompiled
@@ -26,7 +27,7 @@ from lightning_modules.models.head import HeadStats, ScoringHead
 from lightning_modules.models.limits import ModelLimits, limits_of
 from lightning_modules.models.output_head import LinearHead
 from lightning_modules.models.padded import pad
-from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion
 from lightning_modules.models.router import balance_loss_of, row_weights
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import AS_HELD, Gathering, gathers, shard, whole, whole_copy
@@ -147,9 +148,7 @@ class CausalLMPolicy(Policy):
     def _balance(self, output: ModelOutput, weights: Tensor) -> Tensor | None:
         return self._balance_loss(output.router_logits, weights) if self._balance_loss and self._routing else None
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
-    ) -> list[list[int]]:
+    def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:
         """One completion for each prompt (see `Policy`); of a prompt given k times, its samples 0 to k - 1."""
         groups = self.generate(prompts, parameters, num_samples=1, eos_token_id=eos_token_id, seed=seed)
         return [list(group[0].token_ids) for group in groups]
@@ -157,7 +156,7 @@ class CausalLMPolicy(Policy):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         eos_token_id: int,

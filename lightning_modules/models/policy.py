@@ -15,33 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from datamodules.prompts import Sampling
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParameters:
-    """How responses are drawn: from softmax(logits / temperature), restricted to the nucleus.
-
-    Raises:
-        ValueError: if a field is out of its range.
-    """
-
-    max_new_tokens: int = 256
-    """Tokens at the most, >= 1."""
-    temperature: float = 1.0
-    """0 means greedy decoding."""
-    top_p: float = 1.0
-    """Nucleus, in (0, 1]: the fewest likeliest tokens that hold this much probability."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"expected max_new_tokens >= 1, a finite temperature >= 0 and top_p in (0, 1], got {self.max_new_tokens}, "
-                f"{self.temperature} and {self.top_p}."
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,16 +102,14 @@ class Policy(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def sample(
-        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
-    ) -> list[list[int]]:
+    def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:
         """One completion for each prompt, reproducible from `seed`; ends with one of `ends(eos_token_id)` unless it was cut."""
 
     @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         eos_token_id: int,

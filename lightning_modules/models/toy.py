@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batches import CompletionBatch
+from datamodules.prompts import Sampling
 from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.output_head import ReplicatedHead
-from lightning_modules.models.policy import Policy, SamplingParameters
+from lightning_modules.models.policy import Policy
 from lightning_modules.models.sharding import AS_HELD, Gathering, is_first_rank
 from lightning_modules.token_stats import TokenStats
 
@@ -143,9 +144,7 @@ class ToyPolicy(Policy):
             )
 
     @torch.no_grad()
-    def sample(
-        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
-    ) -> list[list[int]]:
+    def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:
         """One response for each prompt, always one token: there is no end of sequence to draw (see `Policy`)."""
         generator = torch.Generator().manual_seed(seed)
         rows = torch.tensor([prompt[-1] for prompt in prompts])

@@ -200,10 +200,10 @@ def require_whole_distribution(prompts: PromptBatch) -> None:
     Raises:
         ValueError: if temperature or top_p is not 1.
     """
-    if (prompts.temperature, prompts.top_p) != (1, 1):
+    if (prompts.sampling.temperature, prompts.sampling.top_p) != (1, 1):
         raise ValueError(
-            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.temperature} and {prompts.top_p}: what "
-            "is drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
+            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.sampling}: what is "
+            "drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
         )
 
 

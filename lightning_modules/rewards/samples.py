@@ -17,7 +17,7 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.loading.partition import greedy_runs
 from datamodules.packing import pack
 from datamodules.prompts import PromptBatch, TaskPrompt
-from lightning_modules.models.policy import Policy, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import Policy, SampledCompletion
 
 SAMPLE = "sample"
 """Kind of a completion that was drawn."""
@@ -94,10 +94,9 @@ class Samples:
 
 def draw(policy: Policy, prompts: PromptBatch, *, is_greedy: bool = False) -> Samples:
     """Completions of the prompts under the policy as it is; the greedy one of each if `is_greedy`."""
-    parameters = SamplingParameters(prompts.max_new_tokens, 0.0 if is_greedy else prompts.temperature, prompts.top_p)
     groups = policy.generate(
         [prompt.prompt_ids for prompt in prompts.prompts],
-        parameters,
+        replace(prompts.sampling, temperature=0.0) if is_greedy else prompts.sampling,
         num_samples=1 if is_greedy else prompts.num_samples,
         eos_token_id=prompts.eos_token_id,
         seed=prompts.seed,

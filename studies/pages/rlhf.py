@@ -15,11 +15,10 @@ from torch import Tensor
 
 from callbacks.diagnostics.accuracy import examine
 from datamodules.in_memory import encode_prompts
-from datamodules.prompts import TaskPrompt
+from datamodules.prompts import Sampling, TaskPrompt
 from datamodules.sources.tokenization import load_tokenizer
 from datamodules.tasks.arithmetic import ArithmeticTask
 from judges.arithmetic import ArithmeticJudge
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import PretrainedPolicy
 from run_folder.rows import ROWS, read_rows
 from studies.pages import table
@@ -27,7 +26,7 @@ from studies.study import ROOT, Study
 
 BASE = ROOT / "assets" / "arithmetic" / "base"
 SEEN = NUM_PROBLEMS = 500
-PARAMETERS = SamplingParameters(max_new_tokens=80, temperature=0.0)
+PARAMETERS = Sampling(max_new_tokens=80, temperature=0.0)
 
 
 def write(study: Study) -> None:

@@ -16,7 +16,8 @@ from callbacks.readings import Values
 from datamodules.batches import CompletionBatch, Role, sum_by_sequence
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from lightning_modules.models.policy import Policy, SamplingParameters
+from datamodules.prompts import Sampling
+from lightning_modules.models.policy import Policy
 from lightning_modules.step_output import StepOutput
 from run_folder.files import append_row
 from studies.verdict.outcome import END_ROWS, OUTCOME_ROWS
@@ -53,7 +54,7 @@ class NeutralText(Diagnostic):
     ) -> None:
         super().__init__(every_n_steps)
         self._texts, self._num_texts, self._num_samples, self._max_length = Path(texts), num_texts, num_samples, max_length
-        self._sampling = SamplingParameters(max_new_tokens=max_new_tokens, temperature=1.0)
+        self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
         self._measured_at = -1
 
     @override

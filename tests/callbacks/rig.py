@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from lightning_modules.models.policy import Policy, PolicySpec, SamplingParameters
+from datamodules.prompts import Sampling
+from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.stubs import InMemoryPairs
@@ -54,9 +55,7 @@ class BigramPolicy(Policy):
             num_sequences=batch.num_sequences,
         )
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, eos_token_id: int, seed: int
-    ) -> list[list[int]]:
+    def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:
         length = min(3, parameters.max_new_tokens)
         ending = [eos_token_id] if eos_token_id >= 0 else []
         return [[int(parameters.temperature * 2) + 1] * length + ending for _ in prompts]

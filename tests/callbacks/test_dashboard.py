@@ -18,8 +18,8 @@ from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.output.dashboard import LAYOUT, PropertyDashboard
 from callbacks.output.samples import SampleLogger
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from run_folder.tensorboard import is_shown
 from tests.callbacks.rig import ProbedPairs, events, fit
@@ -39,7 +39,7 @@ def test_every_chart_finds_metrics_and_an_overview_comes_first(tmp_path: Path) -
         DisentanglementMonitor(1),
         DispersionMonitor(1, 1),
         MassMonitor(1),
-        SampleLogger(2, sampling=SamplingParameters(max_new_tokens=4)),
+        SampleLogger(2, sampling=Sampling(max_new_tokens=4)),
     ]
     module = PreferenceModule(TINY, DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
     data = ProbedPairs(make_pairs(5), [[0, 1, 2], [3, 4], [0, 1]], 1)

@@ -28,8 +28,8 @@ from callbacks.diagnostics.toy_ledger import ToyLedger
 from callbacks.output.results_table import ResultsTable
 from callbacks.output.samples import SampleLogger
 from callbacks.output.token_heatmap import TokenHeatmap
+from datamodules.answering import Answering
 from datamodules.batches import CompletionBatch
-from datamodules.decoding import Decoding
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView
 from datamodules.pool.schema import Response
 from datamodules.prompts import PromptBatch, TaskPrompt
@@ -81,7 +81,7 @@ class Examined(Validated):
         return [TaskPrompt(TaskItem(text, "a"), ids) for text, ids in (("ab", (1, 2)), ("b", (2,)))]
 
     def test_dataloader(self) -> DataLoader[PromptBatch]:
-        return Decoding().loader(self.task_prompts(), self.tokenizer.eos_token_id)
+        return Answering().loader(self.task_prompts(), self.tokenizer.eos_token_id)
 
 
 def examined(folder: Path, optimizer: OptimizerCallable) -> Trainer:

@@ -10,8 +10,9 @@ from torch.optim import SGD
 
 from callbacks.mathematics.sample_statistics import ScoredSamples, distinct, divergence, floor_of, repetition, score, shape
 from callbacks.output.samples import SampleLogger
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.models.toy_specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
@@ -80,7 +81,7 @@ def test_scores_follow_the_order_of_prompts_and_samples() -> None:
     torch.testing.assert_close(found.reference_logps, torch.cat(alone))
 
 
-SAMPLING = SamplingParameters(max_new_tokens=2, temperature=1.0)
+SAMPLING = Sampling(max_new_tokens=2, temperature=1.0)
 
 
 def test_rows_of_a_run_start_at_the_reference_and_leave_it(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_rows_of_a_run_start_at_the_reference_and_leave_it(tmp_path: Path) -> No
 
 def test_supervised_runs_are_measured_alike_and_other_draws_have_no_kl(tmp_path: Path) -> None:
     data = ProbedPairs(supervised(PAIRS), [[0, 1], [2]], 1)
-    narrow = SamplingParameters(max_new_tokens=2, temperature=0.5)
+    narrow = Sampling(max_new_tokens=2, temperature=0.5)
     optimizer = partial(SGD, lr=0.3)
     trainer = fit(SFTModule(BigramSpec(), optimizer), [SampleLogger(1, 1, narrow)], tmp_path, data=data)
     rows = read_rows(Path(trainer.log_dir or ""), "on_policy")

@@ -16,8 +16,8 @@ from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.output.samples import SampleLogger
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from run_folder.rows import tracks_of
@@ -42,7 +42,7 @@ def monitors() -> list[Callback]:
         DisentanglementMonitor(2),
         DispersionMonitor(2, 2),
         MassMonitor(2),
-        SampleLogger(4, sampling=SamplingParameters(max_new_tokens=6)),
+        SampleLogger(4, sampling=Sampling(max_new_tokens=6)),
     ]
 
 

@@ -19,8 +19,8 @@ from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.policy_export import PolicyExport, free_folder
 from callbacks.output.run_summary import RunSummary, next_steps, summary_lines
 from callbacks.output.samples import SampleLogger, as_markdown
+from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.preference import PreferenceModule
 from run_folder.rows import read_rows, tracks_of
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, InterruptAt, Interrupted, ProbedPairs, events, fit
@@ -33,7 +33,7 @@ def dpo(folder: Path) -> PreferenceModule:
 
 
 def test_samples_stand_beside_the_chosen_completion(tmp_path: Path) -> None:
-    logger = SampleLogger(every_n_steps=3, num_prompts=2, sampling=SamplingParameters(max_new_tokens=2, temperature=1.0))
+    logger = SampleLogger(every_n_steps=3, num_prompts=2, sampling=Sampling(max_new_tokens=2, temperature=1.0))
     trainer = fit(dpo(tmp_path), [logger], tmp_path)
     rows = read_rows(Path(trainer.log_dir or ""), "samples")
     assert [(row["step"], row["example"]) for row in rows] == [(step, number) for step in (0, 3, 4) for number in (0, 1)]

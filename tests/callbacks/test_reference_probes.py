@@ -15,11 +15,11 @@ from callbacks.diagnostics.reference_probes import KIND, ReferenceProbes
 from callbacks.output.checkpoint import RunCheckpoint
 from callbacks.output.texts import prompts_and_completions
 from datamodules.preference import PreferenceDataModule
+from datamodules.prompts import Sampling
 from datamodules.sft import SFTDataModule
 from datamodules.sources.formats import PairColumns
 from datamodules.sources.readers import DataSource
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
@@ -30,7 +30,7 @@ from tests.callbacks.rig import PAIRS, InterruptAt, Interrupted, ProbedPairs, fi
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
 POLICY, OPTIMIZER = RandomPolicy(**tiny.POLICY["init_args"]), partial(SGD, lr=0.5)
-SAMPLING = SamplingParameters(max_new_tokens=5)
+SAMPLING = Sampling(max_new_tokens=5)
 
 
 def data_of(

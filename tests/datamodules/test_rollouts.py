@@ -15,6 +15,7 @@ from datamodules.pool.files import write_pool
 from datamodules.pool.ranked import RankedPoolDataModule
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.pool.schema import PoolRow, Response
+from datamodules.prompts import Sampling
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
 
@@ -51,7 +52,7 @@ def test_every_pass_asks_every_prompt_once_in_an_order_of_its_own(options: dict[
     batch = data.rollout_prompts(2)
     assert batch == data.rollout_prompts(2)
     assert batch.seed != data.rollout_prompts(3).seed
-    assert (batch.num_samples, batch.max_new_tokens, batch.temperature, batch.top_p) == (3, 9, 1.0, 1.0)
+    assert (batch.num_samples, batch.sampling) == (3, Sampling(9, temperature=1.0, top_p=1.0))
     assert batch.prompts[0].item.answer == f"#### {batch.prompts[0].item.prompt[8:-1]}"
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.completions import Place, Request, Row, requests, rows_of, uniforms_of
 from lightning_modules.models.generation.decoder import CohortT, Decoder
 from lightning_modules.models.generation.draw import draw
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.generation.progress import ProgressMeter
-from lightning_modules.models.policy import OnProgress, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import OnProgress, SampledCompletion
 
 
 class BatchedEngine(SamplingEngine, Generic[CohortT]):
@@ -45,7 +46,7 @@ class BatchedEngine(SamplingEngine, Generic[CohortT]):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         ends: frozenset[int],
@@ -91,7 +92,7 @@ class _Call(Generic[CohortT]):
     """One call of `generate`: what waits, what is under way, what is done."""
 
     def __init__(
-        self, decoder: Decoder[CohortT], batching: Batching, parameters: SamplingParameters, ends: frozenset[int], seed: int
+        self, decoder: Decoder[CohortT], batching: Batching, parameters: Sampling, ends: frozenset[int], seed: int
     ) -> None:
         self._decoder, self._batching, self._parameters = decoder, batching, parameters
         self._ends, self._seed = ends, seed

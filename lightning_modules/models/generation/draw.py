@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.models.policy import SamplingParameters
+from datamodules.prompts import Sampling
 
 _BLOCK = 256
 """Tokens summed together before the search, so that only 1 / 256 of the cumulative sums are formed."""
@@ -18,7 +18,7 @@ _FIRST_CANDIDATES = 128
 """Tokens in which the nucleus is looked for first; most distributions need no more, and sorting all is slow."""
 
 
-def draw(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniforms: Tensor, parameters: Sampling) -> tuple[Tensor, Tensor]:
     """Choose a token a row.
 
     With q = softmax(z / T) restricted to the nucleus, the token is the first y with sum_{v <= y} q_v > u.
@@ -37,7 +37,7 @@ def draw(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> tu
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normalizers
 
 
-def _sampled(logits: Tensor, uniforms: Tensor, parameters: SamplingParameters) -> Tensor:
+def _sampled(logits: Tensor, uniforms: Tensor, parameters: Sampling) -> Tensor:
     weights = logits - logits.amax(-1, keepdim=True)
     if parameters.temperature != 1:
         weights /= parameters.temperature

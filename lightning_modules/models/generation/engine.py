@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from lightning_modules.models.policy import OnProgress, SampledCompletion, SamplingParameters
+from datamodules.prompts import Sampling
+from lightning_modules.models.policy import OnProgress, SampledCompletion
 
 
 class SamplingEngine(ABC):
@@ -15,7 +16,7 @@ class SamplingEngine(ABC):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         ends: frozenset[int],

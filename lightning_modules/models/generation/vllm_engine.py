@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.generation.engine import SamplingEngine
-from lightning_modules.models.policy import OnProgress, SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import OnProgress, SampledCompletion
 
 _PROMPT_STRIDE = 1_000_003
 """Between the seeds of two prompts: vLLM gives the samples of a prompt consecutive ones."""
@@ -70,7 +71,7 @@ class VLLMEngine(SamplingEngine):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
+        parameters: Sampling,
         *,
         num_samples: int,
         ends: frozenset[int],

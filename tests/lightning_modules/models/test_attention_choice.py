@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import RandomPolicy
 from tests.half_kernel import half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch
@@ -46,6 +46,6 @@ def test_policies_scalars_and_prompts_reach_the_kernel(
         with context(), precision():
             policy(batch)
             critic(batch, None)
-            policy.sample([[1, 2, 3], [4, 5]], SamplingParameters(2), eos_token_id=2, seed=0)
+            policy.sample([[1, 2, 3], [4, 5]], Sampling(2), eos_token_id=2, seed=0)
     layers = policy.model.config.get_text_config().num_hidden_layers
     assert used == [expected] * 3 * layers

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batches import CompletionBatch
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.compiling import CompiledForward
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models import architectures
@@ -176,7 +176,7 @@ def test_a_compiled_policy_samples_what_the_plain_one_samples() -> None:
     plain, compiled = spec().build(), spec().build()
     compiled.compile_layers("aot_eager")
     torch._dynamo.utils.counters.clear()
-    drawn = [p.sample([[3, 4], [5]], SamplingParameters(6), eos_token_id=2, seed=0) for p in (plain, compiled)]
+    drawn = [p.sample([[3, 4], [5]], Sampling(6), eos_token_id=2, seed=0) for p in (plain, compiled)]
     assert drawn[0] == drawn[1]
     assert not torch._dynamo.utils.counters["stats"]
 

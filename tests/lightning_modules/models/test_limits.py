@@ -14,8 +14,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from datamodules.batches import CompletionBatch, Demand, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from datamodules.prompts import Sampling
 from lightning_modules.models.limits import ModelLimits, limits_of
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.rotary import steady_length
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.models.specs import RandomPolicy
@@ -84,7 +84,7 @@ def test_a_rotation_is_that_of_one_sequence_or_refused(kind: str, layout: Any) -
     with pytest.raises(ValueError, match=rf"at most {limit} tokens .* rotary .* got {limit + 1} in a batch"):
         policy(beyond)
     with pytest.raises(ValueError, match=rf"at most {limit} tokens .* got {limit + 1} in a prompt with its answer"):
-        policy.generate([[3] * 7], SamplingParameters(limit - 6), num_samples=1, eos_token_id=2, seed=0)
+        policy.generate([[3] * 7], Sampling(limit - 6), num_samples=1, eos_token_id=2, seed=0)
 
 
 def test_a_rotation_that_follows_the_batch_is_seen_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

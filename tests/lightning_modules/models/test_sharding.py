@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.critic import CriticSpec, OwnBody, SharedBody
 from lightning_modules.models.lora import LoraSpec
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.sharding import whole, whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.precision import gathering_of
@@ -51,7 +51,7 @@ def example() -> CompletionBatch:
 def test_a_sharded_policy_samples_as_the_whole_one(mesh: DeviceMesh, options: dict[str, Any]) -> None:
     whole_one, sharded = build(**options), build(**options)
     sharded.shard(mesh)
-    parameters = SamplingParameters(max_new_tokens=12)
+    parameters = Sampling(max_new_tokens=12)
     # Before the first forward pass, between passes, and after a backward pass: other groups are gathered each time.
     for _ in range(2):
         drawn = [

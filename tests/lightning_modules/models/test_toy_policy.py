@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from lightning_modules.models.policy import SamplingParameters
+from datamodules.prompts import Sampling
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from lightning_modules.models.toy_specs import FittedToyPolicySpec, SavedToyPolicySpec, ToyPolicySpec
 from lightning_modules.token_stats import softmax_gradient_l1, softmax_gradient_l2
@@ -152,14 +152,14 @@ def test_fingerprint_knows_weights_and_shape() -> None:
 def test_sampling_follows_the_policy() -> None:
     policy = ToyPolicy(SHAPE)
     prompts = [[5]] * 20_000
-    draws = policy.sample(prompts, SamplingParameters(), eos_token_id=0, seed=1)
-    assert draws == policy.sample(prompts, SamplingParameters(), eos_token_id=0, seed=1)
+    draws = policy.sample(prompts, Sampling(), eos_token_id=0, seed=1)
+    assert draws == policy.sample(prompts, Sampling(), eos_token_id=0, seed=1)
     counts = torch.tensor(draws).flatten().bincount(minlength=10) / len(draws)
     probs = policy.logits()[1, 1].softmax(-1)
     torch.testing.assert_close(counts, probs.detach(), atol=0.015, rtol=0)
-    greedy = policy.sample([[5]], SamplingParameters(temperature=0), eos_token_id=0, seed=1)
+    greedy = policy.sample([[5]], Sampling(temperature=0), eos_token_id=0, seed=1)
     assert greedy == [[int(probs.argmax())]]
-    nucleus = policy.sample(prompts, SamplingParameters(top_p=0.05), eos_token_id=0, seed=1)
+    nucleus = policy.sample(prompts, Sampling(top_p=0.05), eos_token_id=0, seed=1)
     assert {token for (token,) in nucleus} == {int(probs.argmax())}
 
 

@@ -16,7 +16,7 @@ from datamodules.batches import CompletionBatch, Demand
 from datamodules.examples import Example
 from datamodules.packing import pack
 from datamodules.pool.rollouts import StepTicks
-from datamodules.prompts import PromptBatch, TaskPrompt, demand_of_prompts
+from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.models.policy import SampledCompletion
@@ -49,7 +49,7 @@ class Prompts(LightningDataModule):
         generator = torch.Generator().manual_seed(number)
         rows = torch.randint(1, 31, (4, 3), generator=generator).tolist()
         prompts = tuple(TaskPrompt(TaskItem(" ".join(map(str, ids)), "7"), tuple(ids)) for ids in rows)
-        return PromptBatch(prompts, 2, number, EOS, self.max_new_tokens, 1.0, 1.0)
+        return PromptBatch(prompts, Sampling(self.max_new_tokens), 2, number, EOS)
 
     def task_prompts(self) -> Sequence[TaskPrompt]:
         return ()

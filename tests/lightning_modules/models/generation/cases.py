@@ -11,12 +11,13 @@ from transformers import GenerationConfig
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.packed_decoder import PackedDecoder
-from lightning_modules.models.policy import SampledCompletion, SamplingParameters
+from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import NOT_PACKABLE, PACKABLE, VOCAB, config
 
@@ -68,7 +69,7 @@ def scored(policy: CausalLMPolicy, prompts: Sequence[Sequence[int]], groups: Seq
     return logps
 
 
-def distribution(policy: CausalLMPolicy, prompt: Sequence[int], parameters: SamplingParameters) -> Tensor:
+def distribution(policy: CausalLMPolicy, prompt: Sequence[int], parameters: Sampling) -> Tensor:
     """`[V]` float64 probabilities of the next token under the parameters, by a sort, from the whole model's own logits."""
     with policy.own_attention(), torch.no_grad():
         logits = policy.model(torch.tensor([list(prompt)]), use_cache=False).logits[0, -1].double()

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.completions import requests
 from lightning_modules.models.generation.streams import uniforms
-from lightning_modules.models.policy import SamplingParameters, SamplingProgress
+from lightning_modules.models.policy import SamplingProgress
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from tests.lightning_modules.models.architectures import make_batch
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS, build, engine, token_ids
 
-WARM = SamplingParameters(max_new_tokens=9, temperature=1.2)
+WARM = Sampling(max_new_tokens=9, temperature=1.2)
 EOS = 2
 
 
@@ -47,9 +48,7 @@ def test_samples_of_a_prompt_and_of_seeds_differ() -> None:
 
 def test_longer_limit_prolongs() -> None:
     policy = build(dtype="float64")
-    short, long = (
-        policy.generate(PROMPTS, SamplingParameters(count), num_samples=2, eos_token_id=NO_EOS, seed=0) for count in (4, 12)
-    )
+    short, long = (policy.generate(PROMPTS, Sampling(count), num_samples=2, eos_token_id=NO_EOS, seed=0) for count in (4, 12))
     assert [[ids[:4] for ids in group] for group in token_ids(long)] == token_ids(short)
 
 
@@ -154,8 +153,8 @@ def test_progress_counts_tokens_and_completions() -> None:
 
 def test_policy_without_an_engine_draws_with_sample_and_scores_with_its_forward() -> None:
     policy = ToyPolicy(ToyShape(num_seeds=1))
-    groups = policy.generate([[1], [3]], SamplingParameters(), num_samples=5, eos_token_id=0, seed=1)
-    drawn = policy.sample([[1]] * 5 + [[3]] * 5, SamplingParameters(), eos_token_id=0, seed=1)
+    groups = policy.generate([[1], [3]], Sampling(), num_samples=5, eos_token_id=0, seed=1)
+    drawn = policy.sample([[1]] * 5 + [[3]] * 5, Sampling(), eos_token_id=0, seed=1)
     assert [list(completion.token_ids) for group in groups for completion in group] == drawn
     table: Tensor = policy.logits().log_softmax(-1)[0]
     expected = [table[prompt, ids[0]].item() for prompt, ids in zip([1] * 5 + [3] * 5, drawn, strict=True)]

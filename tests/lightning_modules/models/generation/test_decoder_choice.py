@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.generation.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.packed_decoder import PackedDecoder
 from lightning_modules.models.generation.uncached_decoder import UncachedDecoder
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import config
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS, build, scored
@@ -28,7 +28,7 @@ WITHOUT_CACHE: dict[str, dict[str, Any]] = {
 def test_a_model_without_a_cache_is_sampled_by_whole_passes_and_says_so(model_type: str, caplog: pytest.LogCaptureFixture) -> None:
     policy = RandomPolicy({"model_type": model_type, **WITHOUT_CACHE[model_type]}, seed=1, layout="padded").build()
     with caplog.at_level(logging.INFO):
-        groups = policy.generate(PROMPTS, SamplingParameters(7), num_samples=3, eos_token_id=5, seed=0)
+        groups = policy.generate(PROMPTS, Sampling(7), num_samples=3, eos_token_id=5, seed=0)
     assert "is sampled without a cache" in caplog.text
     drawn = torch.cat([completion.logps for group in groups for completion in group])
     torch.testing.assert_close(drawn, scored(policy, PROMPTS, groups), atol=1e-5, rtol=1e-5)
@@ -38,7 +38,7 @@ def test_a_model_without_a_cache_is_sampled_by_whole_passes_and_says_so(model_ty
 def test_a_model_whose_packed_decoding_goes_wrong_is_decoded_with_its_own_cache() -> None:
     """DiffLlama asks for attention twice a layer, and the packed decoder keeps one set of keys and values."""
     policy = RandomPolicy(config("llama") | {"model_type": "diffllama"}, seed=1).build()
-    groups = policy.generate(PROMPTS, SamplingParameters(7), num_samples=2, eos_token_id=NO_EOS, seed=0)
+    groups = policy.generate(PROMPTS, Sampling(7), num_samples=2, eos_token_id=NO_EOS, seed=0)
     drawn = torch.cat([completion.logps for group in groups for completion in group])
     torch.testing.assert_close(drawn, scored(policy, PROMPTS, groups), atol=1e-5, rtol=1e-5)
     assert isinstance(policy.engine()._decoder, CachedDecoder)  # type: ignore[attr-defined]
@@ -56,5 +56,5 @@ def test_noise_in_a_router_is_switched_off() -> None:
     fields = config("llama") | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
     policy = RandomPolicy({**fields, "router_jitter_noise": 0.3}, seed=1).build()
     plain = RandomPolicy(fields, seed=1).build()
-    groups = plain.generate(PROMPTS, SamplingParameters(7), num_samples=1, eos_token_id=NO_EOS, seed=0)
+    groups = plain.generate(PROMPTS, Sampling(7), num_samples=1, eos_token_id=NO_EOS, seed=0)
     torch.testing.assert_close(scored(policy.train(), PROMPTS, groups), scored(plain.eval(), PROMPTS, groups))

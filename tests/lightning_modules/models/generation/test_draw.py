@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.generation.draw import draw, invert_cdf, nucleus_threshold
-from lightning_modules.models.policy import SamplingParameters
 
 
 def _logits(probs: list[float]) -> torch.Tensor:
@@ -17,7 +17,7 @@ def _logits(probs: list[float]) -> torch.Tensor:
 
 def _drawn(probs: list[float], us: list[float], **parameters: float) -> list[int]:
     rows = _logits(probs).repeat(len(us), 1)
-    return draw(rows, torch.tensor(us, dtype=torch.float64), SamplingParameters(**parameters))[0].tolist()  # type: ignore[arg-type]
+    return draw(rows, torch.tensor(us, dtype=torch.float64), Sampling(**parameters))[0].tolist()  # type: ignore[arg-type]
 
 
 def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform() -> None:
@@ -105,7 +105,7 @@ def test_inverse_agrees_with_exact_sums_across_blocks_and_zeros() -> None:
 def test_log_probs_are_those_of_the_untempered_full_distribution() -> None:
     logits = torch.randn(5, 700, generator=torch.Generator().manual_seed(2))
     us = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    for parameters in (SamplingParameters(temperature=0), SamplingParameters(temperature=0.3, top_p=0.5)):
+    for parameters in (Sampling(temperature=0), Sampling(temperature=0.3, top_p=0.5)):
         tokens, logps = draw(logits, us, parameters)
         expected = logits.double().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
         torch.testing.assert_close(logps.double(), expected, atol=1e-6, rtol=0)
@@ -113,15 +113,13 @@ def test_log_probs_are_those_of_the_untempered_full_distribution() -> None:
 
 def test_tiny_temperature_is_greedy_and_does_not_overflow() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0]])
-    tokens, _ = draw(logits, torch.tensor([0.999], dtype=torch.float64), SamplingParameters(temperature=1e-30))
+    tokens, _ = draw(logits, torch.tensor([0.999], dtype=torch.float64), Sampling(temperature=1e-30))
     assert tokens.tolist() == [1]
 
 
-@pytest.mark.parametrize("parameters", [SamplingParameters(1, 0), SamplingParameters(1), SamplingParameters(1, 0.7, 0.5)])
+@pytest.mark.parametrize("parameters", [Sampling(1, 0), Sampling(1), Sampling(1, 0.7, 0.5)])
 @pytest.mark.parametrize("bad", [[1.0, math.nan, 2.0], [math.nan] * 3, [1.0, math.inf, 2.0], [-math.inf] * 3])
-def test_logits_that_are_not_finite_give_a_token_of_the_vocabulary_and_no_log_prob(
-    parameters: SamplingParameters, bad: list[float]
-) -> None:
+def test_logits_that_are_not_finite_give_a_token_of_the_vocabulary_and_no_log_prob(parameters: Sampling, bad: list[float]) -> None:
     # The host looks later: until then the token must be one that can be fed, or a device fails for good.
     logits = torch.tensor([bad, [1.0, 2.0, 3.0]])
     tokens, logps = draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), parameters)
@@ -131,5 +129,5 @@ def test_logits_that_are_not_finite_give_a_token_of_the_vocabulary_and_no_log_pr
 
 def test_logits_of_minus_infinity_are_never_drawn() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
-    tokens, logps = draw(logits, torch.tensor([0.999], dtype=torch.float64), SamplingParameters(1))
+    tokens, logps = draw(logits, torch.tensor([0.999], dtype=torch.float64), Sampling(1))
     assert (tokens.tolist(), logps.tolist()) == ([1], [0.0])

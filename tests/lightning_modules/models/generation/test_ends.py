@@ -9,15 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import PromptBatch, Sampling, TaskPrompt
 from datamodules.tasks.base import TaskItem
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from lightning_modules.rewards.samples import draw
 from tests.lightning_modules.models.architectures import VOCAB, config
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS
 
-GREEDY, EOS, LENGTH = SamplingParameters(12, temperature=0), 2, 12
+GREEDY, EOS, LENGTH = Sampling(12, temperature=0), 2, 12
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_what_ppo_draws_is_finished_and_has_no_end_in_its_text(model: tuple[Path
     folder, end = model
     policy = PretrainedPolicy(str(folder)).build()
     prompts = tuple(TaskPrompt(TaskItem("p", None), tuple(prompt)) for prompt in PROMPTS)
-    samples = draw(policy, PromptBatch(prompts, 8, 3, EOS, 40, 1.0, 1.0))
+    samples = draw(policy, PromptBatch(prompts, Sampling(40), 8, 3, EOS))
     ended = [completion.token_ids[-1] in (EOS, end) for completion in samples.completions]
     assert samples.finished().tolist() == ended
     assert any(completion.token_ids[-1] == end for completion in samples.completions)

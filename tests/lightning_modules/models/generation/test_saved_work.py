@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
+from datamodules.prompts import Sampling
 from lightning_modules.models import fused_norms
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation import batching, packed_cohort
 from lightning_modules.models.generation.batching import Batching, batching_for, row_bytes
 from lightning_modules.models.generation.half_weights import half_weights
 from lightning_modules.models.lora import LoraSpec, add_adapters
-from lightning_modules.models.policy import SamplingParameters
 from tests.lightning_modules.models.generation.cases import (
     FAMILIES,
     NO_EOS,
@@ -31,7 +31,7 @@ from tests.lightning_modules.models.generation.cases import (
     token_ids,
 )
 
-WARM = SamplingParameters(max_new_tokens=9, temperature=1.2)
+WARM = Sampling(max_new_tokens=9, temperature=1.2)
 EOS = 2
 AUTOCAST: dict[str, Any] = {"device_type": "cpu", "dtype": torch.bfloat16, "cache_enabled": False}
 """As Lightning has it."""
@@ -51,7 +51,7 @@ def as_on_a_device(tokens_per_read: int = 3) -> Iterator[None]:
 @pytest.mark.parametrize(("model_type", "layout"), FAMILIES)
 def test_a_device_draws_what_transformers_generates_and_its_log_probs_are_the_forwards(model_type: str, layout: str) -> None:
     policy = build(model_type, layout)
-    parameters = SamplingParameters(max_new_tokens=10, temperature=0)
+    parameters = Sampling(max_new_tokens=10, temperature=0)
     eos = greedy_by_transformers(policy, PROMPTS[0], 10, NO_EOS)[4]
     with as_on_a_device():
         greedy = policy.sample(PROMPTS, parameters, eos_token_id=eos, seed=0)
@@ -81,7 +81,7 @@ def test_diverged_weights_are_named(temperature: float) -> None:
         policy.model.get_output_embeddings().weight[7] = torch.nan
     for tokens_per_read in (1, 4):
         with as_on_a_device(tokens_per_read), pytest.raises(ValueError, match="diverged"):
-            policy.generate(PROMPTS, SamplingParameters(9, temperature), num_samples=1, eos_token_id=EOS, seed=0)
+            policy.generate(PROMPTS, Sampling(9, temperature), num_samples=1, eos_token_id=EOS, seed=0)
 
 
 class _Casts(TorchDispatchMode):
@@ -108,7 +108,7 @@ def test_weights_are_cast_once_a_call(model_type: str, frozen: bool) -> None:
     counts = []
     for new_tokens in (2, 6):
         with torch.autocast(**AUTOCAST), _Casts() as casts:
-            policy.generate(PROMPTS, SamplingParameters(new_tokens), num_samples=1, eos_token_id=NO_EOS, seed=0)
+            policy.generate(PROMPTS, Sampling(new_tokens), num_samples=1, eos_token_id=NO_EOS, seed=0)
         counts.append(sum(shape in shapes for shape in casts.shapes))
     assert counts[0] == counts[1] > 4
 
@@ -162,7 +162,7 @@ def test_a_row_has_the_memory_that_its_keys_and_values_take(model_type: str) -> 
 
     policy.engine()  # tries decoders
     with as_on_a_device(), patch.object(packed_cohort.PackedCohort, "store", noted):
-        policy.generate([[3] * 7], SamplingParameters(5), num_samples=4, eos_token_id=NO_EOS, seed=0)
+        policy.generate([[3] * 7], Sampling(5), num_samples=4, eos_token_id=NO_EOS, seed=0)
     held = sum(buffer.numel() * buffer.element_size() for store in stores for buffer in store._buffers)
     assert held == 4 * (row_bytes(policy.model, 12) - row_bytes(policy.model, 0))
 

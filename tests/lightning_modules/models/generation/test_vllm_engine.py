@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.prompts import Sampling
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
-from lightning_modules.models.policy import SamplingParameters
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests import tiny
 
@@ -49,7 +49,7 @@ class LLM:
         self, prompts: Sequence[dict[str, list[int]]], settings: Sequence[SamplingParams], use_tqdm: bool
     ) -> Iterator[Any]:
         for prompt, wanted in zip(prompts, settings, strict=True):
-            parameters = SamplingParameters(wanted.max_tokens, wanted.temperature, wanted.top_p)
+            parameters = Sampling(wanted.max_tokens, wanted.temperature, wanted.top_p)
             (group,) = self.policy.generate(
                 [prompt["prompt_token_ids"]],
                 parameters,
@@ -78,7 +78,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_option_draws_with_vllm_from_the_same_weights() -> None:
     policy = RandomPolicy(**tiny.POLICY["init_args"], engine="vllm").build()
     assert isinstance(policy.engine(), VLLMEngine)
-    parameters = SamplingParameters(6, temperature=0.7)
+    parameters = Sampling(6, temperature=0.7)
     groups = policy.generate(PROMPTS, parameters, num_samples=3, eos_token_id=2, seed=5)
     assert [len(group) for group in groups] == [3, 3]
     # The log-probs are the policy's own, at temperature 1: what its forward pass gives.
@@ -96,7 +96,7 @@ def test_the_option_draws_with_vllm_from_the_same_weights() -> None:
 def test_greedy_samples_are_one_said_again() -> None:
     policy = RandomPolicy(**tiny.POLICY["init_args"], engine="vllm").build()
     own = RandomPolicy(**tiny.POLICY["init_args"]).build()
-    greedy = SamplingParameters(6, temperature=0)
+    greedy = Sampling(6, temperature=0)
     drawn = policy.generate(PROMPTS, greedy, num_samples=2, eos_token_id=2, seed=0)
     expected = own.generate(PROMPTS, greedy, num_samples=2, eos_token_id=2, seed=0)
     assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in expected]
@@ -114,7 +114,7 @@ def test_vllm_stops_at_every_end_of_the_policy(monkeypatch: pytest.MonkeyPatch) 
         return generate(model, prompts, settings, use_tqdm)
 
     monkeypatch.setattr(LLM, "generate", noting)
-    groups = policy.generate(PROMPTS, SamplingParameters(6), num_samples=8, eos_token_id=7, seed=5)
+    groups = policy.generate(PROMPTS, Sampling(6), num_samples=8, eos_token_id=7, seed=5)
     assert [wanted.stop_token_ids for wanted in asked] == [[2, 5, 7]] * 2
     completions = [completion for group in groups for completion in group]
     assert [completion.finished for completion in completions] == [c.token_ids[-1] in (2, 5, 7) for c in completions]
