@@ -15,7 +15,7 @@ quietly = $(INSTALL) $(1) $(2)$(PIP_LOG) 2>&1 || { tail -n 20 $(PIP_LOG) >&2; ex
 # One thread an operation: the tests are many small ones, and two workers share the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test test-all lint format types setup setup-dev
+.PHONY: help demo reproduce reproduce-quick test test-all lint format types setup setup-dev
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -23,6 +23,18 @@ help:  ## list the targets
 
 demo: setup  ## train the embedded model with DPO, and with a setting that does well, and compare
 	$(RUN) demo.py
+
+# Every study that one CPU can run, cheapest first; what is complete is not made again, so that an interrupted one goes on.
+STUDIES := toy adaptive_beta_toy arithmetic adaptive_beta reward_model twins paper/methods_tuning paper/methods paper/flex_sweep rlhf
+QUICK_STUDIES := toy arithmetic
+
+reproduce: setup  ## make every result of docs/results that needs no GPU, and their pages (about a day of one core)
+	$(RUN) -m studies run $(STUDIES)
+	$(RUN) -m studies page $(STUDIES)
+
+reproduce-quick: setup  ## the same for a subset of two studies (a quarter of an hour); pages go to runs/studies/*/quick_page
+	$(RUN) -m studies run --quick $(QUICK_STUDIES)
+	$(RUN) -m studies page --quick $(QUICK_STUDIES)
 
 test: setup-dev  ## run the test suite
 	$(TEST_ENV) $(RUN) -m pytest -n 2
