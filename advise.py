@@ -16,6 +16,7 @@ import train
 from advice.command import advise, arguments
 from advice.settings import Config, value_at
 from command_line.failures import told
+from run_folder.program import spelled
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -27,10 +28,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         answer = advise(asked, _fit, console)
     except (ValueError, OSError) as error:
-        sys.exit(f"advise.py: {told(error)}")
+        sys.exit(spelled(f"advise.py: {told(error)}"))
     Console().print(answer.table)
     print(answer.sentence)
-    print(f"Next: {answer.command}" if answer.command else "Next: nothing to run.")
+    print(spelled(f"Next: {answer.command}" if answer.command else "Next: nothing to run."))
 
 
 def _fit(config: Path, content: Config) -> None:

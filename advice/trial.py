@@ -112,7 +112,11 @@ class Trial:
                 if not self._has_time(name, rung, cost.of(rung - before), configs):
                     late[name] = f"the time was spent before its step {self.forks.origin.step + rung}"
                     continue
-                tried[Key(name, rung)] = self._go(name, configs[name], rung).measures
+                try:
+                    tried[Key(name, rung)] = self._go(name, configs[name], rung).measures
+                # Whatever a remedy breaks, the others are worth trying.
+                except Exception as error:
+                    late[name] = f"it failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             compared = [name for name in names if Key(name, rung) in tried]
             names, before = self._better_half(compared, rung, tried), rung
         return tried, late

@@ -1,0 +1,113 @@
+"""Remedies are files, losses say which make sense, and what cannot be tried is listed with its reason."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lightning_modules.losses
+from advice.remedies import CannotApply, all_remedies, applied, chosen_remedies, sensible_remedies
+from advice.settings import value_at
+from lightning_modules.losses.base import Loss
+from tests.advice.rig import ask, dpo_config
+
+ROOT = Path(__file__).parents[2]
+KNOWN = all_remedies()
+MODEL_PARTS = ("policy", "reference", "optimizer", "lr_scheduler")
+
+
+def losses() -> list[type[Loss]]:
+    for module in pkgutil.iter_modules(lightning_modules.losses.__path__):
+        importlib.import_module(f"lightning_modules.losses.{module.name}")
+    found, open_ones = [], [Loss]
+    while open_ones:
+        one = open_ones.pop()
+        found.append(one)
+        open_ones += one.__subclasses__()
+    return found
+
+
+def part(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text(encoding="utf-8"))
+    return content
+
+
+def test_what_losses_name_are_files_and_every_file_is_named() -> None:
+    named = {name for loss in losses() for name in loss.remedies}
+    assert named == set(KNOWN)
+
+
+def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
+    """Fields that an overlay reads off the loss exist on every loss that asks for it."""
+    facts = {"judge": {}, "max_new_tokens": 8, "measured": {"centre": 0.5}}
+    for loss in losses():
+        if not getattr(loss, "__abstractmethods__", True):
+            fields = dict.fromkeys(getattr(loss, "__dataclass_fields__", ()), 0.1)
+            path = f"{loss.__module__}.{loss.__qualname__}"
+            config = {
+                **dpo_config_without_files(),
+                "model": {"class_path": "x", "init_args": {"loss": {"class_path": path, "init_args": fields}}},
+            }
+            config["model"]["init_args"] |= {key: {"init_args": {"lr": 1.0}} for key in MODEL_PARTS}
+            for name in sensible_remedies(config):
+                if KNOWN[name].trains:
+                    applied(KNOWN[name], config, facts)
+
+
+def dpo_config_without_files() -> dict[str, Any]:
+    return {"trainer": {"callbacks": []}, "data": {"class_path": "y", "init_args": {"pool": "z", "batch_size": 4}}}
+
+
+def test_overlays_read_the_runs_own_numbers(tmp_path: Path) -> None:
+    config = dpo_config(tmp_path)
+    config["model"]["init_args"]["loss"] = part("model/loss/dpo.yaml") | {"init_args": {"beta": 0.2, "label_smoothing": 0.0}}
+    slower = applied(KNOWN["lower_rate"], config, {})
+    assert value_at(slower, "model.optimizer.lr") == pytest.approx(value_at(config, "model.optimizer.lr") / 3)
+    centred = applied(KNOWN["band_centre"], config, {"measured": {"centre": 0.25}})
+    assert value_at(centred, "model.loss.init_args") == {"beta_chosen": 0.2, "beta_rejected": 0.05}
+    calibrated = applied(KNOWN["reward_calibration"], config, {})
+    assert value_at(calibrated, "model.loss.loss") == value_at(config, "model.loss")
+    assert "RewardCalibration" in calibrated["trainer"]["callbacks"][-1]["class_path"]
+    assert value_at(config, "model.loss.beta") == 0.2, "the run's own config stays"
+
+
+def test_a_new_loss_takes_away_what_steered_the_old_one(tmp_path: Path) -> None:
+    config = dpo_config(tmp_path)
+    config["trainer"]["callbacks"].append({"class_path": "callbacks.control.adaptive_beta.AdaptiveBeta"})
+    config["model"]["init_args"]["loss"] = part("model/loss/flex_dpo.yaml")
+    for name, stays in (("lower_rate", True), ("likelihood_term", False)):
+        kept = [one["class_path"] for one in applied(KNOWN[name], config, {})["trainer"]["callbacks"]]
+        assert ("callbacks.control.adaptive_beta.AdaptiveBeta" in kept) is stays
+
+
+def test_what_cannot_be_tried_says_why(tmp_path: Path) -> None:
+    config = dpo_config(tmp_path)
+    with pytest.raises(CannotApply, match="no judge reads this run's answers"):
+        applied(KNOWN["on_policy"], config, {})
+    with pytest.raises(CannotApply, match="nobody measured the disentanglement band"):
+        applied(KNOWN["band_centre"], config, {})
+    tried, untried = chosen_remedies("lower_rate", config, KNOWN)
+    assert [remedy.name for remedy in tried] == ["lower_rate"]
+    assert set(untried) == set(KNOWN) - {"lower_rate"}
+    with pytest.raises(ValueError, match=r"got 'lower_rates'\. There are: band_centre, "):
+        chosen_remedies("lower_rates", config, KNOWN)
+
+
+def test_all_that_make_sense_for_dpo_are_tried_and_told(run_folder: Path) -> None:
+    """Without a judge: the measures that stand in for one decide, and on-policy pairs are listed with the reason."""
+    answer = ask(run_folder, "--from", 8, "--steps", 2)
+    assert answer.table.row_count == len(KNOWN)
+    told = [str(cell) for column in answer.table.columns for cell in column.cells]
+    assert [cell for cell in told if "not tried" in cell] == [f"not tried: {KNOWN['on_policy'].needs['judge']}"]
+    assert [column.header for column in answer.table.columns][2:-1] == [
+        "reward accuracy, held-out pairs",
+        "ranking by log pi, held-out pairs",
+        "repetition in samples",
+        "mass off everything known, a token",
+    ]
+    assert answer.sentence.startswith("None helped beyond noise") or answer.recommended is not None
