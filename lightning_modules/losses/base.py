@@ -145,7 +145,7 @@ class Loss(ABC):
     reads = Reads.PAIRS
     """Class attribute: what the gradient goes through."""
 
-    remedies: tuple[str, ...] = ("lower_rate", "reward_calibration", "on_policy", "stop_here")
+    remedies: tuple[str, ...] = ("lower_rate", "sft_dpo_instead", "reward_calibration", "on_policy", "stop_here")
     """Class attribute: what `advise.py` tries when a run with this loss goes wrong, by file of configs/remedies."""
 
     @abstractmethod

@@ -26,6 +26,8 @@ class SFTDPOLoss(PreferenceLoss):
         ValueError: if a field is outside its range.
     """
 
+    remedies = ("lower_rate", "stronger_term", "reward_calibration", "on_policy", "stop_here")
+
     beta: float = 0.1
     """Per nat, > 0. As in DPO."""
     gamma: float = 0.01
