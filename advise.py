@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.argv[1:] = []
     console = Console(file=sys.stderr)
     try:
-        answer = advise(asked, _fit, console)
+        answer = advise(asked, quiet_fit, console)
     except (ValueError, OSError) as error:
         sys.exit(spelled(f"advise.py: {told(error)}"))
     Console().print(answer.table)
@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     print(spelled(f"Next: {answer.command}" if answer.command else "Next: nothing to run."))
 
 
-def _fit(config: Path, content: Config) -> None:
+def quiet_fit(config: Path, content: Config) -> None:
     """Train as the config says, with what is printed in a file beside it: here, or where several processes train in their own."""
     command = ["fit", "--config", str(config)]
     with config.with_suffix(".log").open("a", encoding="utf-8") as log:

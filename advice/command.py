@@ -34,6 +34,7 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget-minutes", type=float, default=10.0, metavar="M", help="for all forks (default: %(default)s)")
     parser.add_argument("--remedies", default="default", help="default, all, or names of configs/remedies with commas between")
     parser.add_argument("--neutral-text", type=Path, metavar="FILE", help="text whose perplexity counts where there is no judge")
+    parser.add_argument("--problems", type=int, metavar="N", help="held-out problems to answer; as many as the run's own monitor")
     return parser.parse_args(args)
 
 
@@ -53,6 +54,8 @@ def advise_origin(origin: Origin, asked: argparse.Namespace, fit: Fit, console: 
     known = all_remedies()
     remedies, untried = chosen_remedies(asked.remedies, origin.config, known)
     options = reading_options(origin.config, asked.neutral_text)
+    if asked.problems is not None and "judge" in options:
+        options["num_problems"] = asked.problems
     facts = facts_of(origin, options)
     console.print(opening(origin, asked.steps), soft_wrap=True, highlight=False)
     forks = Forks(origin, folder, fit, options)
@@ -72,6 +75,8 @@ def require_sane(asked: argparse.Namespace) -> None:
     """
     if asked.steps < 1:
         raise ValueError(f"expected --steps >= 1, got {asked.steps}. A fork of 20 steps is usual.")
+    if asked.problems is not None and asked.problems < 2:
+        raise ValueError(f"expected --problems >= 2, got {asked.problems}. An interval takes a hundred or more.")
     if asked.budget_minutes <= 0:
         raise ValueError(f"expected --budget-minutes > 0, got {asked.budget_minutes:g}.")
     if asked.neutral_text is not None and not asked.neutral_text.is_file():
