@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.models.lora import has_adapters
+from lightning_modules.models.quantized import described_by
 from lightning_modules.models.sharding import is_sharded
 
 _ENTRY = "frozen_base"
@@ -37,7 +38,7 @@ class FrozenBase:
         if frozen:
             checkpoint[_ENTRY] = self._digest_of(frozen)
             kept = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in kept.items() if name not in frozen}
+            checkpoint["state_dict"] = {name: value for name, value in kept.items() if described_by(name) not in frozen}
 
     def put_back(self, checkpoint: dict[str, Any]) -> None:
         """Add the base that this run has built to a checkpoint that was read.

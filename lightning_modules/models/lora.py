@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_modules.models.adapters import load_adapter, saved_config
+from lightning_modules.models.quantized import dequantized
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -143,7 +144,7 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     """
     from peft.tuners.lora import LoraLayer
 
-    merged = {name: value.detach() for name, value in base_state(model).items()}
+    merged = dequantized(base_state(model), model.dtype)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             # Experts are one parameter of three dimensions, which peft wraps by its own name, one wrapper in another.

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules.models.compiling import CompiledForward
 from lightning_modules.models.fused_norms import FusedNorm
+from lightning_modules.models.quantized import is_quantized
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _LAYER_TYPE = "_gathered_type"
@@ -66,7 +67,15 @@ def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str], gat
         mesh: one-dimensional, of the data-parallel ranks.
         layer_names: class names of the modules that become groups.
         gathering: types of what the ranks exchange.
+
+    Raises:
+        ValueError: if weights are in four bits.
     """
+    if is_quantized(policy):
+        raise ValueError(
+            "expected whole weights under DDP, or weights of 16 or 32 bits under FSDP2, got four-bit ones to be sharded: what "
+            "describes them does not go with the parts. Use `strategy: ddp`, or load_in_4bit: false."
+        )
     for module in policy.modules():
         if type(module).__name__ in layer_names:
             fully_shard(module, mesh=mesh, mp_policy=gathering.of_layers())

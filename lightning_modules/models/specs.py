@@ -27,6 +27,7 @@ from lightning_modules.models.pretrained import (
     weights_at,
     without_dropout,
 )
+from lightning_modules.models.quantized import four_bits, keep_gradients
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -93,7 +94,11 @@ class CausalLMSpec(PolicySpec):
 
 @dataclass(frozen=True)
 class PretrainedPolicy(CausalLMSpec):
-    """A policy with trained weights."""
+    """A policy with trained weights.
+
+    Raises:
+        ValueError: if weights are to be in four bits without adapters over them.
+    """
 
     path: str
     """Hub name, local folder, or a `.gguf` file (converted once into `cache_dir`). A folder with an adapter that PEFT saved is
@@ -105,8 +110,19 @@ class PretrainedPolicy(CausalLMSpec):
     trust_remote_code: bool = False
     """Run the Python files that come with the weights (`auto_map`), where transformers has none for them. They run with all your
     rights and can read, send and delete what you can: read them first, and name the `revision` that you have read."""
+    load_in_4bit: bool = False
+    """Hold the linear layers in four bits (QLoRA), under adapters; takes the package bitsandbytes. Exports are whole weights of
+    `dtype`, with the rounding that the adapters were trained over."""
     base: str | None = None
     """For an adapter: the model it was trained on, a folder or hub name; null takes the one that adapter_config.json names."""
+
+    def __post_init__(self) -> None:
+        if self.load_in_4bit and (self.lora is None or is_adapter(self.path)):
+            got = "none" if self.lora is None else f"the adapter {self.path}, which four bits cannot be merged with"
+            raise ValueError(
+                f"expected adapters (lora) over a plain model with load_in_4bit, got {got}. Weights in four bits are not trained; "
+                "to go on with an adapter set lora.start_from."
+            )
 
     def load(self) -> PreTrainedModel:
         """Read the weights (safetensors only).
@@ -126,6 +142,7 @@ class PretrainedPolicy(CausalLMSpec):
             trust_remote_code=self.trust_remote_code,
             dtype=getattr(torch, self.dtype),
             use_safetensors=True,
+            quantization_config=four_bits(getattr(torch, self.dtype)) if self.load_in_4bit else None,
             output_loading_info=True,
         )
         if found["missing_keys"]:
@@ -135,6 +152,7 @@ class PretrainedPolicy(CausalLMSpec):
                 "...). It holds another kind of model, or was not saved whole."
             )
         model = merge_adapter(model, self.path) if adapted else model
+        keep_gradients(model)
         require_finite_weights(model, f"the model in {self.path}")
         return model
 

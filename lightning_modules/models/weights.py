@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -9,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_modules.models.adapters import save_adapter
 from lightning_modules.models.lora import base_state, has_adapters, merged_state_dict
+from lightning_modules.models.quantized import is_quantized
 from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_copy, whole_state_dict
 
 ADAPTER = "adapter"
@@ -75,10 +78,23 @@ def save_model(model: PreTrainedModel, folder: Path, base: str | None = None, he
     held = whole_copy(model) if has_adapters(model) and is_sharded(model) else model
     weights = _to_write(held)
     if is_first_rank():
-        model.save_pretrained(folder, state_dict=weights)
+        _write(model, folder, weights)
         if base is not None and has_adapters(model):
             layer = None if head is None else (head, held.get_submodule(head).get_parameter("weight"))
             save_adapter(held, folder / ADAPTER, base, layer)
+
+
+def _write(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
+    if not is_quantized(model):
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    # transformers would write what it has loaded, in four bits.
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tied = model.all_tied_weights_keys
+    save_torch_state_dict({name: value for name, value in (weights or {}).items() if name not in tied}, folder)
 
 
 def try_save(model: PreTrainedModel, folder: Path) -> None:
