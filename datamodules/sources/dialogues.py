@@ -12,7 +12,7 @@ from datamodules.sources.formats import Row, RowFormat, pair_record
 from datamodules.sources.records import BadRowError, Fault, Message, Record, Text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HHDialogues(RowFormat):
     r"""Chosen and rejected are whole dialogues that share everything up to the last assistant turn.
 

@@ -12,21 +12,44 @@ from typing_extensions import override
 from datamodules.batches import Role
 from datamodules.sources.cells import conversation, joined_cells, number_cell, text_cell
 from datamodules.sources.messages import parse_tools, require_reply
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, RowLeftOut, Text
+from datamodules.sources.records import (
+    BadRowError,
+    CompletionRecord,
+    Fault,
+    Record,
+    RowLeftOut,
+    Text,
+    as_messages,
+    in_chat,
+)
 
 Row = Mapping[str, object]
 """Column name -> cell."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class RowFormat(ABC):
     """Turns a row into a record. Subclasses are frozen dataclasses: their fields are part of the cache key."""
 
     short_name: ClassVar[str] = ""
     """What a config and the command line call it; empty for one that only other formats use."""
 
+    as_chat: bool = False
+    """Whether plain text becomes a user's message and an assistant's for the chat template; rows of messages are that anyway."""
+
+    def read(self, row: Row, row_number: int) -> Record:
+        """What `parse` makes of a row, as a conversation if `as_chat` says so.
+
+        Raises:
+            BadRowError: if the row has not what the format needs.
+            RowLeftOut: if the format is asked to leave such rows out.
+        """
+        record = self.parse(row, row_number)
+        return in_chat(record) if self.as_chat else record
+
     @abstractmethod
     def parse(self, row: Row, row_number: int) -> Record:
-        """The record of a row.
+        """The record of a row, for `read`; plain text may stay plain text.
 
         Raises:
             BadRowError: if the row has not what the format needs.
@@ -74,8 +97,6 @@ class PairColumns(RowFormat):
     """Column of the judge's score of the preferred completion, if there is one."""
     rejected_score: str | None = None
     """Column of the judge's score of the dispreferred completion, if there is one."""
-    as_chat: bool = False
-    """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
     tools: str | None = "tools"
     """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
     has_control_tokens: bool = False
@@ -85,8 +106,8 @@ class PairColumns(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.as_chat, self.separator)
-        other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.as_chat, self.separator)
+        prompt, chosen = prompt_and_completion(row, self.prompt, self.chosen, self.separator)
+        other_prompt, rejected = prompt_and_completion(row, self.prompt, self.rejected, self.separator)
         scores = (number_cell(row, self.chosen_score), number_cell(row, self.rejected_score))
         record = pair_record(prompt, chosen, other_prompt, rejected, row_number, scores)
         return replace(record, tools=parse_tools(row, self.tools), has_control_tokens=self.has_control_tokens)
@@ -105,8 +126,6 @@ class PromptCompletionColumns(RowFormat):
     """Column of the prompt, or null. Several are joined by `separator`; of those, empty ones are passed over."""
     completion: str = "completion"
     """Column of the completion."""
-    as_chat: bool = False
-    """Whether plain text becomes a user message and an assistant message for the tokenizer's chat template."""
     tools: str | None = "tools"
     """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
     has_control_tokens: bool = False
@@ -116,13 +135,13 @@ class PromptCompletionColumns(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.as_chat, self.separator)
+        prompt, completion = prompt_and_completion(row, self.prompt, self.completion, self.separator)
         completions = (CompletionRecord(completion, Role.CHOSEN, "chosen"),)
         return Record(prompt, completions, row_number, parse_tools(row, self.tools), self.has_control_tokens)
 
 
 def prompt_and_completion(
-    row: Row, prompt: tuple[str, ...] | str | None, completion: str, as_chat: bool, separator: str = "\n"
+    row: Row, prompt: tuple[str, ...] | str | None, completion: str, separator: str = "\n"
 ) -> tuple[Text, Text]:
     """The prompt, of one column or several, and one completion of a row.
 
@@ -134,10 +153,9 @@ def prompt_and_completion(
         return conversation(last, completion)
     first = text_cell(row, prompt) if isinstance(prompt, str) else joined_cells(row, prompt, separator)
     if isinstance(first, str) and isinstance(last, str):
-        return ((Message("user", first),), (Message("assistant", last),)) if as_chat else (first, last)
+        return first, last
     if isinstance(first, str) or isinstance(last, str):
-        first = (Message("user", first),) if isinstance(first, str) else first
-        last = (Message("assistant", last),) if isinstance(last, str) else last
+        first, last = as_messages(first, "user"), as_messages(last, "assistant")
     require_reply(last, completion)
     return first, last
 
@@ -155,6 +173,10 @@ def pair_record(
     Raises:
         BadRowError: if the two sides answer different prompts.
     """
+    if isinstance(prompt, str) != isinstance(other_prompt, str):
+        # One reply is text and the other one messages: both are messages, then.
+        prompt, other_prompt = (as_messages(text, "user") for text in (prompt, other_prompt))
+        chosen, rejected = (as_messages(text, "assistant") for text in (chosen, rejected))
     if prompt != other_prompt:
         raise BadRowError(Fault.DIVERGING_PROMPTS, "the turns before the last assistant turn differ")
     return Record(
@@ -175,7 +197,7 @@ class ChosenOnly(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        record = self.format.parse(row, row_number)
+        record = self.format.read(row, row_number)
         chosen = tuple(c for c in record.completions if c.role is Role.CHOSEN)
         if not chosen:
             raise RowLeftOut("the answer is labelled a bad one")
@@ -190,7 +212,7 @@ class PairsOnly(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        record = self.format.parse(row, row_number)
+        record = self.format.read(row, row_number)
         if missing := {Role.CHOSEN, Role.REJECTED} - {completion.role for completion in record.completions}:
             sides = " and ".join(sorted(role.name.lower() for role in missing))
             raise BadRowError(

@@ -102,7 +102,7 @@ class Preparation:
 
     def _parsed(self, row: Row, row_number: int) -> Record:
         watched = WatchedRow(row)
-        record = self._format.parse(watched, row_number)
+        record = self._format.read(watched, row_number)
         self._check(record)
         self._report.note_unread(watched.unread())
         return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from datamodules.batches import Role
@@ -112,9 +112,20 @@ class RowLeftOut(Exception):
     """
 
 
+def as_messages(text: Text, role: str) -> tuple[Message, ...]:
+    """Plain text as one message of a role; messages as they are."""
+    return (Message(role, text),) if isinstance(text, str) else text
+
+
 def reply_to(prompt: Text, text: str) -> Text:
     """A response in the form of its prompt: text, or an assistant's message."""
-    return text if isinstance(prompt, str) else (Message("assistant", text),)
+    return text if isinstance(prompt, str) else as_messages(text, "assistant")
+
+
+def in_chat(record: Record) -> Record:
+    """The record as a conversation: plain text is a user's message and the assistant's replies."""
+    replies = tuple(replace(side, text=as_messages(side.text, "assistant")) for side in record.completions)
+    return replace(record, prompt=as_messages(record.prompt, "user"), completions=replies)
 
 
 def is_blank(text: Text) -> bool:

@@ -11,7 +11,7 @@ from datamodules.batches import Role
 from datamodules.sources.cells import number_cell, text_cell
 from datamodules.sources.formats import Row, RowFormat
 from datamodules.sources.messages import parse_tools
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text, reply_to
+from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Record, Text, reply_to
 
 RANKED = "ranked"
 """Kind of a response that is compared by its score and is no side of the pair."""
@@ -33,8 +33,6 @@ class ScoredResponses(RowFormat):
     """Column of the responses: a list of text."""
     scores: str = "scores"
     """Column of their scores: a list of numbers, higher is better. Compared within the row alone."""
-    as_chat: bool = False
-    """Whether a prompt of plain text becomes a user message for the tokenizer's chat template, and the responses its answers."""
     tools: str | None = "tools"
     """Column of the tools that the chat template is told of, where a row has them: a list, or JSON of one. null reads none."""
     has_control_tokens: bool = False
@@ -42,17 +40,13 @@ class ScoredResponses(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        prompt = self._prompt(row)
+        prompt = text_cell(row, self.prompt)
         texts, scores = _list(row, self.responses), _list(row, self.scores)
         if len(texts) != len(scores):
             raise BadRowError(Fault.WRONG_TYPE, f"{len(texts)} {self.responses!r} with {len(scores)} {self.scores!r}")
         responses = [_response(prompt, {"response": text, "score": score}) for text, score in zip(texts, scores, strict=True)]
         completions = tuple(_with_sides(responses))
         return Record(prompt, completions, row_number, parse_tools(row, self.tools), self.has_control_tokens)
-
-    def _prompt(self, row: Row) -> Text:
-        prompt = text_cell(row, self.prompt)
-        return (Message("user", prompt),) if self.as_chat and isinstance(prompt, str) else prompt
 
 
 def _list(row: Row, column: str) -> Sequence[object]:

@@ -35,7 +35,7 @@ class LabelledRows(RowFormat):
 
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        record = self._answers(row).parse(row, row_number)
+        record = self._answers(row).read(row, row_number)
         if len(record.completions) != 1:
             raise BadRowError(Fault.WRONG_TYPE, f"{len(record.completions)} completions; expected one, with a label")
         if not self._is_good(row):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from datamodules.batches import Role
+from datamodules.sources.alpaca import AlpacaRows
 from datamodules.sources.dialogues import HHDialogues
 from datamodules.sources.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
 from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
 from datamodules.sources.scored import ScoredResponses
+from datamodules.sources.unpaired import LabelledRows
 
 USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}
 GOOD, BAD = {"role": "assistant", "content": "hello"}, {"role": "assistant", "content": "go away"}
@@ -28,13 +32,35 @@ def test_pairs_of_text_under_any_column_names() -> None:
     )
 
 
-def test_text_as_chat_becomes_a_user_and_an_assistant_message() -> None:
-    record = PairColumns(as_chat=True).parse({"prompt": "hi", "chosen": "hello", "rejected": "go away"}, 0)
-    assert record.prompt == (Message("user", "hi"),)
-    assert [completion.text for completion in record.completions] == [
-        (Message("assistant", "hello"),),
-        (Message("assistant", "go away"),),
-    ]
+PAIR = {"prompt": "hi", "chosen": "hello", "rejected": "go away"}
+ANSWER = {"prompt": "hi", "completion": "hello", "label": True}
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "replies"),
+    [
+        (PairColumns, PAIR, ["hello", "go away"]),
+        (PromptCompletionColumns, ANSWER, ["hello"]),
+        (LabelledRows, ANSWER, ["hello"]),
+        (ScoredResponses, {"prompt": "hi", "responses": ["a", "b"], "scores": [1, 2]}, ["b", "a"]),
+        (AlpacaRows, {"instruction": "hi", "output": "hello"}, ["hello"]),
+    ],
+)
+def test_text_as_chat_becomes_a_user_and_an_assistant_message(
+    format: Callable[..., RowFormat], row: dict[str, object], replies: list[str]
+) -> None:
+    for wrapped, kept in ((format(as_chat=True), replies), (ChosenOnly(format(as_chat=True)), replies[:1])):
+        record = wrapped.read(row, 0)
+        assert record.prompt == (Message("user", "hi"),)
+        assert [completion.text for completion in record.completions] == [(Message("assistant", reply),) for reply in kept]
+    plain = format(as_chat=False).read(row, 0)
+    assert isinstance(plain.prompt, str)
+    assert [completion.text for completion in plain.completions] == replies
+
+
+def test_a_pair_of_which_one_reply_is_text_is_a_conversation() -> None:
+    texts = [side.text for side in PairColumns().read({**PAIR, "rejected": [BAD]}, 0).completions]
+    assert texts == [(Message("assistant", "hello"),), (Message("assistant", "go away"),)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +163,7 @@ def test_of_scored_responses_best_and_worst_are_the_pair_and_the_others_are_rank
 
 
 def test_scored_responses_answer_a_chat() -> None:
-    record = ScoredResponses(as_chat=True).parse({"prompt": "hi", "responses": ["a", "b"], "scores": [1, 2]}, 0)
+    record = ScoredResponses(as_chat=True).read({"prompt": "hi", "responses": ["a", "b"], "scores": [1, 2]}, 0)
     assert record.prompt == (Message("user", "hi"),)
     assert [completion.text for completion in record.completions] == [(Message("assistant", "b"),), (Message("assistant", "a"),)]
     asked = ScoredResponses().parse({"prompt": [SYSTEM, USER], "responses": ["a", "b"], "scores": [1, 2]}, 0)
