@@ -16,7 +16,7 @@ from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import PairRules, view_scenario
 
 ASSETS = Path(__file__).parents[1] / "assets" / "arithmetic"
-STEPS, SAVED = 80, 20
+STEPS, SAVED = 40, 10
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "dpo": {"loss_type": ["sigmoid"]},
     "dpo_sft": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]},
