@@ -18,17 +18,16 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.cli import LightningCLI
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
-import diagnose
-import report
+from prefscope import command
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 Run = Callable[..., LightningCLI]
-TRAIN = [".venv/bin/python", "train.py"]
-REPORT = [".venv/bin/python", "report.py"]
-DIAGNOSE = [".venv/bin/python", "diagnose.py"]
+TRAIN = ("fit", "validate", "test", "predict")
 QUICK = ("--trainer.accelerator", "cpu")
 
 
@@ -38,13 +37,18 @@ def commands(document: str, *, only_first: bool) -> list[list[str]]:
     for section in (ROOT / document).read_text(encoding="utf-8").split("\n## "):
         blocks = re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
         lines = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
-        trainings = [
-            words for words in lines if words[:2] == TRAIN and "--print_config" not in words and "--model.help" not in words
-        ]
+        trainings = [words for words in lines if is_training(words) and not {"--print_config", "--model.help"} & {*words}]
         for words in trainings[1:] if only_first else []:
             words.append("--print_config")
+        diagnoses = [words for words in lines if words[:2] == ["prefscope", "diagnose"]]
+        for words in diagnoses[1:] if only_first else []:
+            words[2:] = ["--help"]
         found += lines
     return found
+
+
+def is_training(words: list[str]) -> bool:
+    return words[0] == "prefscope" and words[1] in TRAIN
 
 
 def dialogue(number: int) -> str:
@@ -54,12 +58,13 @@ def dialogue(number: int) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory like the checkout, whose runs and data are the test's own."""
-    for name in ("configs", "assets", "train.py", "Makefile", "constraints.txt", "pyproject.toml"):
-        if (ROOT / name).exists():
-            (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "setup.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "data").mkdir()
-    for name in ("my_model", "my_checkpoint"):
-        tiny.write_model(tmp_path / "data" / name)
+    for name in ("data/my_model", "data/my_checkpoint", "output/checkpoint-100", "output/checkpoint-200"):
+        tiny.write_model(tmp_path / name)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "data/my_model"), LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path / "lora_output" / "checkpoint-5"))
     pairs = [{"chosen": f"{dialogue(n)} w{n % 20}", "rejected": f"{dialogue(n)} w5 w{n % 7}"} for n in range(60)]
     (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     pairs_file = tiny.write_pairs(tmp_path / "data" / "pairs.jsonl", 60)
@@ -102,7 +107,7 @@ def stand_ins(arguments: list[str]) -> list[str]:
         # tests/test_strategies.py trains with two processes.
         return ["--print_config"]
     extra = list(QUICK)
-    experiment = next((a.split("/")[-1].removesuffix(".yaml") for a in arguments if a.startswith("configs/experiment/")), "")
+    experiment = arguments[arguments.index("--config") + 1] if "--config" in arguments else ""
     if arguments[0] == "fit":
         extra += ["--trainer.max_steps", "4" if "--ckpt_path" in arguments else "2"]
     if experiment.startswith("smollm2"):
@@ -134,6 +139,19 @@ def train(run: Run, arguments: list[str]) -> None:
             raise
 
 
+def ask(arguments: list[str]) -> None:
+    """Another command of `prefscope`, in this process."""
+    extra = ["--trainer.accelerator=cpu", "--data.max_length=60"] if arguments[0] == "diagnose" else []
+    extra += ["--until-idle", "0"] if "--follow" in arguments else []
+    # tests/test_demo.py runs it.
+    arguments = ["demo", "--help"] if arguments[0] == "demo" else arguments
+    try:
+        assert command.main([*arguments, *([] if "--help" in arguments else extra)]) == 0
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+
+
 def execute(command: list[str]) -> None:
     """A command of the environment, by the path it has beside this interpreter."""
     program = Path(sys.executable).with_name(Path(command[0]).name)
@@ -145,6 +163,8 @@ def execute(command: list[str]) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
+# PEFT with transformers 5.23.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 # Dozens of trainings: on a busy machine longer than a test should take.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
@@ -160,17 +180,15 @@ def test_every_command_runs(document: str, only_first: bool, checkout: Path, run
     found = commands(document, only_first=only_first)
     assert found
     # TensorBoard is shown before there is a run to show.
-    for command in sorted(found, key=lambda words: "tensorboard" in words[0]):
-        if command[0] == "make":
-            subprocess.run(["make", "--dry-run", *command[1:]], check=True, capture_output=True)
-        elif command[:2] == TRAIN:
-            train(run, command[2:])
-        elif command[:2] == REPORT:
-            report.main(command[2:])
-        elif command[:2] == DIAGNOSE:
-            diagnose.main(command[2:])
+    for words in sorted(found, key=lambda words: "tensorboard" in words[0]):
+        if words[0] == "make":
+            subprocess.run(["make", "--dry-run", *words[1:]], check=True, capture_output=True)
+        elif is_training(words):
+            train(run, words[1:])
+        elif words[0] == "prefscope":
+            ask(words[1:])
         else:
-            execute(command)
+            execute(words)
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
