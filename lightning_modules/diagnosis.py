@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import Loss
 from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of, step_numbers
+from lightning_modules.models.online_reference import recipe_of
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.preference import PreferenceModule
@@ -39,9 +40,14 @@ class DiagnosisModule(PreferenceModule):
         checkpoints: list[str] | None = None,
         cache_dir: str = ".cache/prefscope",
     ) -> None:
+        recipe = recipe_of(reference)
+        if recipe is None:
+            raise ValueError(
+                "expected a recipe of the reference, got `online` without one. Name it: --model.reference.path <model>."
+            )
         series = _series(policy, checkpoints or [])
-        super().__init__(series[-1], loss, _refuse, reference=reference, cache_dir=cache_dir)
-        self.reference_spec = reference
+        super().__init__(series[-1], loss, _refuse, reference=recipe, cache_dir=cache_dir)
+        self.reference_spec = recipe
         self.series = dict(zip(step_numbers([getattr(spec, "path", "") for spec in series]), series, strict=True))
         """`{step: recipe}` of all checkpoints, the module's own policy last."""
 

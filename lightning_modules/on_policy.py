@@ -18,6 +18,7 @@ from datamodules.packing import pack
 from datamodules.prompts import PromptBatch, PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import Loss
+from lightning_modules.models.online_reference import recipe_of
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.ranks import block, of_all_ranks, parts_of, place
@@ -60,6 +61,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
         min_gap: float = 0.01,
         max_tokens_per_batch: int = 8192,
     ) -> None:
+        reference = recipe_of(reference)
         super().__init__(policy, loss, optimizer, lr_scheduler, reference)
         if not 0 < min_gap < math.inf:
             raise ValueError(f"expected a finite min_gap > 0, got {min_gap}. Answers that score alike are no pair.")

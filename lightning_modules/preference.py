@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, ReferenceStore, StepStore
-from lightning_modules.frozen import frozen
+from lightning_modules.frozen import FrozenPolicy, frozen
 from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.losses.completions import Completions, Sums, SumsOfStep, Tokens
+from lightning_modules.models.online_reference import OnlineReference, recipe_of
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference_checks import require_pairs, require_single
 from lightning_modules.preference_metrics import labelled_metrics, pair_metrics
 from lightning_modules.reference import ReferenceScorer
+from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
@@ -43,7 +46,8 @@ class PreferenceModule(ObjectiveModule):
         loss: the objective, by class_path.
         optimizer: builds the optimizer from the parameters that require a gradient.
         lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
-        reference: recipe of the frozen reference; the policy as it starts by default.
+        reference: recipe of the frozen reference; the policy as it starts by default. `online` asks it in every step
+            (`OnlineReference`); otherwise it scores the data once, before the first step.
         cache_dir: folder of cached reference log-probs.
     """
 
@@ -58,9 +62,16 @@ class PreferenceModule(ObjectiveModule):
     ) -> None:
         super().__init__(policy, optimizer, lr_scheduler)
         self.loss = loss
-        self._reference_spec = reference or policy
+        recipe = recipe_of(reference)
+        self._reference_spec = recipe or policy
         self._scorer = ReferenceScorer(self._reference_spec, Path(cache_dir))
-        self._policy_is_reference = reference is None
+        self._policy_is_reference = recipe is None
+        is_online = isinstance(reference, OnlineReference) and loss.needs_reference
+        self._online = FrozenPolicy(self._reference_spec, is_start=recipe is None) if is_online else None
+        self._is_prepared = False
+        if is_online:
+            # Of this one alone: Lightning warns of every class with this hook.
+            self.on_after_batch_transfer = self._transferred  # type: ignore[method-assign]
         self._whole_step = WholeStep()
         self._stage: Stage | None = None
 
@@ -69,6 +80,8 @@ class PreferenceModule(ObjectiveModule):
         # The policy starts as the reference: spare building a second one to know its key.
         if self._policy_is_reference and self.loss.needs_reference:
             self._scorer.fingerprint = self.policy.fingerprint()
+        if self._online is not None:
+            self._online.share(self.policy, is_sharded=self.device_mesh is not None)
 
     @override
     def reference_policy(self) -> Policy:
@@ -141,7 +154,7 @@ class PreferenceModule(ObjectiveModule):
                 f"first backward pass, got batches of {type(datamodule).__name__}. Set trainer.accumulate_grad_batches to 1."
             )
         for examples in batch.step_examples:
-            yield cast(StepStore, datamodule).packed("train", examples, batch.share).to(self.device)
+            yield self._with_reference(cast(StepStore, datamodule).packed("train", examples, batch.share).to(self.device))
 
     @override
     def _eval_step(self, stage: str, batch: CompletionBatch) -> StepOutput:
@@ -206,9 +219,20 @@ class PreferenceModule(ObjectiveModule):
             kinds=batch.kinds,
         )
 
+    def _transferred(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
+        return self._with_reference(batch) if isinstance(batch, CompletionBatch) else batch
+
+    def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
+        if self._online is None:
+            return batch
+        with self.trainer.precision_plugin.forward_context():
+            return replace(batch, reference_token_logps=self._online.logps(batch))
+
     def _ensure_reference(self) -> None:
         if not self.loss.needs_reference:
             return
+        if self._online is not None:
+            return self._prepare_online(self._online)
         datamodule = cast("ReferenceStore | None", self.trainer.datamodule)  # type: ignore[attr-defined]
         if datamodule is None:
             raise ValueError(
@@ -216,3 +240,11 @@ class PreferenceModule(ObjectiveModule):
                 "computed from the data module and cached. Pass one of datamodules/ to the trainer."
             )
         self._scorer.attach(datamodule, device=self.device, precision=self.trainer.precision_plugin)
+
+    def _prepare_online(self, reference: FrozenPolicy) -> None:
+        if not self._is_prepared:
+            reference.use(self.trainer.precision_plugin)
+            require_fitting_models(self.policy, reference.policy)
+            self.require_readable(reference.policy.limits)
+            self._scorer.fingerprint = self._scorer.fingerprint or reference.policy.fingerprint()
+            self._is_prepared = True

@@ -42,7 +42,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, told: Path, program: str = STAND_I
 
 def began(callback: PrefscopeCallback, arguments: TrainingArguments, *, is_first: bool = True, model: object = None) -> Any:
     state = SimpleNamespace(is_world_process_zero=is_first)
-    callback.on_train_begin(arguments, state, None, model=model)  # type: ignore[arg-type]
+    callback.on_train_begin(arguments, state, None, model=model)
     return state
 
 
@@ -57,7 +57,7 @@ def test_it_ends_with_the_training(
     state = began(callback, arguments, model=SimpleNamespace(name_or_path="base"))
     # Another training with the same callback, such as a second call of train(), starts none beside it.
     began(callback, arguments)
-    callback.on_train_end(arguments, state, None)  # type: ignore[arg-type]
+    callback.on_train_end(arguments, state, None)
     said = capsys.readouterr().out
     assert "2 checkpoints, step 1 to 2, beside base\nChosen fell." in said
     here = tmp_path / "run" / "prefscope"
@@ -75,7 +75,7 @@ def test_it_ends_with_the_training(
 def test_other_processes_start_none(arguments: TrainingArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, tmp_path / "told")
     callback = PrefscopeCallback("pairs.jsonl")
-    callback.on_train_end(arguments, began(callback, arguments, is_first=False), None)  # type: ignore[arg-type]
+    callback.on_train_end(arguments, began(callback, arguments, is_first=False), None)
     assert not (tmp_path / "run").exists()
 
 
@@ -84,7 +84,7 @@ def test_its_failure_is_no_failure_of_the_training(
 ) -> None:
     stand_in(monkeypatch, tmp_path / "told", "import sys; sys.exit('prefscope diagnose: expected pairs, got none.')")
     callback = PrefscopeCallback("nothing.jsonl")
-    callback.on_train_end(arguments, began(callback, arguments), None)  # type: ignore[arg-type]
+    callback.on_train_end(arguments, began(callback, arguments), None)
     assert "exit code 1" in (said := capsys.readouterr().out)
     assert "expected pairs, got none." in said
     # A folder that cannot be written.
@@ -99,14 +99,17 @@ def test_patience_ends(
 ) -> None:
     stand_in(monkeypatch, tmp_path / "told", "import time; time.sleep(600)")
     callback = PrefscopeCallback("pairs.jsonl", patience=0.1)
-    callback.on_train_end(arguments, began(callback, arguments), None)  # type: ignore[arg-type]
+    callback.on_train_end(arguments, began(callback, arguments), None)
     assert f"exit code {-signal.SIGTERM}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_killed_training_leaves_none_behind(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys, types
+# Their import takes seconds.
+sys.modules["transformers"] = types.SimpleNamespace(
+    **dict.fromkeys(("TrainerCallback", "TrainerControl", "TrainerState", "TrainingArguments"), object)
+)
 import prefscope.huggingface as ours
 ours.own_process = lambda *words: [sys.executable, "-c", {STAND_IN!r}, *words, {str(tmp_path / "told")!r}]
 state = types.SimpleNamespace(is_world_process_zero=True)

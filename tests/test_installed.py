@@ -118,7 +118,16 @@ assert "callbacks" not in sys.modules and "torch" not in sys.modules
 
 @pytest.mark.slow
 def test_a_shipped_experiment_runs_by_its_name(environment: Path, tmp_path: Path) -> None:
-    fit = [environment / "prefscope", "fit", "--config", "demo_dpo", "--trainer.accelerator", "cpu", "--data.batch_size", "8"]
+    fit: list[str | Path] = [
+        environment / "prefscope",
+        "fit",
+        "--config",
+        "demo_dpo",
+        "--trainer.accelerator",
+        "cpu",
+        "--data.batch_size",
+        "8",
+    ]
     quick = ["--data.task.num_test", "4", "--data.num_probe_prompts", "4"]
     said = checked(*fit, *quick, "--trainer.max_steps", "2", cwd=tmp_path, OMP_NUM_THREADS="1")
     hint = re.search(r"Resume:  (prefscope fit .*)", said)

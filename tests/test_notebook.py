@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import prefscope
+
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "diagnose.ipynb"
 
 
@@ -37,6 +39,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "2 checkpoints, step 4 to 8" in capsys.readouterr().out
     found = names["found"]
     assert shown[3] is found
+    assert isinstance(found, prefscope.Diagnosis)
     assert found.verdict.startswith("2 checkpoints, step 4 to 8")
     assert list(found.table.index) == [4, 8]
     # At this rate the policy has moved, by the trainer's own account too.

@@ -37,6 +37,8 @@ def silence_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Lightning 2.6 with torch 2.13: its pytree helper, not ours.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+    # Modules that make their own batches, or complete them, do mean to.
+    warnings.filterwarnings("ignore", r"You have overridden `on_after_batch_transfer` in `LightningModule`", UserWarning)
     set_tqdm_hook(_late_bar)
 
 
