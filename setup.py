@@ -21,7 +21,7 @@ CODE = tuple(sorted(path.parent.name for path in HERE.glob("*/__init__.py") if p
 DATA = ("configs", "assets", "docs/metrics.md", "docs/rlhf.md")
 
 
-class BuildWithApplication(build_py):
+class BuildWithApplication(build_py):  # type: ignore[misc]
     """Copies the application into the package; an editable installation reads it where it is."""
 
     def run(self) -> None:
