@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def require(valid: bool, domain: str, value: float) -> None:
@@ -38,3 +39,17 @@ def require_non_negative(**values: float) -> None:
     """
     for name, value in values.items():
         require(0 <= value < math.inf, f"finite {name} >= 0", value)
+
+
+def require_scores(gaps: Sequence[float | None], loss: str) -> None:
+    """Refuse pairs whose best and worst have no judge score.
+
+    Raises:
+        ValueError: if there are such pairs.
+    """
+    missing = sum(gap is None for gap in gaps)
+    if missing:
+        raise ValueError(
+            f"expected judge scores of every completion, by which {loss} orders them, got {missing} of {len(gaps)} prompts "
+            "without. Use data of scored responses (data.format scored), or a loss of pairs."
+        )

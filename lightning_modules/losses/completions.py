@@ -17,6 +17,8 @@ from lightning_modules.losses.base import PairsOfStep, SequenceLogps
 MISMATCHED = "mismatched"
 """Kind of a completion that answers another prompt: KTO estimates its KL on it."""
 
+NO_REFERENCE = "expected reference log-probs for this loss, got none. Fit with a data module so that they are computed."
+
 
 @dataclass(frozen=True, eq=False)
 class Sums:
@@ -42,9 +44,7 @@ class Sums:
             ValueError: if reference log-probs are missing.
         """
         if self.reference is None:
-            raise ValueError(
-                "expected reference log-probs for this loss, got none. Fit with a data module so that they are computed."
-            )
+            raise ValueError(NO_REFERENCE)
         return self.policy - self.reference
 
     def of_kind(self, *kinds: str) -> Tensor:
@@ -113,6 +113,26 @@ class Completions:
         """The two completions of each pair: the same tensors at every call, whose gradients are the pairs' incentives."""
         step = None if self.step is None else PairsOfStep(self.step.sums.of_pairs(), self.step.first_pair)
         return self.sums.of_pairs(step)
+
+    def scores(self) -> Tensor:
+        """`[Q]` judge scores, NaN where one is missing, in the type of the log-probs.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.sums.scores is None:
+            raise ValueError("expected judge scores of the completions, got none. Use data of scored responses.")
+        return self.sums.scores.to(self.sums.policy.dtype)
+
+    def token_log_ratios(self) -> Tensor:
+        """`[K]` log(pi/pi0) of each token, nats. Differentiable.
+
+        Raises:
+            ValueError: if reference log-probs are missing.
+        """
+        if self.tokens.reference is None:
+            raise ValueError(NO_REFERENCE)
+        return self.tokens.policy - self.tokens.reference
 
     def by_completion(self, values: Tensor) -> Tensor:
         """`[Q]` sums of `[K]` token values over each completion. Differentiable."""

@@ -22,6 +22,9 @@ def _concrete_subclasses(base: type) -> list[type]:
     return [cls for cls in found if not isabstract(cls) and cls.__module__.startswith("lightning_modules.losses.")]
 
 
+HELD = {"DPOLoss", "HingeLoss", "SimPOLoss", "KTOLoss", "SFTDPOLoss"}
+
+
 def loss_classes() -> list[type[PreferenceLoss]]:
     """Losses of the sums of pairs, in any module below `lightning_modules.losses`, by name."""
     return [cls for cls in all_loss_classes() if issubclass(cls, PreferenceLoss)]
@@ -34,6 +37,13 @@ def all_loss_classes() -> list[type[Loss]]:
     return sorted(set(_concrete_subclasses(Loss)), key=lambda cls: cls.__name__)
 
 
+def _held(base: type) -> list[type]:
+    """What a field of this type is tried with: every strategy there is; of losses one that is bounded, one without a reference, one
+    that reads the whole step, and one with a likelihood term."""
+    found = _concrete_subclasses(base)
+    return [cls for cls in found if not issubclass(cls, Loss) or cls.__name__ in HELD]
+
+
 def variants(cls: type[PreferenceLoss]) -> dict[str, PreferenceLoss]:
     """The loss with its defaults, with each flag turned on, and with each strategy a field may hold."""
     made = {cls.__name__: cls()}
@@ -42,7 +52,7 @@ def variants(cls: type[PreferenceLoss]) -> dict[str, PreferenceLoss]:
         if hints[f.name] is bool:
             made[f"{cls.__name__}-{f.name}"] = cls(**{f.name: True})
         elif f.default_factory is not MISSING:
-            choices = _concrete_subclasses(hints[f.name])
+            choices = _held(hints[f.name])
             assert choices, f"{cls.__name__}.{f.name} is of type {hints[f.name]}, for which no concrete class is found"
             made |= {f"{cls.__name__}-{choice.__name__}": cls(**{f.name: choice()}) for choice in choices}
     return made

@@ -9,17 +9,25 @@ import pytest
 import torch
 
 from lightning_modules.losses.ada_dpo import AdaDPOLoss
-from lightning_modules.losses.base import PreferenceLoss
+from lightning_modules.losses.alpha_po import AlphaPOLoss
+from lightning_modules.losses.aot import AOTLoss
+from lightning_modules.losses.base import Loss
 from lightning_modules.losses.bdpo import BDPOLoss
+from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
 from lightning_modules.losses.divergences import Alpha
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.dpo_shift import DPOShiftLoss
 from lightning_modules.losses.dpop import DPOPLoss
 from lightning_modules.losses.exo import EXOLoss
+from lightning_modules.losses.gated import GatedLoss
+from lightning_modules.losses.group_dpo import GroupDPOLoss
+from lightning_modules.losses.importance_sampled import ImportanceSampledLoss
 from lightning_modules.losses.kto import KTOLoss
+from lightning_modules.losses.ld_dpo import LDDPOLoss
 from lightning_modules.losses.odpo import ODPOLoss
 from lightning_modules.losses.orpo import ORPOLoss
 from lightning_modules.losses.r_dpo import RDPOLoss
@@ -27,9 +35,9 @@ from lightning_modules.losses.robust_dpo import RobustDPOLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.losses.slic import SLiCLoss
-from tests.lightning_modules.losses.cases import loss_classes, random_logps
+from tests.lightning_modules.losses.cases import all_loss_classes, random_logps
 
-NUMBERS = [(cls, f.name) for cls in loss_classes() for f in fields(cls) if isinstance(f.default, float)]  # type: ignore[arg-type]
+NUMBERS = [(cls, f.name) for cls in all_loss_classes() for f in fields(cls) if isinstance(f.default, float)]  # type: ignore[arg-type]
 BETAS = [(cls, name) for cls, name in NUMBERS if name.startswith("beta") or (cls.__name__, name) == ("IPOLoss", "eta")]
 WEIGHTS = [
     (SFTDPOLoss, "gamma"),
@@ -43,12 +51,20 @@ WEIGHTS = [
     (ORPOLoss, "weight"),
     (CPOLoss, "weight"),
     (RDPOLoss, "alpha"),
+    (AlphaPOLoss, "gamma"),
+    (ImportanceSampledLoss, "epsilon"),
+    (GroupDPOLoss, "gamma"),
 ]
 # (class, field, a refused value at the lower end, one at the upper): the end itself if it is open, just beyond it if closed.
 INTERVALS = [
     (DPOLoss, "label_smoothing", -1e-9, 0.5),
     (RobustDPOLoss, "label_smoothing", -1e-9, 0.5),
     (EXOLoss, "label_smoothing", 0.0, 0.5),
+    (AOTLoss, "label_smoothing", -1e-9, 0.5),
+    (DPOShiftLoss, "shift", 0.0, 1 + 1e-9),
+    (BetaDPOLoss, "kept_share", 0.0, 1 + 1e-9),
+    (GatedLoss, "threshold", -1e-9, 1 + 1e-9),
+    (LDDPOLoss, "alpha", -1e-9, 1 + 1e-9),
     (DiscoPOPLoss, "tau", 0.0, 1.0),
     (BDPOLoss, "mixture", 0.0, 1.0),
     (CalibratedLoss, "gain", 0.0, math.inf),
@@ -60,20 +76,20 @@ INTERVALS = [
 
 @pytest.mark.parametrize(("cls", "name"), NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_every_number_must_be_finite(cls: type[PreferenceLoss], name: str, value: float) -> None:
+def test_every_number_must_be_finite(cls: type[Loss], name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"expected .*{name}.*, got {value}\. Change it"):
         cls(**{name: value})
 
 
 @pytest.mark.parametrize(("cls", "name"), BETAS)
 @pytest.mark.parametrize("value", [0.0, -0.1])
-def test_betas_are_positive(cls: type[PreferenceLoss], name: str, value: float) -> None:
+def test_betas_are_positive(cls: type[Loss], name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"expected finite {name} > 0, got {value}"):
         cls(**{name: value})
 
 
 @pytest.mark.parametrize(("cls", "name"), WEIGHTS)
-def test_weights_may_be_zero_but_not_negative(cls: type[PreferenceLoss], name: str) -> None:
+def test_weights_may_be_zero_but_not_negative(cls: type[Loss], name: str) -> None:
     cls(**{name: 0.0})
     with pytest.raises(ValueError, match=f"expected finite {name} >= 0, got -0.1"):
         cls(**{name: -0.1})
@@ -98,7 +114,7 @@ def test_fields_are_keyword_only() -> None:
 
 
 @pytest.mark.parametrize(("held", "needs"), [(DPOLoss(), True), (SimPOLoss(), False)])
-def test_a_calibrated_loss_needs_a_reference_where_the_one_it_holds_does(held: PreferenceLoss, needs: bool) -> None:
+def test_a_calibrated_loss_needs_a_reference_where_the_one_it_holds_does(held: DPOLoss | SimPOLoss, needs: bool) -> None:
     # Also once a callback has replaced the gain.
     assert replace(CalibratedLoss(loss=held), gain=2.0).needs_reference is needs
 

@@ -8,16 +8,20 @@ import pytest
 import torch
 
 from lightning_modules.losses.ada_dpo import AdaDPOLoss
+from lightning_modules.losses.alpha_po import AlphaPOLoss
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.bdpo import BDPOLoss
+from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.convex import Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.divergences import Alpha, ForwardKL, ReverseKL
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.dpo_shift import DPOShiftLoss
 from lightning_modules.losses.dpop import DPOPLoss
 from lightning_modules.losses.f_dpo import FDPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
+from lightning_modules.losses.gated import GatedLoss
 from lightning_modules.losses.gpo import GPOLoss
 from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.losses.ipo import IPOLoss
@@ -45,7 +49,11 @@ SAME: list[tuple[PreferenceLoss, PreferenceLoss, float, float]] = [
     (ODPOLoss(alpha=0.0), DPOLoss(), 1, 1e-12),
     (RDPOLoss(alpha=0.0), DPOLoss(), 1, 1e-12),
     (BDPOLoss(mixture=1 - 1e-12), DPOLoss(), 1, 1e-7),
-    (AdaDPOLoss(max_ratio=1.0), DPOLoss(), 1, 1e-12),
+    (DPOShiftLoss(shift=1.0), DPOLoss(), 1, 1e-12),
+    (DPOShiftLoss(beta=0.3, shift=0.5), FlexDPOLoss(beta_chosen=0.3, beta_rejected=0.15), 1, 1e-12),
+    (BetaDPOLoss(alpha=0.0, kept_share=1.0), DPOLoss(), 1, 1e-12),
+    (AlphaPOLoss(beta=2.0, gamma=1.0, alpha=1e-9), SimPOLoss(), 1, 1e-6),
+    (GatedLoss(sharpness=1e4, threshold=0.0), DPOLoss(), 1, 1e-12),
     (CalibratedLoss(), DPOLoss(), 1, 1e-12),
     (CalibratedLoss(loss=CalibratedLoss(gain=1.5), gain=0.8), CalibratedLoss(gain=1.2), 1, 1e-12),
 ]

@@ -11,28 +11,37 @@ import torch
 from torch import Tensor, sigmoid
 
 from lightning_modules.losses.ada_dpo import AdaDPOLoss
+from lightning_modules.losses.alpha_po import AlphaPOLoss
+from lightning_modules.losses.aot import AOTLoss
+from lightning_modules.losses.aot_unpaired import AOTUnpairedLoss
 from lightning_modules.losses.apo_down import APODownLoss
 from lightning_modules.losses.apo_zero import APOZeroLoss
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.bco import BCOLoss
 from lightning_modules.losses.bdpo import BDPOLoss
+from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.bpo import BPOLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
+from lightning_modules.losses.chi_po import ChiPOLoss
 from lightning_modules.losses.chosen_sft import ChosenSFTLoss
 from lightning_modules.losses.convex import Exponential, Hinge, Logistic, Square
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.discopop import DiscoPOPLoss
 from lightning_modules.losses.divergences import Alpha, ForwardKL, JensenShannon, ReverseKL
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.dpo_shift import DPOShiftLoss
 from lightning_modules.losses.dpop import DPOPLoss
 from lightning_modules.losses.exo import EXOLoss
 from lightning_modules.losses.f_dpo import FDPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
+from lightning_modules.losses.gated import GatedLoss
 from lightning_modules.losses.gpo import GPOLoss
 from lightning_modules.losses.hinge import HingeLoss
+from lightning_modules.losses.importance_sampled import ImportanceSampledLoss
 from lightning_modules.losses.ipo import IPOLoss
 from lightning_modules.losses.kto import KTOLoss
+from lightning_modules.losses.ln_dpo import LNDPOLoss
 from lightning_modules.losses.nca import NCALoss
 from lightning_modules.losses.odpo import ODPOLoss
 from lightning_modules.losses.orpo import ORPOLoss
@@ -108,7 +117,7 @@ def bdpo(t: Terms) -> tuple[Tensor, Tensor]:
 
 
 def ada(t: Terms) -> tuple[Tensor, Tensor]:
-    c = (t.a_w.exp() / t.a_l.exp()).clamp(1 / 1.2, 1.2)
+    c = (t.a_w.exp() / t.a_l.exp()).clamp(max=1.2)
     w = sigmoid(-0.1 * (c * t.h_w - t.h_l))
     return c * 0.1 * w, 0.1 * w
 
@@ -143,6 +152,52 @@ def ipo_per_token(t: Terms) -> tuple[Tensor, Tensor]:
 
 def gpo(slope_of: Callable[[Tensor], Tensor]) -> Closed:
     return both(lambda t: -0.3 * slope_of(margin(0.3)(t)))
+
+
+def scaled(t: Terms, common: Tensor, chosen: Tensor | float, rejected: Tensor | float) -> tuple[Tensor, Tensor]:
+    return common * chosen, common * rejected
+
+
+def aot_margin(t: Terms) -> Tensor:
+    """Each pair's D less the reference's of the same rank, by counting."""
+    own = t.chosen - t.rejected
+    reference = own - (t.h_w - t.h_l)
+    return torch.stack([x - reference.sort().values[(own < x).sum()] for x in own])
+
+
+def aot_unpaired(t: Terms) -> tuple[Tensor, Tensor]:
+    of_chosen = torch.stack([h - t.h_l.sort().values[(t.h_w < h).sum()] for h in t.h_w])
+    of_rejected = torch.stack([t.h_w.sort().values[(t.h_l < h).sum()] - h for h in t.h_l])
+    return 0.3 * sigmoid(-0.3 * of_chosen), 0.3 * sigmoid(-0.3 * of_rejected)
+
+
+def beta_dpo(t: Terms) -> Tensor:
+    margins = t.h_w - t.h_l
+    kept = (margins - 1).abs() <= (margins - 1).abs().sort().values[int(0.75 * len(margins)) - 1]
+    beta = (0.3 * (1 + 0.2 * (margins[kept].mean() - 1))).clamp_min(1e-3)
+    return kept * beta * sigmoid(-beta * margins) * len(margins) / kept.sum()
+
+
+def alpha_po(t: Terms, alpha: float) -> tuple[Tensor, Tensor]:
+    slopes = [2.5 * (-alpha * a).exp() for a in (t.a_w, t.a_l)]
+    rewards = [2.5 * (1 - (-alpha * a).exp()) / alpha for a in (t.a_w, t.a_l)]
+    weight = sigmoid(-(rewards[0] - rewards[1] - 0.1))
+    return slopes[0] * weight / t.len_w, slopes[1] * weight / t.len_l
+
+
+def chi_po(t: Terms) -> tuple[Tensor, Tensor]:
+    m = 0.3 * (t.h_w.exp() + t.h_w - t.h_l.exp() - t.h_l)
+    weight = 0.3 * sigmoid(-m) * (m.abs() < 4)
+    return weight * (t.h_w.exp() + 1), weight * (t.h_l.exp() + 1)
+
+
+def importance_sampled(t: Terms) -> tuple[Tensor, Tensor]:
+    weight = (t.h_w + t.h_l).clamp(max=1.0).exp()
+    return weight * flex(t)[0], weight * flex(t)[1]
+
+
+def gated(t: Terms) -> tuple[Tensor, Tensor]:
+    return flex(t)[0], flex(t)[1] * sigmoid(20 * (t.a_l.exp() - 0.2))
 
 
 CASES: list[tuple[PreferenceLoss, Closed]] = [
@@ -220,6 +275,16 @@ CASES: list[tuple[PreferenceLoss, Closed]] = [
     (BPOLoss(beta=3.0), bpo(lambda m: -(m < 1).double())),
     (BPOLoss(beta=3.0, function=Logistic()), bpo(lambda m: -sigmoid(-m))),
     (AdaDPOLoss(max_ratio=1.2), ada),
+    (LNDPOLoss(beta=2.0), lambda t: scaled(t, 2 * sigmoid(-2 * (t.h_w / t.len_w - t.h_l / t.len_l)), 1 / t.len_w, 1 / t.len_l)),
+    (DPOShiftLoss(beta=0.3, shift=0.5), lambda t: scaled(t, 0.3 * sigmoid(-0.3 * (t.h_w - 0.5 * t.h_l)), 1.0, 0.5)),
+    (AOTLoss(beta=0.3, label_smoothing=0.1), lambda t: both(lambda t: 0.3 * (sigmoid(-0.3 * aot_margin(t)) - 0.1))(t)),
+    (AOTUnpairedLoss(beta=0.3), aot_unpaired),
+    (BetaDPOLoss(beta=0.3, alpha=0.2, kept_share=0.75, mean_margin=1.0), both(beta_dpo)),
+    (AlphaPOLoss(alpha=0.5), lambda t: alpha_po(t, 0.5)),
+    (AlphaPOLoss(alpha=-0.5), lambda t: alpha_po(t, -0.5)),
+    (ChiPOLoss(beta=0.3, max_reward=2.0), chi_po),
+    (ImportanceSampledLoss(loss=FlexDPOLoss(beta_chosen=0.3, beta_rejected=0.2), epsilon=0.5), importance_sampled),
+    (GatedLoss(loss=FlexDPOLoss(beta_chosen=0.3, beta_rejected=0.2), threshold=0.2, sharpness=20.0), gated),
     (
         EXOLoss(beta=0.3),
         both(lambda t: 0.3 * slope(margin(0.3)(t)) * (math.log(0.999 / 0.001) - margin(0.3)(t))),
@@ -250,7 +315,10 @@ def test_the_sample_reaches_both_sides_of_every_branch() -> None:
         "hinge active": margin(0.3)(t) < 1,
         "chosen lags in BPO": t.h_w < -0.3 * t.h_l,
         "BPO's hinge active": 3 * torch.minimum(t.h_w, -0.3 * t.h_l) < 1,
-        "AdaDPO clips": (ratios < 1 / 1.2) | (ratios > 1.2),
+        "AdaDPO clips": ratios > 1.2,
+        "chi-PO clips": (0.3 * (t.h_w.exp() + t.h_w - t.h_l.exp() - t.h_l)).abs() > 4,
+        "IS-DAA clips": t.h_w + t.h_l > 1,
+        "Gate-DPO opens": t.a_l.exp() > 0.2,
     }
     for name, taken in branches.items():
         assert 0 < taken.sum() < taken.numel(), name

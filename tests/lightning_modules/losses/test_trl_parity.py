@@ -1,6 +1,7 @@
 """Values and gradients equal TRL's own, within 1e-6 in float64, for every loss both have.
 
-No counterpart in TRL 1.16: Flex-DPO, SLiC with its likelihood term, DPOP, ODPO, R-DPO, Cal-DPO, BDPO, BPO, AdaDPO.
+No counterpart in TRL 1.16: Flex-DPO, SLiC with its likelihood term, DPOP, ODPO, R-DPO, Cal-DPO, BDPO, BPO, AdaDPO,
+DPO-Shift, beta-DPO, chi-PO, IS-DAA, Gate-DPO. `test_trl_tokens.py` has those that read tokens or the whole batch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.losses.alpha_po import AlphaPOLoss
 from lightning_modules.losses.apo_down import APODownLoss
 from lightning_modules.losses.apo_zero import APOZeroLoss
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
@@ -28,6 +30,7 @@ from lightning_modules.losses.gpo import GPOLoss
 from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.losses.ipo import IPOLoss
 from lightning_modules.losses.kto import KTOLoss
+from lightning_modules.losses.ln_dpo import LNDPOLoss
 from lightning_modules.losses.nca import NCALoss
 from lightning_modules.losses.orpo import ORPOLoss
 from lightning_modules.losses.robust_dpo import RobustDPOLoss
@@ -88,6 +91,8 @@ PAIRED: list[tuple[PreferenceLoss, Theirs]] = [
     (GPOLoss(beta=0.4, function=Square()), lambda logps: 0.16 * cpo("ipo", SequenceLogps.logratios, beta=0.2)(logps)),
     (KTOLoss(desirable_weight=1.5, undesirable_weight=0.5), kto),
     (NCALoss(beta=0.2), dpo("nca_pair", beta=0.2)),
+    (LNDPOLoss(beta=2.0), dpo("sigmoid_norm", beta=2.0)),
+    (AlphaPOLoss(beta=2.0, gamma=0.3, alpha=0.4), cpo("simpo", mean_logps, beta=2.0, simpo_gamma=0.3, alpha=0.4)),
     (SimPOLoss(beta=2.5, gamma=0.7), cpo("simpo", mean_logps, beta=2.5, simpo_gamma=0.7)),
     (CPOLoss(beta=0.2, weight=0.0), cpo("sigmoid", sums, beta=0.2)),
     (CPOLoss(beta=0.2, weight=0.7, per_token=True), lambda logps: cpo_trainer_total(logps, 0.2, 0.7)),

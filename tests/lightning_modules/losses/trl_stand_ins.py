@@ -31,7 +31,7 @@ ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), gather=lambda tensor: 
 def dpo_trainer_losses(logps: SequenceLogps, *loss_types: str, weights: tuple[float, ...] = (1.0,), **settings: object) -> Tensor:
     """`[pairs]` from `DPOTrainer._compute_loss`, differentiable."""
     trainer = SimpleNamespace(
-        **_DPO_DEFAULTS | settings,
+        **DPO_DEFAULTS | settings,
         model=SimpleNamespace(training=False),
         accelerator=ACCELERATOR,
         loss_types=list(loss_types),
@@ -115,7 +115,7 @@ def pairs_of(logps: SequenceLogps) -> list[Pair]:
     ]
 
 
-_DPO_DEFAULTS = MappingProxyType(
+DPO_DEFAULTS = MappingProxyType(
     {
         "beta": 0.1,
         "label_smoothing": 0.0,
