@@ -155,6 +155,11 @@ def _content(origin: Origin, steps: int, outcome: Outcome, known: Mapping[str, R
             "remedy": name,
             "title": known[name].title,
             "steps": outcome.last[name],
+            "cells": {
+                measure: interval(one, measure)
+                for measure, one in outcome.differences[Key(name, outcome.last[name])].items()
+                if measure in outcome.measures
+            },
             "verdict": _verdict(outcome.differences[Key(name, outcome.last[name])], outcome),
             "differences": {measure: asdict(one) for measure, one in outcome.differences[Key(name, outcome.last[name])].items()},
         }

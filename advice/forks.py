@@ -142,6 +142,9 @@ class Forks:
                 "trainer.max_epochs": -1,
                 "trainer.max_time": None,
                 "trainer.limit_val_batches": 0,
+                # A run that keeps none itself is forked all the same.
+                "trainer.enable_checkpointing": True,
+                "trainer.fast_dev_run": False,
                 "trainer.enable_progress_bar": False,
                 "trainer.enable_model_summary": False,
                 "ckpt_path": None if begin is None else str(begin),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from reports.advice import MEANING as ADVICE_MEANING
+from reports.advice import advice_html
 from reports.before_after import CALLBACK as SAMPLES_CALLBACK
 from reports.before_after import MEANING as SAMPLES_MEANING
 from reports.before_after import STYLE as SAMPLES_STYLE
@@ -68,11 +70,13 @@ code { overflow-wrap: anywhere }
 def report_page(runs: Sequence[Run]) -> str:
     """The whole page for at least one run."""
     groups = grouped(runs)
+    advice = _advice(runs)
     sections = [
         _section("happened", "What happened", HEADLINE_MEANING, headline_html(runs)),
         _section("properties", "The three properties", CARDS_MEANING, cards_html(runs)),
         _samples(runs),
         _section("alarms", "Alarms", "What the run itself called wrong, and from which step on.", alarms_html(runs)),
+        advice,
         _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
         *filter(None, (_figure(plot, groups) for plot in PLOTS)),
         _heatmaps(runs),
@@ -92,7 +96,7 @@ def report_page(runs: Sequence[Run]) -> str:
 <h1>What the objective did to the policy</h1>
 <p class="meaning">{escape("; ".join(group.label for group in groups))}. Lines are means over the runs of a setting, bands their
 range. Words are explained <a href="#words">below</a>. {_colours(groups)}</p>
-<nav>{_contents(groups)}</nav>
+<nav>{_contents(groups, has_advice=bool(advice))}</nav>
 {"".join(sections)}
 </body></html>
 """
@@ -111,13 +115,14 @@ def _css() -> str:
     return _CSS.replace("LIGHT", light).replace("DARK", dark).strip()
 
 
-def _contents(groups: Sequence[Group]) -> str:
+def _contents(groups: Sequence[Group], *, has_advice: bool) -> str:
     shown = {plot.name: plot.name.replace("_", " ").capitalize() for plot in PLOTS if any(plot.has(group) for group in groups)}
     first = {
         "happened": "What happened",
         "properties": "Properties",
         "samples": "Samples",
         "alarms": "Alarms",
+        **({"advice": "What would help"} if has_advice else {}),
         "numbers": "Numbers",
     }
     places = {**first, **shown, "tokens": "Tokens", "data": "Data", "words": "Words", "runs": "Runs"}
@@ -147,6 +152,11 @@ def _samples(runs: Sequence[Run]) -> str:
     body = samples_html(runs)
     note = "" if body else missing_note(SAMPLES_CALLBACK)
     return _section("samples", "What the policy writes", SAMPLES_MEANING, body, note)
+
+
+def _advice(runs: Sequence[Run]) -> str:
+    body = advice_html(runs)
+    return _section("advice", "What would help", ADVICE_MEANING, body) if body else ""
 
 
 def _heatmaps(runs: Sequence[Run]) -> str:
