@@ -6,7 +6,8 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.argv[1:] = []
     console = Console(file=sys.stderr)
     try:
-        answer = advise(asked, quiet_fit, console)
+        answer = advise(asked, quiet_fit, console, _printed)
     except (ValueError, OSError) as error:
         sys.exit(spelled(f"advise.py: {told(error)}"))
     Console().print(answer.table)
@@ -46,6 +47,14 @@ def quiet_fit(config: Path, content: Config) -> None:
         done = subprocess.run([sys.executable, str(here), *command], stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise ValueError(f"expected the fork {config} to train, got exit code {done.returncode}. What it said: {log.name}")
+
+
+def _printed(words: Sequence[str]) -> str:
+    """What `train.py` prints; with --print_config it leaves when it has."""
+    text = StringIO()
+    with redirect_stdout(text), suppress(SystemExit):
+        train.main(list(words))
+    return text.getvalue()
 
 
 @contextmanager

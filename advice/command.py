@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,37 +15,50 @@ from advice.progress import shown_progress
 from advice.remedies import all_remedies, chosen_remedies
 from advice.settings import Config, value_at
 from advice.trial import Trial
+from advice.weights import Printed, assumed, weights_origin
 from callbacks.alarms.remedies import CENTRE
 from run_folder.rows import tracks_of
 
-Printing = Callable[[str], None]
-
 
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, parsed."""
+    """The command line, parsed; what it does not know is kept in `further`, for `train.py fit` of another trainer's checkpoint."""
     parser = argparse.ArgumentParser(
         prog="advise.py",
         description="Which remedy would have helped a run? Forks it before its first warning, tries each, and says which did.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a run, runs/<experiment>/version_N")
-    parser.add_argument("--from", dest="step", type=int, metavar="STEP", help="optimizer step to fork at; before the first warning")
+    parser.add_argument(
+        "--from", dest="step", type=int, metavar="STEP", help="optimizer step to fork at (default: before the first warning)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps of a fork (default: %(default)s)")
     parser.add_argument("--budget-minutes", type=float, default=10.0, metavar="M", help="for all forks (default: %(default)s)")
     parser.add_argument("--remedies", default="default", help="default, all, or names of configs/remedies with commas between")
     parser.add_argument("--neutral-text", type=Path, metavar="FILE", help="text whose perplexity counts where there is no judge")
     parser.add_argument("--problems", type=int, metavar="N", help="held-out problems to answer; as many as the run's own monitor")
-    return parser.parse_args(args)
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="of another trainer's checkpoint: prompts with a chosen and a rejected answer"
+    )
+    parser.add_argument("--reference", metavar="BASE", help="of another trainer's checkpoint: what it started from")
+    asked, further = parser.parse_known_args(args)
+    if further and asked.pairs is None:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    asked.further = further
+    return asked
 
 
-def advise(asked: argparse.Namespace, fit: Fit, console: Console) -> Answer:
+def advise(asked: argparse.Namespace, fit: Fit, console: Console, printed: Printed) -> Answer:
     """Try the remedies on the run, and tell which helped.
 
     Raises:
         ValueError: if the run cannot be forked, nothing can be judged, or the time does not do; in words.
     """
     require_sane(asked)
-    origin = find_origin(asked.run, asked.step, asked.steps)
+    if asked.pairs is not None:
+        origin = weights_origin(asked, printed)
+        console.print(assumed(origin.config, asked.run), soft_wrap=True, highlight=False)
+    else:
+        origin = find_origin(asked.run, asked.step, asked.steps)
     return advise_origin(origin, asked, fit, console, advice_folder(origin, asked.steps))
 
 
@@ -73,6 +86,8 @@ def require_sane(asked: argparse.Namespace) -> None:
     Raises:
         ValueError: in words.
     """
+    if asked.pairs is not None and asked.step is not None:
+        raise ValueError("expected no --from with --pairs: another trainer's checkpoint is forked where it stands.")
     if asked.steps < 1:
         raise ValueError(f"expected --steps >= 1, got {asked.steps}. A fork of 20 steps is usual.")
     if asked.problems is not None and asked.problems < 2:
@@ -106,4 +121,6 @@ def opening(origin: Origin, steps: int) -> str:
     )
     loss = value_at(origin.config, "model.loss.class_path")
     what = f" ({loss.rsplit('.', 1)[-1]})" if isinstance(loss, str) else ""
+    if not origin.is_exact:
+        return f"{value_at(origin.config, 'model.policy.path')}{what}, forked as it stands. Each fork takes {steps} steps."
     return f"{origin.run}{what}, forked at step {origin.step}, {why}. Each fork takes {steps} steps."

@@ -62,5 +62,5 @@ def judges_of(config: Config) -> Iterator[tuple[Config, Config]]:
 
 def _within(node: Config, key: str) -> Config:
     """Where the key belongs: beside a class's path, or among its arguments."""
-    is_argument = "class_path" in node and key not in ("class_path", "init_args")
+    is_argument = ("class_path" in node or "init_args" in node) and key not in ("class_path", "init_args")
     return cast(Config, node.setdefault("init_args", {})) if is_argument else node

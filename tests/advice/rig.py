@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,19 @@ def fit(path: Path, _: Config) -> None:
 
 def ask(run: Path, *options: object, fit: Callable[[Path, Config], None] = fit) -> Answer:
     """What `advise.py` answers."""
-    return advise(arguments([str(run), *map(str, options)]), fit, Console(file=StringIO()))
+    return advise(arguments([str(run), *map(str, options)]), fit, Console(file=StringIO()), printed)
+
+
+def printed(words: Sequence[str]) -> str:
+    """What `train.py` prints."""
+    text, argv = StringIO(), sys.argv
+    sys.argv = ["train.py"]
+    try:
+        with redirect_stdout(text), suppress(SystemExit):
+            train.main(list(words))
+    finally:
+        sys.argv = argv
+    return text.getvalue()
 
 
 def digest(folder: Path) -> str:
