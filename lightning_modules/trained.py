@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, cast
 
 import torch
@@ -88,6 +88,11 @@ class TrainedModule(GuardedModule):
     def trained_parameters(self) -> Iterable[Parameter]:
         """The parameters that the optimizer gets, or groups of them with settings, as torch takes them."""
         return [p for p in self.parameters() if p.requires_grad]
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What `made_with` found when the training started."""
+        return self._made_with
 
     def made_with(self) -> dict[str, str]:
         """`{what: digest}` of what, besides the config, a resumed run has to have again: the training data, the reference."""

@@ -64,6 +64,8 @@ class PolicyExport(Callback):
 
     def __init__(self) -> None:
         self._is_done = False
+        self.written: Path | None = None
+        """The folder, once it is written; on the first rank."""
 
     def exported(self, pl_module: LightningModule) -> SavingPolicy:
         """What is saved.
@@ -81,7 +83,7 @@ class PolicyExport(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._is_done = False
+        self._is_done, self.written = False, None
         if _is_trial(trainer):
             return
         if not trainer.is_global_zero:
@@ -123,6 +125,7 @@ class PolicyExport(Callback):
             self._write_tokenizer(trainer, partial)
             if trainer.is_global_zero:
                 partial.rename(target)
+                self.written = target
         except Exception as error:
             kept = self._keep(pl_module, target)
             raise ValueError(f"expected to write the trained {self.folder_name} to {target}, got: {error!r}. {kept}") from error
