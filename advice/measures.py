@@ -14,10 +14,10 @@ from callbacks.diagnostics.pair_accuracy import ordered
 from callbacks.mathematics.sample_statistics import logps_under, repetition, score
 from callbacks.mathematics.token_trie import off_data_mass, token_trie
 from datamodules.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.contracts import Tokenizer
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import Sampling, TaskPrompt
-from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
 from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, Demand, StepShare, demand_of
+from datamodules.contracts import Tokenizer
 from datamodules.examples import Example
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
 from datamodules.loading.partition import greedy_runs
@@ -22,7 +23,6 @@ from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.probes import probe_examples, with_more_probes
 from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
-from datamodules.sources.tokenization import Tokenizer
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -31,8 +31,8 @@ class BaseDataModule(LightningDataModule, ABC):
     """Packed batches of prompts and completions, with the same optimizer steps on one rank and on many.
 
     A subclass says what the examples of a split are (`examples`) and how text is made of ids (`tokenizer`). It is a
-    ReferenceStore and a ProbeStore. `use_distributed_sampler` of the trainer has no effect: every rank takes its own
-    microbatches of a common plan.
+    SplitStore, a ReferenceStore and a ProbeStore (datamodules.contracts). `use_distributed_sampler` of the trainer has no effect:
+    every rank takes its own microbatches of a common plan.
 
     Args:
         batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch to
@@ -175,7 +175,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return packing_loader(dataset, microbatches, self.num_workers)
 
     def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
-        """These examples of a split as a microbatch (see `StepStore`)."""
+        """These examples of a split as a microbatch (see `SplitStore`)."""
         return self.dataset(split)[Microbatch(tuple(examples), share)]
 
     def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:

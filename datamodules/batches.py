@@ -11,14 +11,12 @@ Shape legend used across the project:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.one_copy import copy_to
 
@@ -192,36 +190,3 @@ class Demand:
 def demand_of(batch: CompletionBatch, source: str) -> Demand:
     """What a batch asks; call it before the batch is moved to a device."""
     return Demand(source, max(batch.key_lengths), int(batch.input_ids.max()))
-
-
-class ReferenceStore(Protocol):
-    """What a preference module needs of its data module to compute reference log-probs once and have them in every batch."""
-
-    def data_fingerprint(self, split: str) -> str:
-        """Hex digest of the tokenised content of a split: same digest, same scored positions in the same order."""
-
-    def splits(self) -> Iterable[str]:
-        """Names of the splits that are set up."""
-
-    def planned_passes(self, split: str) -> list[tuple[int, ...]] | None:
-        """The examples of the split that this run reads, in passes; None for all."""
-
-    def scoring_dataloader(self, split: str, passes: list[tuple[int, ...]] | None = None) -> DataLoader[CompletionBatch]:
-        """A packed batch for each of these passes; by default every example of the split once, in order. The same on every rank."""
-
-    def set_reference_logps(self, split: str, token_logps: Tensor, examples: Sequence[int] | None = None) -> None:
-        """Attach `[all scored positions of the examples]` float32 reference log-probs; by default of all, in order."""
-
-
-class StepStore(Protocol):
-    """What a module needs of its data module whose loss reads the whole optimizer step."""
-
-    def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
-        """These examples of a split as a microbatch, with reference log-probs where they are known."""
-
-
-class ProbeStore(Protocol):
-    """What the probe monitors need of a data module."""
-
-    def probe_batches(self) -> Iterator[CompletionBatch]:
-        """The frozen probe bank: fixed prompts with chosen, rejected and probes; the same at every call, may be empty."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 
 from datamodules.batches import Demand
 from datamodules.ranges import require_at_least
-from datamodules.sources.tokenization import Tokenizer
 from datamodules.tasks.base import TaskItem
-from judges.base import Judge
 
 
 @dataclass(frozen=True)
@@ -54,28 +52,6 @@ def demand_of_prompts(prompts: Sequence[TaskPrompt], max_new_tokens: int, source
         remedy=f"Lower max_new_tokens ({max_new_tokens}), or drop long prompts.",
         is_drawn=True,
     )
-
-
-class TaskStore(Protocol):
-    """What an examination of the policy needs of a data module."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What makes text of ids."""
-
-    def task_prompts(self) -> Sequence[TaskPrompt]:
-        """The held-out problems, the same at every call and on every rank; may be empty."""
-
-    @property
-    def judge(self) -> Judge | None:
-        """What scores responses to the problems; None if the data names none."""
-
-
-class PromptStore(TaskStore, Protocol):
-    """What a module that samples while it trains needs of a data module."""
-
-    def rollout_prompts(self, number: int) -> PromptBatch:
-        """Prompts of rollout `number` (0-based), with how to answer them: a pure function of the data's seed and the number."""
 
 
 @dataclass(frozen=True)

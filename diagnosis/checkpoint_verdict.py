@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from callbacks.diagnostics.static_diagnosis import DiagnosedModule, StaticDiagnosis
+from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
+from datamodules.contracts import require
 from diagnosis.trainer_log import write_trainer_log
 from diagnosis.watch import Watch, is_input_closed
+from lightning_modules.contracts import HasCheckpoints
 from lightning_modules.models.checkpoint_folders import step_numbers
+from lightning_modules.models.policy import PolicySpec
+from lightning_modules.models.specs import PretrainedPolicy
 from reports.page import report_page
 from reports.runs import load_run
 from run_folder.files import run_folder
@@ -54,7 +57,7 @@ class CheckpointVerdict(StaticDiagnosis):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._last = cast(Any, list(cast(DiagnosedModule, pl_module).series.values())[-1]).path
+        self._last = _saved(list(require(pl_module, HasCheckpoints).series.values())[-1]).path
         for alarm in self.alarms(trainer):
             # Those of checkpoints that stand are told in the verdict.
             alarm.is_silent = self.follow is None
@@ -72,9 +75,9 @@ class CheckpointVerdict(StaticDiagnosis):
     def read_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.follow is None:
             return
-        series = cast(DiagnosedModule, pl_module).series
-        read = {step: cast(Any, spec).path for step, spec in series.items()}
-        recipe = list(series.values())[-1]
+        series = require(pl_module, HasCheckpoints).series
+        read = {step: _saved(spec).path for step, spec in series.items()}
+        recipe = _saved(list(series.values())[-1])
         is_over = is_input_closed if self.until_closed else None
         watch = Watch(self.follow, until_idle=self.until_idle, seen=list(read.values()), is_over=is_over)
         self._console.print(f"Read {len(read)} so far; waiting for the next checkpoint. Ctrl-C ends it.", soft_wrap=True)
@@ -86,7 +89,7 @@ class CheckpointVerdict(StaticDiagnosis):
                     continue
                 self._last = path
                 try:
-                    self.read_checkpoint(trainer, pl_module, step, replace(cast(Any, recipe), path=path))
+                    self.read_checkpoint(trainer, pl_module, step, replace(recipe, path=path))
                 # Trainers remove old checkpoints.
                 except (OSError, ValueError) as error:
                     self._console.print(f"{path} could not be read: {error}", soft_wrap=True)
@@ -114,6 +117,12 @@ class CheckpointVerdict(StaticDiagnosis):
         partial.write_text(page, encoding="utf-8")
         # Whoever has it open sees the old page or the new one.
         partial.replace(self.output)
+
+
+def _saved(spec: PolicySpec) -> PretrainedPolicy:
+    if not isinstance(spec, PretrainedPolicy):
+        raise ValueError(f"expected checkpoints that are saved in folders, got {type(spec).__name__}. Use PretrainedPolicy.")
+    return spec
 
 
 @contextmanager

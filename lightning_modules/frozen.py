@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
@@ -11,12 +9,13 @@ from torch import Tensor
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.adapted_base import base_of_adapted
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.precision import converted
 from lightning_modules.token_stats import TokenStats
 
 
 def frozen(spec: PolicySpec, precision: Precision) -> Policy:
     """The recipe's policy, built anew: in evaluation mode, without gradients, its parameters of the type of the trained ones."""
-    policy = cast(Policy, precision.convert_module(spec.build()))
+    policy = converted(spec.build(), precision)
     return policy.eval().requires_grad_(False)
 
 

@@ -6,16 +6,17 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch, Role, StepShare
+from datamodules.contracts import PromptStore, data_of, require
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from datamodules.prompts import PromptBatch, PromptStore
+from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import Loss
 from lightning_modules.models.online_reference import recipe_of
@@ -123,7 +124,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
 
     @property
     def _store(self) -> PromptStore:
-        return cast(PromptStore, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return require(data_of(self.trainer), PromptStore)
 
     @property
     def _sources_need_reference(self) -> bool:

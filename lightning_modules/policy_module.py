@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import cast
 
 import torch
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, ProbeStore
+from datamodules.batches import CompletionBatch
+from datamodules.contracts import ProbeStore, data_of, require
 from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import frozen
 from lightning_modules.models.adapted_base import base_of_adapted
@@ -118,11 +118,11 @@ class PolicyModule(TrainedModule):
         return memo[2]
 
     def _evaluate_probes(self) -> Iterator[tuple[CompletionBatch, TokenStats]]:
-        datamodule = cast("ProbeStore | None", self.trainer.datamodule)  # type: ignore[attr-defined]
+        datamodule = data_of(self.trainer)
         mode = self.policy.training
         self.policy.eval()
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for batch in datamodule.probe_batches() if datamodule is not None else ():
+            for batch in () if datamodule is None else require(datamodule, ProbeStore).probe_batches():
                 on_device = batch.to(self.device)
                 yield on_device, self.policy(on_device)
         self.policy.train(mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, TypeVar, cast
 
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
@@ -14,8 +14,15 @@ from lightning_modules.models.sharding import Gathering
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
 """The precisions that are tested."""
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 _ALIASES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
 """Lightning's short names."""
+
+
+def converted(model: ModuleT, precision: Precision) -> ModuleT:
+    """The model itself, its parameters in the precision's type."""
+    return cast(ModuleT, precision.convert_module(model))
 
 
 class ParameterPrecision(Precision):

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, ReferenceStore, StepStore
+from datamodules.batches import CompletionBatch
+from datamodules.contracts import ReferenceStore, SplitStore, data_of, meets, require
 from lightning_modules.frozen import FrozenPolicy, frozen
 from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.losses.completions import Completions, Sums, SumsOfStep, Tokens
@@ -147,14 +148,14 @@ class PreferenceModule(ObjectiveModule):
         Raises:
             ValueError: if they are not known before they come.
         """
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not batch.step_examples or not hasattr(datamodule, "packed"):
+        datamodule = data_of(self.trainer)
+        if not batch.step_examples or not meets(datamodule, SplitStore):
             raise ValueError(
                 f"expected a step whose microbatches are planned, because {type(self.loss).__name__} reads all of it before the "
                 f"first backward pass, got batches of {type(datamodule).__name__}. Set trainer.accumulate_grad_batches to 1."
             )
         for examples in batch.step_examples:
-            yield self._with_reference(cast(StepStore, datamodule).packed("train", examples, batch.share).to(self.device))
+            yield self._with_reference(datamodule.packed("train", examples, batch.share).to(self.device))
 
     @override
     def _eval_step(self, stage: str, batch: CompletionBatch) -> StepOutput:
@@ -233,13 +234,13 @@ class PreferenceModule(ObjectiveModule):
             return
         if self._online is not None:
             return self._prepare_online(self._online)
-        datamodule = cast("ReferenceStore | None", self.trainer.datamodule)  # type: ignore[attr-defined]
+        datamodule = data_of(self.trainer)
         if datamodule is None:
             raise ValueError(
                 f"expected a data module, got bare data loaders: {type(self.loss).__name__} needs reference log-probs, which are "
                 "computed from the data module and cached. Pass one of datamodules/ to the trainer."
             )
-        self._scorer.attach(datamodule, device=self.device, precision=self.trainer.precision_plugin)
+        self._scorer.attach(require(datamodule, ReferenceStore), device=self.device, precision=self.trainer.precision_plugin)
 
     def _prepare_online(self, reference: FrozenPolicy) -> None:
         if not self._is_prepared:

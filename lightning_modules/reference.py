@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from tqdm import tqdm
 
-from datamodules.batches import CompletionBatch, ReferenceStore, demand_of
+from datamodules.batches import CompletionBatch, demand_of
+from datamodules.contracts import ReferenceStore
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.precision import converted
 from lightning_modules.scored_parts import ScoredParts
 from lightning_modules.token_stats import TokenStats
 
@@ -109,7 +111,7 @@ class _Scoring:
     def _scored(
         self, policy: Policy, passes: list[tuple[int, ...]] | None, parts: ScoredParts, rank: int, world: int
     ) -> dict[int, Tensor]:
-        policy = cast(Policy, self.precision.convert_module(policy)).to(self.device).eval().requires_grad_(False)
+        policy = converted(policy, self.precision).to(self.device).eval().requires_grad_(False)
         loader = self.store.scoring_dataloader(self.split) if passes is None else self.store.scoring_dataloader(self.split, passes)
         own: dict[int, Tensor] = {}
         number_of = "all" if passes is None else sum(map(len, passes))

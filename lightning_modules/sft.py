@@ -6,6 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import data_of
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
@@ -22,7 +23,7 @@ class SFTModule(ObjectiveModule):
 
     @override
     def setup(self, stage: str) -> None:
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = data_of(self.trainer)
         if stage == "fit" and getattr(datamodule, "holds_rejected", False):
             raise ValueError(
                 f"expected completions to learn, got the pairs of {type(datamodule).__name__}, whose rejected side would be "

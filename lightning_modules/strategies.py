@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.parallel import DistributedDataParallel
+
+from datamodules.contracts import data_of
 
 
 class Parallel(Enum):
@@ -66,14 +68,6 @@ class Split(NamedTuple):
 
     rank: int
     size: int
-
-
-class SplitData(Protocol):
-    """What is asked of a data module."""
-
-    @property
-    def step_part(self) -> tuple[int, int]:
-        """The part of every step that this process takes, and the number of parts."""
 
 
 def require_supported_name(strategy: object) -> None:
@@ -138,8 +132,8 @@ def require_tested(module: LightningModule, stage: str) -> None:
             f"expected {type(module).__name__} to run `{TrainerFn(stage).value}` under {names}, which is what is tested, got "
             f"{kind.value} with {module.trainer.world_size} process(es). Set trainer.devices to 1 and trainer.strategy to auto."
         )
-    data = getattr(module.trainer, "datamodule", None)
-    part = Split(*cast(SplitData, data).step_part) if hasattr(data, "step_part") else None
+    given = getattr(data_of(module.trainer), "step_part", None)
+    part = None if given is None else Split(*given)
     own = averaging(strategy, kind)
     require_same_ranks(own if part is None else part, own)
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from datamodules.contracts import data_of
 from lightning_modules.adapter_checkpoints import FrozenBase
 from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
@@ -96,7 +97,7 @@ class TrainedModule(GuardedModule):
 
     def made_with(self) -> dict[str, str]:
         """`{what: digest}` of what, besides the config, a resumed run has to have again: the training data, the reference."""
-        content = getattr(self.trainer.datamodule, "training_content", None)  # type: ignore[attr-defined]
+        content = getattr(data_of(self.trainer), "training_content", None)
         return {} if content is None else dict(content())
 
     @override

@@ -29,7 +29,10 @@ MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
 # What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
 CONTRACTS = {
-    *(f"datamodules.{name}" for name in ("batches", "examples", "loading.partition", "one_copy", "packing", "prompts")),
+    *(
+        f"datamodules.{name}"
+        for name in ("batches", "contracts", "examples", "loading.partition", "one_copy", "packing", "prompts")
+    ),
     "judges.base",
 }
 # What the token ids of a conversation are: a judge that is a model reads what training made for it, by the same function.
@@ -98,7 +101,8 @@ RULES: dict[str, Callable[[str], bool]] = {
     "reports": within("reports", *(f"run_folder.{name}" for name in ("rows", "heatmap_figure", "verdict", "program"))),
     "run_folder": within("run_folder"),
     "diagnosis": lambda name: (
-        within("diagnosis", "callbacks", "lightning_modules", "reports", "run_folder")(name) and name not in concrete_modules()
+        within("diagnosis", "callbacks", "datamodules.contracts", "lightning_modules", "reports", "run_folder")(name)
+        and name not in concrete_modules()
     ),
     "advice": lambda name: (
         within("advice", "callbacks", "datamodules", "judges", "lightning_modules", "run_folder")(name)

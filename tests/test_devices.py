@@ -26,7 +26,7 @@ from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.objective_module import ObjectiveModule
+from lightning_modules.policy_module import PolicyModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
 from tests.half_kernel import half_kernel_is_there
@@ -126,7 +126,7 @@ def trained(kind: str, folder: Path, **options: Any) -> list[Tensor]:
     """Weights after a few steps, and every row of the diagnostics is written on the way."""
     optimizer = partial(AdamW, lr=1e-2)
     if kind == "ppo":
-        module: ObjectiveModule = rig.module(optimizer=optimizer)
+        module: PolicyModule = rig.module(optimizer=optimizer)
         rig.fit(folder, module, callbacks=monitors(), **options)
     else:
         module = PreferenceModule(TINY, DPOLoss(beta=0.5), optimizer, cache_dir=str(folder))

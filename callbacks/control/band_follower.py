@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,18 +16,12 @@ from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import require
+from lightning_modules.contracts import HasLoss, HasPolicy
 from lightning_modules.losses.base import Loss
-from lightning_modules.models.policy import Policy
 from lightning_modules.step_output import StepOutput
 
 LossT = TypeVar("LossT", bound=Loss)
-
-
-class LossModule(Protocol):
-    """What the callbacks need of a module."""
-
-    policy: Policy
-    loss: Loss
 
 
 def followed(log_value: float, log_target: float, decay: float) -> float:
@@ -121,7 +115,7 @@ class BandFollower(BatchDiagnostic[StepOutput], Generic[LossT]):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch_schedule.is_due(trainer.global_step + 1):
             self._loss = self._loss_of(pl_module)
-            self._reader.watch(cast(LossModule, pl_module).policy)
+            self._reader.watch(require(pl_module, HasPolicy).policy)
 
     @override
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
@@ -151,10 +145,12 @@ class BandFollower(BatchDiagnostic[StepOutput], Generic[LossT]):
         if self._log_value is not None:
             loss = self._loss_of(module)
             # Losses are immutable: the module gets another one.
-            cast(LossModule, module).loss = replace(loss, **{self.field: self.field_value(loss)})  # type: ignore[type-var]
+            require(module, HasLoss).loss = replace(loss, **{self.field: self.field_value(loss)})  # type: ignore[type-var]
 
     def _loss_of(self, module: LightningModule) -> LossT:
-        return cast(LossT, cast(LossModule, module).loss)
+        loss = require(module, HasLoss).loss
+        assert isinstance(loss, self.loss_class), "on_fit_start refuses others"
+        return loss
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,10 +11,11 @@ from typing_extensions import override
 from callbacks.base import PolicyDiagnostic
 from callbacks.output.judging import require_judge
 from callbacks.readings import Values
-from datamodules.prompts import Sampling, TaskPrompt, TaskStore
+from datamodules.contracts import TaskStore, Tokenizer, data_of, require
+from datamodules.prompts import Sampling, TaskPrompt
 from datamodules.ranges import require_at_least
-from datamodules.sources.tokenization import Tokenizer
 from judges.base import Judge
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 
 
@@ -72,11 +72,11 @@ class AccuracyMonitor(PolicyDiagnostic):
 
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        store = cast(TaskStore, trainer.datamodule)  # type: ignore[attr-defined]
+        store = require(data_of(trainer), TaskStore)
         problems = store.task_prompts()[: self.num_problems]
         self._num_judged = len(problems)
         own = problems[trainer.global_rank :: trainer.world_size]
-        policy, judge = cast(Policy, pl_module.policy), require_judge(trainer, self.judge)
+        policy, judge = require(pl_module, HasPolicy).policy, require_judge(trainer, self.judge)
         # On every rank, also one without a problem: a sharded policy needs them all to be gathered.
         with policy.gathered(), trainer.precision_plugin.forward_context():
             return [examine(policy, own, judge, store.tokenizer, self._parameters)] if own else []

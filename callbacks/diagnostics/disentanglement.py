@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,7 +16,8 @@ from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
-from lightning_modules.models.policy import Policy
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
 
 SIDES = ("chosen", "rejected")
@@ -100,7 +101,7 @@ class DisentanglementMonitor(BatchDiagnostic[StepOutput]):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch_schedule.is_due(trainer.global_step + 1):
-            self._reader.watch(cast(Policy, pl_module.policy))
+            self._reader.watch(require(pl_module, HasPolicy).policy)
             self._has_moved = trainer.global_step > 0
 
     @override

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from datamodules.contracts import data_of, require
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView
 from datamodules.pool.schema import POLICY
-from lightning_modules.models.policy import Policy
+from lightning_modules.contracts import HasPolicy
 from run_folder.files import append_row
-
-
-class PairStore(Protocol):
-    """What the callback needs of the data module."""
-
-    @property
-    def view(self) -> ScenarioView:
-        """The pairs."""
 
 
 def freshness(pairs: Iterable[ScenarioPair], fingerprint: str) -> dict[str, float]:
@@ -50,10 +42,10 @@ class PoolFreshness(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run is not where it started from: its weights have no pool.
-        datamodule = cast(Any, trainer).datamodule
-        if trainer.global_step or not hasattr(datamodule, "view"):
+        view = getattr(data_of(trainer), "view", None)
+        if trainer.global_step or not isinstance(view, ScenarioView):
             return
-        values = freshness(cast(PairStore, datamodule).view.pairs, cast(Policy, pl_module.policy).fingerprint())
+        values = freshness(view.pairs, require(pl_module, HasPolicy).policy.fingerprint())
         for logger in trainer.loggers:
             logger.log_metrics(values, step=0)
         append_row(trainer, "freshness", {"step": 0, **values})

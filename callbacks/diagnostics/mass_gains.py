@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic, ProbedModule
+from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, likely_tokens
 from callbacks.mathematics.token_trie import token_trie
 from callbacks.output.texts import decoder_of, token_texts
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import require
 from datamodules.ranges import require_at_least
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.output_head import OutputHead
-from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats
 
 SIDES = ("chosen", "rejected")
@@ -119,7 +120,8 @@ class MassMonitor(BankDiagnostic):
 
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        policy, evaluation = cast(Policy, pl_module.policy), cast(ProbedModule, pl_module).probe_evaluation()
+        module = require(pl_module, HasPolicy)
+        policy, evaluation = module.policy, module.probe_evaluation()
         # On every rank: a sharded layer is gathered from all.
         self._heads, self._number, self._gained = [policy.output_head(batch) for batch, _ in evaluation], 0, None
         return super().measure_policy(trainer, pl_module)

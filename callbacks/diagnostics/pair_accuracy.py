@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from typing_extensions import override
 from callbacks.base import PolicyDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import SplitStore, data_of, meets, require
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.store import ExampleStore
+from lightning_modules.contracts import HasObjective, HasPolicy, HasRewardModel
 from lightning_modules.losses.base import Loss, Reads
-from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import RewardModel
-from lightning_modules.step_output import PairOutput, StepOutput
 from lightning_modules.token_stats import TokenStats
 
 
@@ -43,22 +43,6 @@ class PairSet:
     def __post_init__(self) -> None:
         if self.num_pairs is not None and self.num_pairs < 1:
             raise ValueError(f"expected num_pairs >= 1, got {self.num_pairs}. Use null for all pairs of the split.")
-
-
-class PairStore(Protocol):
-    """What a set needs of its data module."""
-
-    max_tokens_per_batch: int
-
-    def dataset(self, split: str) -> SplitDataset:
-        """The packed split; an error where there is no such data."""
-
-
-class PairModule(Protocol):
-    """What is needed of a module whose loss is a Loss."""
-
-    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        """The loss of a batch, with the implicit rewards of its pairs."""
 
 
 def ordered(better: Tensor, worse: Tensor) -> Tensor:
@@ -99,8 +83,7 @@ class PairAccuracy(PolicyDiagnostic):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = cast("LightningDataModule | None", trainer.datamodule)  # type: ignore[attr-defined]
-        self._pairs = {name: _packed(name, pairs, own) for name, pairs in self.sets.items()}
+        self._pairs = {name: _packed(name, pairs, data_of(trainer)) for name, pairs in self.sets.items()}
 
     @override
     def has_begun(self, trainer: Trainer) -> bool:
@@ -149,13 +132,13 @@ def _readings(
     if (reward_model := _reward_model(pl_module)) is not None:
         chosen, rejected = reward_model(batch)[batch.pairs].unbind(1)
         return reward_readings(chosen, rejected), None
-    stats: TokenStats = cast(Policy, pl_module.policy)(batch)
+    stats: TokenStats = require(pl_module, HasPolicy).policy(batch)
     values = {"ranking": ordered(*stats.sum_by_sequence()[batch.pairs].unbind(1))}
     if _values_pairs(getattr(pl_module, "loss", None)):
         reference = stats.logps if start is None else start.to(stats.logps.device)
-        output = cast(PairModule, pl_module).objective(replace(batch, reference_token_logps=reference), stats)
-        pairs = cast(PairOutput, output.pairs)
-        values |= reward_readings(pairs.chosen_rewards, pairs.rejected_rewards)
+        output = require(pl_module, HasObjective).objective(replace(batch, reference_token_logps=reference), stats)
+        assert output.pairs is not None, "a loss that values pairs fills them"
+        values |= reward_readings(output.pairs.chosen_rewards, output.pairs.rejected_rewards)
     return values, stats.logps.cpu()
 
 
@@ -164,15 +147,12 @@ def _values_pairs(loss: object) -> bool:
     return isinstance(loss, Loss) and loss.reads is not Reads.COMPLETIONS
 
 
-def _packed(name: str, pairs: PairSet, own: LightningDataModule | None) -> list[CompletionBatch]:
+def _packed(name: str, pairs: PairSet, own: object) -> list[CompletionBatch]:
     """The batches of a set, ready to be read again and again."""
-    data = pairs.data or own
-    if data is None or not hasattr(data, "dataset"):
-        raise ValueError(f"expected a data module of pairs for the set {name}, got {type(data).__name__}. Use one of datamodules/.")
-    if data is not own:
-        data.prepare_data()
-        data.setup("fit")
-    store = cast(PairStore, data)
+    if pairs.data is not None and pairs.data is not own:
+        pairs.data.prepare_data()
+        pairs.data.setup("fit")
+    store = require(pairs.data or own, SplitStore)
     examples = store.dataset(pairs.split).examples
     if pairs.num_pairs is not None and pairs.num_pairs < len(examples):
         examples = examples.select(np.linspace(0, len(examples) - 1, pairs.num_pairs).round().astype(int))
@@ -184,21 +164,21 @@ def _packed(name: str, pairs: PairSet, own: LightningDataModule | None) -> list[
     return batches
 
 
-def _trained_on(examples: ExampleStore, own: LightningDataModule | None) -> int:
+def _trained_on(examples: ExampleStore, own: object) -> int:
     """How many of the examples stand on prompts of the run's training split; 0 where it has none, as in a diagnosis."""
-    if "train" not in getattr(own, "splits", tuple)():
+    if not meets(own, SplitStore) or "train" not in own.splits():
         return 0
-    return count_shared_prompts(examples, cast(PairStore, own).dataset("train").examples)
+    return count_shared_prompts(examples, own.dataset("train").examples)
 
 
 def _reward_model(pl_module: LightningModule) -> RewardModel | None:
-    return cast("RewardModel | None", getattr(pl_module, "reward_model", None))
+    return pl_module.reward_model if meets(pl_module, HasRewardModel) else None
 
 
 @contextmanager
 def _reading(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Evaluation mode, without gradient, in the trainer's precision."""
-    model = cast(nn.Module, _reward_model(pl_module) or pl_module.policy)
+    model: nn.Module = _reward_model(pl_module) or require(pl_module, HasPolicy).policy
     mode = model.training
     model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():

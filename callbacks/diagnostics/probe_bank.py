@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,18 +15,13 @@ from typing_extensions import override
 from callbacks.base import BatchDiagnostic, PolicyDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
 DEFAULT_CADENCE = 50
 """Optimizer steps between readings of the bank, where nothing else is said."""
-
-
-class ProbedModule(Protocol):
-    """What probe monitors need of a module."""
-
-    def probe_evaluation(self) -> list[tuple[CompletionBatch, TokenStats]]:
-        """The frozen probe bank under the policy as it is now; evaluated once per step however many ask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +60,7 @@ class ProbeBaseline:
         Raises:
             ValueError: if the bank is not the one the baseline was taken of.
         """
-        evaluation = cast(ProbedModule, pl_module).probe_evaluation()
+        evaluation = require(pl_module, HasPolicy).probe_evaluation()
         if self._token_logps is None:
             self._token_logps = torch.cat([stats.logps.cpu() for _, stats in evaluation] or [torch.empty(0)])
         counts = [batch.num_targets for batch, _ in evaluation]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,20 +10,14 @@ from typing_extensions import override
 
 from callbacks.output.samples import NO_END
 from callbacks.output.texts import decoder_of, prompts_and_completions
-from datamodules.batches import ProbeStore
+from datamodules.contracts import ProbeStore, data_of, require
 from datamodules.prompts import Sampling
 from datamodules.ranges import require_at_least
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 
 KIND = "reference_sample"
 """Kind of these probes."""
-
-
-class GrowingProbeStore(ProbeStore, Protocol):
-    """A data module whose bank takes further probes."""
-
-    def add_probes(self, kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> None:
-        """Put completions into the bank, a group for each of its prompts in order."""
 
 
 class ReferenceProbes(Callback):
@@ -51,13 +44,11 @@ class ReferenceProbes(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A sharded policy gets a checkpoint's weights later than this, any other sooner, but then together with what was drawn.
-        store = cast("GrowingProbeStore | None", getattr(trainer, "datamodule", None))
-        if store is None or not hasattr(store, "add_probes"):
-            raise ValueError("expected a data module with a probe bank that takes probes, got none. Leave ReferenceProbes out.")
+        store = require(data_of(trainer), ProbeStore)
         prompts = [prompt for batch in store.probe_batches() for prompt, _ in prompts_and_completions(batch)]
         if prompts and self._drawn is None:
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                self._drawn = self._draw(cast(Policy, pl_module.policy), prompts, _end(trainer))
+                self._drawn = self._draw(require(pl_module, HasPolicy).policy, prompts, _end(trainer))
         if prompts and self._drawn is not None:
             store.add_probes(KIND, self._drawn)
 

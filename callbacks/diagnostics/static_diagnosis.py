@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from torch import Tensor
 from typing_extensions import override
 
 from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.base import BatchDiagnostic, ReadingListener
 from callbacks.diagnostics.checkpoint_pairs import CheckpointPairs
 from callbacks.diagnostics.probe_bank import ProbeMonitor
-from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
+from callbacks.mathematics.leaf_gradients import with_gradients
 from callbacks.output.run_summary import summary_lines, summary_table
 from callbacks.schedule import Scheduled
 from datamodules.batches import CompletionBatch
-from lightning_modules.models.policy import Policy, PolicySpec
-from lightning_modules.step_output import StepOutput
+from datamodules.contracts import require
+from lightning_modules.contracts import HasCheckpoints
+from lightning_modules.models.policy import PolicySpec
 from lightning_modules.token_stats import TokenStats
 from run_folder.files import run_folder
 from run_folder.program import spelled
@@ -45,21 +45,6 @@ class _TrainerAt:
 
 def _at(trainer: Trainer, step: int) -> Trainer:
     return cast(Trainer, _TrainerAt(trainer, step))
-
-
-class DiagnosedModule(ObjectiveModule, Protocol):
-    """What is needed of a module, beside the probe bank."""
-
-    policy: Policy
-    reference_spec: PolicySpec
-    series: dict[int, PolicySpec]
-    """`{step: recipe}` of the checkpoints, the module's own policy last."""
-
-    def stand_in(self, spec: PolicySpec) -> None:
-        """Let another policy be the module's own."""
-
-    def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
-        """`{name: [pairs] values}` of the objective."""
 
 
 class StaticDiagnosis(ReadingListener):
@@ -100,7 +85,7 @@ class StaticDiagnosis(ReadingListener):
             raise ValueError(
                 "expected trainer.inference_mode: false, got true: the gradients of the loss are measured too. Set it."
             )
-        module = cast(DiagnosedModule, pl_module)
+        module = require(pl_module, HasCheckpoints)
         for alarm in self.alarms(trainer):
             alarm.watch_checkpoints()
         own, (*earlier, self._last_step) = module.policy, module.series
@@ -162,7 +147,7 @@ class StaticDiagnosis(ReadingListener):
 
     def read_checkpoint(self, trainer: Trainer, pl_module: LightningModule, step: int, spec: PolicySpec) -> None:
         """Read all pairs and the bank under a checkpoint that stands at a step."""
-        cast(DiagnosedModule, pl_module).stand_in(spec)
+        require(pl_module, HasCheckpoints).stand_in(spec)
         self._last_step = max(self._last_step, step)
         self._look_at_all(_at(trainer, step), pl_module)
 
@@ -179,7 +164,7 @@ class StaticDiagnosis(ReadingListener):
         self._end(trainer, pl_module)
 
     def _read(self, pl_module: LightningModule, batch: CompletionBatch, stats: TokenStats) -> None:
-        module = cast(DiagnosedModule, pl_module)
+        module = require(pl_module, HasCheckpoints)
         output = with_gradients(module, batch, stats)
         self._pairs.read(output, module.metrics(output, batch))
         for monitor in self.monitors:

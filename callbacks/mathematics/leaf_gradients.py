@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
 from datamodules.batches import CompletionBatch
+from lightning_modules.contracts import HasObjective
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
 
-class ObjectiveModule(Protocol):
-    """What is needed of a module."""
-
-    def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
-        """The loss of one microbatch as a differentiable sum over its units."""
-
-
-def with_gradients(module: ObjectiveModule, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
+def with_gradients(module: HasObjective, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
     """The step as a training would have left it: `token_gradients()` and `incentives()` are there, exact for any loss.
 
     The graph begins at the log-probs and ends at the loss; nothing runs through the model.

@@ -17,15 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import override
 
-from callbacks.diagnostics.probe_bank import ProbedModule
 from callbacks.mathematics.head_geometry import HeadReader
 from callbacks.mathematics.pair_risks import model_facts, pair_facts, pair_keys, repeated, warnings
 from callbacks.output.console import say
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import SplitStore, data_of, meets
 from datamodules.lengths import Ints
 from datamodules.loading.loader import SplitDataset
 from datamodules.loading.sampler import Microbatch
-from lightning_modules.models.policy import Policy
+from lightning_modules.contracts import HasPolicy
 from run_folder.files import run_folder
 
 FILE = "data_doctor.json"
@@ -75,13 +75,13 @@ class DataDoctor(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.global_step or not hasattr(datamodule, "dataset"):
+        datamodule = data_of(trainer)
+        if trainer.global_step or not meets(datamodule, SplitStore):
             return
         splits = datamodule.splits()
         dataset = datamodule.dataset("train" if "train" in splits else next(iter(splits)))
         # A sharded policy needs all ranks for a forward pass: ask on each, count on one.
-        bank = self._bank_facts(pl_module) if hasattr(pl_module, "probe_evaluation") else {}
+        bank = self._bank_facts(pl_module) if meets(pl_module, HasPolicy) else {}
         if not trainer.is_global_zero or not isinstance(dataset, SplitDataset):
             return
         facts = self._pair_facts(dataset)
@@ -114,11 +114,11 @@ class DataDoctor(Callback):
                 indices = tuple(chosen[start : start + _PACKED_AT_ONCE])
                 yield dataset[Microbatch(indices, dataset.lengths.share([indices]))]
 
-    def _bank_facts(self, pl_module: LightningModule) -> dict[str, Any]:
+    def _bank_facts(self, module: HasPolicy) -> dict[str, Any]:
         reader, parts, rows = HeadReader(), [], list[str]()
-        for batch, stats in cast(ProbedModule, pl_module).probe_evaluation():
+        for batch, stats in module.probe_evaluation():
             if len(batch.pairs):
-                parts.append(model_facts(batch, stats, reader.geometry_of(cast(Policy, pl_module.policy), batch, stats)))
+                parts.append(model_facts(batch, stats, reader.geometry_of(module.policy, batch, stats)))
                 rows += _row_names(batch)
         if not parts:
             return {}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 from lightning.pytorch import Trainer
 
+from datamodules.contracts import TaskStore, data_of, meets
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, Verdict
 
 
 def judge_of(trainer: Trainer, named: Judge | None) -> Judge | None:
     """The judge that the config names for a callback, or else that of the data's task; None if there is neither."""
-    return named or getattr(cast(Any, trainer).datamodule, "judge", None)
+    data = data_of(trainer)
+    return named or (data.judge if meets(data, TaskStore) else None)
 
 
 def require_judge(trainer: Trainer, named: Judge | None) -> Judge:

@@ -5,45 +5,25 @@ from __future__ import annotations
 from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from typing_extensions import override
 
-from callbacks.output.texts import decoder_of
+from callbacks.output.texts import hub_tokenizer_of
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy, HasRewardModel
+from lightning_modules.models.policy import Policy
+from lightning_modules.models.reward_model import RewardModel
 from lightning_modules.models.sharding import is_sharded
 from lightning_modules.models.weights import keep_weights
 from lightning_modules.trainer_options import is_averaged
 from run_folder.files import run_folder
 
-
-class SavingPolicy(Protocol):
-    """What is exported."""
-
-    def save(self, folder: Path) -> None:
-        """Write the weights into a folder that is not there yet."""
-
-    def try_save(self, folder: Path) -> None:
-        """Raise what would make that fail; weights are not written."""
-
-
-class ExportedModule(Protocol):
-    """What the export needs of a module."""
-
-    policy: SavingPolicy
-
-    def require_finite(self) -> None:
-        """Refuse weights, or steps, that are not finite."""
-
-
-@runtime_checkable
-class SavingTokenizer(Protocol):
-    """A tokenizer that belongs beside the weights (a Hugging Face one; the toy has none)."""
-
-    def save_pretrained(self, folder: Path) -> object:
-        """Write its files into a folder."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class PolicyExport(Callback):
@@ -67,17 +47,19 @@ class PolicyExport(Callback):
         self.written: Path | None = None
         """The folder, once it is written; on the first rank."""
 
-    def exported(self, pl_module: LightningModule) -> SavingPolicy:
-        """What is saved.
+    def trained(self, pl_module: LightningModule) -> HasPolicy | HasRewardModel:
+        """The module, as one that has what is saved.
 
         Raises:
-            ValueError: if the module trains no policy.
+            ValueError: if it trains something else.
         """
-        if not hasattr(pl_module, "policy"):
-            raise ValueError(f"expected a module with a policy to export, got {type(pl_module).__name__}. Use RewardExport.")
-        return cast(ExportedModule, pl_module).policy
+        return require(pl_module, HasPolicy)
 
-    def save_tokenizer(self, tokenizer: SavingTokenizer, folder: Path) -> None:
+    def exported(self, pl_module: LightningModule) -> Policy | RewardModel:
+        """What is saved."""
+        return require(pl_module, HasPolicy).policy
+
+    def save_tokenizer(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """Put the tokenizer beside the weights."""
         tokenizer.save_pretrained(folder)
 
@@ -116,7 +98,7 @@ class PolicyExport(Callback):
         if self._is_done or _is_trial(trainer):
             return
         self._is_done = True
-        cast(ExportedModule, pl_module).require_finite()
+        self.trained(pl_module).require_finite()
         target = _agreed_folder(trainer, self.folder_name)
         partial = target.with_name(f"{target.name}.partial")
         try:
@@ -132,8 +114,8 @@ class PolicyExport(Callback):
         rank_zero_info(f"The trained {self.folder_name.replace('_', ' ')} is in {target}")
 
     def _write_tokenizer(self, trainer: Trainer, folder: Path) -> None:
-        tokenizer: object = decoder_of(trainer)
-        if trainer.is_global_zero and isinstance(tokenizer, SavingTokenizer):
+        tokenizer = hub_tokenizer_of(trainer)
+        if trainer.is_global_zero and tokenizer is not None:
             self.save_tokenizer(tokenizer, folder)
 
     def _keep(self, pl_module: LightningModule, target: Path) -> str:
@@ -153,7 +135,8 @@ def _agreed_folder(trainer: Trainer, name: str) -> Path:
     """Where to save, the same on all ranks: the first one looks, for the others might see what it has written since."""
     folder = run_folder(trainer)
     target = free_folder(folder, trainer.global_step, name) if folder is not None and trainer.is_global_zero else None
-    agreed = cast(Path, trainer.strategy.broadcast(target))
+    agreed = trainer.strategy.broadcast(target)
+    assert agreed is not None, "a run without a folder is refused when it starts"
     return agreed
 
 

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from callbacks.output.judging import judge_groups, judge_of
+from datamodules.contracts import SampledStore, data_of, require
 from datamodules.pool.files import PoolAppender
 from datamodules.pool.schema import DATASET, POLICY, PoolRow, Response
 from datamodules.prompts import PromptBatch
 from datamodules.sources.records import Text
-from datamodules.sources.tokenization import Tokenizer
-from datamodules.tasks.base import Task, TaskItem
+from datamodules.tasks.base import TaskItem
 from judges.base import Judge, Verdict
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 from lightning_modules.ranks import of_all_ranks
-
-
-class PromptStore(Protocol):
-    """What the writer needs of the data module."""
-
-    task: Task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What makes text of ids."""
-
-    def leave_out(self, prompts: Collection[Text]) -> None:
-        """Skip prompts that have their responses already."""
 
 
 class PoolWriter(Callback):
@@ -61,7 +49,7 @@ class PoolWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.pool = pool = self.pool or _beside_runs(trainer)
         self._judge = judge_of(trainer, self.judge)
-        self._store = cast(PromptStore, trainer.datamodule)  # type: ignore[attr-defined]
+        self._store = require(data_of(trainer), SampledStore)
         # The first process has the file, and tells the others what is in it.
         self._answers, *_ = of_all_ranks(lambda: self._open(pool) if trainer.is_global_zero else [])
         answered = [prompt for prompt, _ in self._answers]
@@ -76,7 +64,7 @@ class PoolWriter(Callback):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._model = cast(Policy, pl_module.policy).fingerprint()
+        self._model = require(pl_module, HasPolicy).policy.fingerprint()
         known = {model for _, models in self._answers for model in models}
         if known - {self._model}:
             raise ValueError(
@@ -95,7 +83,7 @@ class PoolWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         groups = cast(Sequence[Sequence[list[int]]], outputs)
-        policy = cast(Policy, pl_module.policy)
+        policy = require(pl_module, HasPolicy).policy
         rows = [self._row(prompt.item, group, batch, policy) for prompt, group in zip(batch.prompts, groups, strict=True)]
         parts = of_all_ranks(lambda: self._judged(rows, [prompt.item for prompt in batch.prompts]))
         if trainer.is_global_zero:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from callbacks.mathematics.bootstrap import bootstrap_interval
 from callbacks.output.judging import judge_groups, judge_of
+from datamodules.contracts import TaskStore, data_of, require
 from datamodules.prompts import PromptBatch, TaskPrompt
 from datamodules.ranges import require_at_least
 from judges.base import Judge, Verdict
-from lightning_modules.models.policy import Policy
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.ranks import in_order
 from run_folder.files import append_row, run_folder
 from run_folder.rows import ANSWERS
@@ -116,17 +117,18 @@ class ResultsTable(Callback):
     ) -> None:
         if not isinstance(batch, PromptBatch):
             return
-        datamodule = cast(Any, trainer).datamodule
-        policy = cast(Policy, pl_module.policy)
+        data = require(data_of(trainer), TaskStore)
+        policy = require(pl_module, HasPolicy).policy
         groups = [
-            [datamodule.tokenizer.decode(policy.without_end(ids, batch.eos_token_id)) for ids in group]
+            [data.tokenizer.decode(policy.without_end(ids, batch.eos_token_id)) for ids in group]
             for group in outputs["completions"]
         ]
         verdicts = judge_groups(self._judge, [prompt.item for prompt in batch.prompts], groups)
         outcomes: list[Outcome] = []
         rows: list[dict[str, Any]] = []
         for prompt, texts, given in zip(batch.prompts, groups, verdicts, strict=True):
-            subset = prompt.item.subset or datamodule.task.name
+            assert data.task is not None, "its problems are answered"
+            subset = prompt.item.subset or data.task.name
             if self._judge is not None:
                 results = [self._judge.results(verdict) for verdict in given if verdict is not None]
                 outcomes.append(Outcome(subset, _mean(results)))

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from callbacks.output.policy_export import PolicyExport, SavingPolicy, SavingTokenizer
-from callbacks.output.texts import decoder_of
+from callbacks.output.policy_export import PolicyExport
+from callbacks.output.texts import hub_tokenizer_of
+from datamodules.contracts import SplitStore, data_of, require
 from datamodules.sources.layout import share_laid_out, trained_tokenizer
+from lightning_modules.contracts import HasRewardModel
+from lightning_modules.models.reward_model import RewardModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_PROMPTS = 64
 """Training prompts that are looked at to see how they were laid out."""
-
-
-class RewardedModule(Protocol):
-    """What the export needs of a module."""
-
-    reward_model: SavingPolicy
 
 
 class RewardExport(PolicyExport):
@@ -42,25 +39,29 @@ class RewardExport(PolicyExport):
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @override
-    def exported(self, pl_module: LightningModule) -> SavingPolicy:
-        return cast(RewardedModule, pl_module).reward_model
+    def trained(self, pl_module: LightningModule) -> HasRewardModel:
+        return require(pl_module, HasRewardModel)
+
+    @override
+    def exported(self, pl_module: LightningModule) -> RewardModel:
+        return require(pl_module, HasRewardModel).reward_model
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        tokenizer: object = decoder_of(trainer)
-        if hasattr(tokenizer, "apply_chat_template"):
-            self._tokenizer = _as_trained(cast("PreTrainedTokenizerBase", tokenizer), trainer)
+        tokenizer = hub_tokenizer_of(trainer)
+        if tokenizer is not None:
+            self._tokenizer = _as_trained(tokenizer, trainer)
 
     @override
-    def save_tokenizer(self, tokenizer: SavingTokenizer, folder: Path) -> None:
+    def save_tokenizer(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         super().save_tokenizer(self._tokenizer or tokenizer, folder)
         if self._tokenizer is not None:
             _set_padding(folder, self._tokenizer.pad_token_id)
 
 
 def _as_trained(tokenizer: PreTrainedTokenizerBase, trainer: Trainer) -> PreTrainedTokenizerBase | None:
-    examples = trainer.datamodule.dataset("train").examples  # type: ignore[attr-defined]
+    examples = require(data_of(trainer), SplitStore).dataset("train").examples
     share = share_laid_out(tokenizer, [example.prompt_ids for example in examples[:NUM_PROMPTS]])
     if 0 < share < 1:
         rank_zero_warn(

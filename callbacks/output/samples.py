@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from callbacks.mathematics.sample_statistics import Groups, Prompts, divergence, floor_of, logps_under, score, shape
-from callbacks.output.texts import Decoder, decoder_of, prompts_and_completions, text_of
+from callbacks.output.texts import decoder_of, prompts_and_completions, text_of
 from callbacks.schedule import Schedule, Scheduled
-from datamodules.batches import ProbeStore
+from datamodules.contracts import ProbeStore, Tokenizer, data_of, require
 from datamodules.prompts import Sampling
 from datamodules.ranges import require_at_least
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 from run_folder.files import append_row, tensorboard_writer
 
@@ -30,19 +30,6 @@ FLOOR_FACTOR = 4
 
 ON_POLICY_ROWS = "on_policy"
 """Name of the rows that hold what the samples measure."""
-
-
-class SamplingModule(Protocol):
-    """What the logger needs of a module."""
-
-    policy: Policy
-
-    @property
-    def device(self) -> torch.device:
-        """Where the policy is."""
-
-    def reference_policy(self) -> Policy:
-        """What samples are compared with."""
 
 
 class SampleLogger(Scheduled):
@@ -86,7 +73,7 @@ class SampleLogger(Scheduled):
 
     @override
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        decoder, module = decoder_of(trainer), cast(SamplingModule, pl_module)
+        decoder, module = decoder_of(trainer), require(pl_module, HasPolicy)
         examples = list(islice(_examples(trainer), self.num_prompts))
         if not examples:
             return
@@ -109,10 +96,10 @@ class SampleLogger(Scheduled):
         if writer is not None:
             writer.add_text(f"samples/{number}", as_markdown(texts), trainer.global_step)
 
-    def _draw(self, policy: Policy, prompts: Prompts, number: int, decoder: Decoder | None) -> Groups:
+    def _draw(self, policy: Policy, prompts: Prompts, number: int, decoder: Tokenizer | None) -> Groups:
         return policy.generate(prompts, self.sampling, num_samples=number, eos_token_id=_end_of(decoder), seed=self.seed)
 
-    def _measure(self, trainer: Trainer, module: SamplingModule, prompts: Prompts, groups: Groups, logps: Tensor | None) -> None:
+    def _measure(self, trainer: Trainer, module: HasPolicy, prompts: Prompts, groups: Groups, logps: Tensor | None) -> None:
         reference, device = module.reference_policy(), module.device
         with trainer.precision_plugin.forward_context():
             if self._floor is None:
@@ -136,7 +123,7 @@ class SampleLogger(Scheduled):
         self._floor = state_dict.get("floor")
 
 
-def _end_of(decoder: Decoder | None) -> int:
+def _end_of(decoder: Tokenizer | None) -> int:
     eos = None if decoder is None else decoder.eos_token_id
     return NO_END if eos is None else eos
 
@@ -148,7 +135,7 @@ def as_markdown(texts: dict[str, str]) -> str:
 
 def _examples(trainer: Trainer) -> Iterator[tuple[list[int], list[int]]]:
     """Prompts of the probe bank with their first completion, which is the chosen one."""
-    store = cast("ProbeStore | None", getattr(trainer, "datamodule", None))
-    for batch in store.probe_batches() if store is not None else ():
+    store = data_of(trainer)
+    for batch in () if store is None else require(store, ProbeStore).probe_batches():
         for prompt, completions in prompts_and_completions(batch):
             yield prompt, completions[0]

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from typing_extensions import override
 
+from datamodules.contracts import require
 from datamodules.ranges import require_at_least
-from lightning_modules.models.policy import OnProgress, SamplingProgress
+from lightning_modules.contracts import HasPolicy
+from lightning_modules.models.policy import SamplingProgress
 
 _SECONDS_BETWEEN = 0.5
-
-
-class SamplingModule(Protocol):
-    """What the bar needs of a module."""
-
-    on_sampling_progress: OnProgress | None
 
 
 class SamplingBar(TQDMProgressBar):
@@ -62,7 +58,7 @@ class SamplingBar(TQDMProgressBar):
 
     def _listen(self, module: LightningModule) -> None:
         self._start_over()
-        cast(SamplingModule, module).on_sampling_progress = self._show
+        require(module, HasPolicy).on_sampling_progress = self._show
 
     def count_batch(self) -> None:
         """The batch is done: what it drew belongs to the past."""

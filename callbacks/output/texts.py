@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
 
 from datamodules.batches import CompletionBatch
+from datamodules.contracts import Tokenizer, data_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-class Decoder(Protocol):
-    """What callbacks need of a tokenizer."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the token that ends a completion; None where nothing does."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Text of the ids."""
-
-
-def decoder_of(trainer: Trainer) -> Decoder | None:
+def decoder_of(trainer: Trainer) -> Tokenizer | None:
     """The data module's tokenizer; None where it has none."""
-    decoder: Decoder | None = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+    decoder: Tokenizer | None = getattr(data_of(trainer), "tokenizer", None)
     return decoder
 
 
-def text_of(decoder: Decoder | None, token_ids: Sequence[int]) -> str:
+def hub_tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
+    """The data module's tokenizer, where it belongs beside the weights: one of transformers. The toy has none."""
+    tokenizer: object = decoder_of(trainer)
+    if tokenizer is None:
+        return None
+    from transformers import PreTrainedTokenizerBase
+
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+
+
+def text_of(decoder: Tokenizer | None, token_ids: Sequence[int]) -> str:
     """The text, or the numbers where there is no tokenizer."""
     return " ".join(map(str, token_ids)) if decoder is None else decoder.decode(list(token_ids))
 
 
-def token_texts(decoder: Decoder | None, token_ids: Sequence[int]) -> list[str]:
+def token_texts(decoder: Tokenizer | None, token_ids: Sequence[int]) -> list[str]:
     """The text of each token alone, with spaces and line breaks made visible; a piece of a character becomes its number."""
     texts = [text_of(decoder, [token]) for token in token_ids]
     return [f"<{token}>" if not text or "\ufffd" in text else visible(text) for token, text in zip(token_ids, texts, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,19 +13,21 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeBaseline
-from callbacks.mathematics.leaf_gradients import ObjectiveModule, with_gradients
+from callbacks.mathematics.leaf_gradients import with_gradients
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
-from callbacks.output.texts import Decoder, decoder_of, prompts_and_completions, text_of, token_texts
+from callbacks.output.texts import decoder_of, prompts_and_completions, text_of, token_texts
 from callbacks.schedule import Schedule, Scheduled
 from datamodules.batches import Role
+from datamodules.contracts import Tokenizer, require
 from datamodules.ranges import require_at_least
+from lightning_modules.contracts import HasObjective
 from lightning_modules.token_stats import softmax_gradient_l2
 from run_folder.files import append_row, run_folder, tensorboard_writer
 from run_folder.heatmap_figure import PairHeat, SideHeat, draw_pairs, page_of
 from run_folder.rows import ROWS
 
 
-def token_gradients(module: ObjectiveModule, bank: BankBatch) -> Tensor:
+def token_gradients(module: HasObjective, bank: BankBatch) -> Tensor:
     """g_t = dl/dlogp_t of each unit's own loss on a batch that was only evaluated, `[K]`; exact for any loss.
 
     Where the batch carries no reference log-probs the baseline stands in, which is the reference of a run that starts from it.
@@ -38,7 +40,7 @@ def token_gradients(module: ObjectiveModule, bank: BankBatch) -> Tensor:
     return gradients
 
 
-def pair_heats(bank: BankBatch, gradients: Tensor, decoder: Decoder | None, max_tokens: int) -> list[PairHeat]:
+def pair_heats(bank: BankBatch, gradients: Tensor, decoder: Tokenizer | None, max_tokens: int) -> list[PairHeat]:
     """Every prompt of the batch with its chosen and rejected completion, their tokens and what pushes them."""
     stats, classes = bank.stats, pair_tokens(bank.batch).classes
     # Against the gradient: a token whose log-prob the loss wants lower (g > 0) is pushed down.
@@ -85,7 +87,7 @@ class TokenHeatmap(Scheduled):
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         bank = self._baseline.evaluate(pl_module)
         if trainer.is_global_zero:
-            decoder, module = decoder_of(trainer), cast(ObjectiveModule, pl_module)
+            decoder, module = decoder_of(trainer), require(pl_module, HasObjective)
             heats = (heat for part in bank for heat in pair_heats(part, token_gradients(module, part), decoder, self.max_tokens))
             pairs = list(islice(heats, self.num_examples))
             if pairs:

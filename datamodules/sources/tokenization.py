@@ -5,21 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class Tokenizer(Protocol):
-    """What everything outside the readers needs of a tokenizer."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the token that ends a completion."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Text of the ids, special tokens included."""
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

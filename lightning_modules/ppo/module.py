@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptBatch, PromptStore
+from datamodules.contracts import PromptStore, data_of, require
+from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.policy import Policy, PolicySpec
@@ -189,12 +190,7 @@ class PPOModule(PolicyModule):
 
     @property
     def _store(self) -> PromptStore:
-        store = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(store, "rollout_prompts"):
-            raise ValueError(
-                f"expected a data module that gives prompts to sample for, got {type(store).__name__}. Use RolloutDataModule."
-            )
-        return cast(PromptStore, store)
+        return require(data_of(self.trainer), PromptStore)
 
     def _collect(self) -> None:
         models = Models(self.policy, self._reference, self.critic)

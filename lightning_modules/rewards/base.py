@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptStore
+from datamodules.contracts import PromptStore
 from lightning_modules.rewards.samples import Samples
 
 MIN_SCORED = 0.5

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from datamodules.batches import ReferenceStore
-from datamodules.prompts import PromptStore
+from datamodules.contracts import PromptStore, ReferenceStore, meets
 from lightning_modules.models.policy import Policy
 from lightning_modules.rewards.base import RewardSource
 
@@ -67,11 +65,10 @@ def check_rewards(sources: Iterable[RewardSource], store: PromptStore, device: t
 
 def _scored_pairs(source: RewardSource, store: PromptStore, device: torch.device) -> Tensor | None:
     """`[pairs, 2]` scores of chosen and rejected; None if the source needs more than tokens, or the data has no pairs."""
-    pairs = cast(ReferenceStore, store)
-    if "train" not in getattr(store, "splits", tuple)():
+    if not meets(store, ReferenceStore) or "train" not in store.splits():
         return None
     parts: list[Tensor] = []
-    for batch in islice(pairs.scoring_dataloader("train"), NUM_BATCHES):
+    for batch in islice(store.scoring_dataloader("train"), NUM_BATCHES):
         scores = source.pair_scores(batch.to(device))
         if scores is None:
             return None

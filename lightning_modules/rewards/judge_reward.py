@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptStore
+from datamodules.contracts import PromptStore
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.rewards.base import Rewards, RewardSource
 from lightning_modules.rewards.samples import Samples

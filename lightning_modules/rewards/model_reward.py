@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import cast
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, ReferenceStore
-from datamodules.prompts import PromptStore
+from datamodules.batches import CompletionBatch
+from datamodules.contracts import PromptStore, ReferenceStore, require
 from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
+from lightning_modules.precision import converted
 from lightning_modules.rewards.base import Rewards, RewardSource
 from lightning_modules.rewards.checks import require_same_tokens
 from lightning_modules.rewards.samples import Samples
@@ -52,12 +52,11 @@ class ModelReward(RewardSource):
     @override
     def prepare(self, store: PromptStore, device: torch.device) -> None:
         require_same_tokens("reward model", self._path, store)
-        model = cast(RewardModel, self._precision.convert_module(self._spec.build()))
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = converted(self._spec.build(), self._precision).to(device).eval().requires_grad_(False)
         demands = getattr(store, "demands", None)
         if demands is not None:
             self._model.limits.require(demands())
-        batches = islice(cast(ReferenceStore, store).scoring_dataloader("train"), NUM_BATCHES)
+        batches = islice(require(store, ReferenceStore).scoring_dataloader("train"), NUM_BATCHES)
         scores = torch.cat([self._raw(batch.to(device)) for batch in batches])
         self._mean, self._std = float(scores.mean()), max(float(scores.std()), 1e-6)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptStore
+from datamodules.contracts import PromptStore
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.rewards.base import Rewards, RewardSource

@@ -76,6 +76,7 @@ class Examined(Validated):
     """With two test problems."""
 
     task = ArithmeticTask()
+    judge = None
 
     def task_prompts(self) -> list[TaskPrompt]:
         return [TaskPrompt(TaskItem(text, "a"), ids) for text, ids in (("ab", (1, 2)), ("b", (2,)))]

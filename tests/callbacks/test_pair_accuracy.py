@@ -17,9 +17,9 @@ from torch.optim import SGD
 from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet, ordered, reward_readings
 from callbacks.output.checkpoint import RunCheckpoint
 from datamodules.base import BaseDataModule
+from datamodules.contracts import Tokenizer
 from datamodules.examples import Example
 from datamodules.packing import pack
-from datamodules.sources.tokenization import Tokenizer
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torch.optim import SGD
 
 from callbacks.diagnostics.degradation import DegradationMonitor
@@ -25,7 +27,7 @@ from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from run_folder.rows import read_rows
 from tests import tiny
-from tests.callbacks.rig import PAIRS, InterruptAt, Interrupted, ProbedPairs, fit
+from tests.callbacks.rig import InterruptAt, Interrupted, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -102,9 +104,10 @@ def test_what_a_prompt_has_already_is_left_out(tmp_path: Path) -> None:
         list(data.probe_batches())
 
 
-def test_a_bank_that_takes_no_probes_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a data module with a probe bank that takes probes"):
-        fit(SFTModule(POLICY, OPTIMIZER), [ReferenceProbes()], tmp_path, data=ProbedPairs(PAIRS, [[0]], 1))
+def test_data_without_a_bank_is_named() -> None:
+    trainer: Any = SimpleNamespace(datamodule=LightningDataModule())
+    with pytest.raises(ValueError, match=r"a probe bank .*, got LightningDataModule, which has no add_probes, probe_batches"):
+        ReferenceProbes().on_fit_start(trainer, SFTModule(POLICY, OPTIMIZER))
 
 
 def test_supervised_runs_watch_the_rejected_side_of_the_same_prompts(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, ReferenceStore, Role
+from datamodules.batches import CompletionBatch, Role
+from datamodules.contracts import ReferenceStore
 from datamodules.preference import PreferenceDataModule
 from datamodules.sft import SFTDataModule
 from datamodules.sources.formats import PairColumns, PromptCompletionColumns

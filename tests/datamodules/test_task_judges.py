@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import torch
 
-from datamodules.prompts import PromptStore
+from datamodules.contracts import PromptStore
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.base import Task
 from datamodules.tasks.chinese_maths import ChineseMathsTask

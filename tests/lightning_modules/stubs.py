@@ -104,3 +104,6 @@ class InMemoryPairs(LightningDataModule):
 
     def probe_batches(self) -> Iterator[CompletionBatch]:
         yield self._pack([0, 1])
+
+    def add_probes(self, kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> None:
+        raise NotImplementedError

@@ -41,6 +41,9 @@ class Numbers:
 class Prompts(LightningDataModule):
     """Four prompts a rollout, two answers each; frozen pairs as the probe bank."""
 
+    task = None
+    judge = None
+
     def __init__(self, pairs: Sequence[Example] | None = None, max_new_tokens: int = 6) -> None:
         super().__init__()
         self.tokenizer, self.pairs, self.max_new_tokens = Numbers(), list(pairs or make_pairs(8)), max_new_tokens
@@ -69,8 +72,16 @@ class Prompts(LightningDataModule):
     def scoring_dataloader(self, split: str) -> list[CompletionBatch]:
         return [pack(self.pairs)]
 
+    def data_fingerprint(self, split: str) -> str:
+        raise NotImplementedError
+
+    planned_passes = set_reference_logps = data_fingerprint
+
     def probe_batches(self) -> Iterator[CompletionBatch]:
         yield pack(self.pairs[:2])
+
+    def add_probes(self, kind: str, groups: Sequence[Sequence[Sequence[int]]]) -> None:
+        raise NotImplementedError
 
 
 class EvenJudge(Judge):
