@@ -234,13 +234,8 @@ class PreferenceModule(ObjectiveModule):
             return
         if self._online is not None:
             return self._prepare_online(self._online)
-        datamodule = data_of(self.trainer)
-        if datamodule is None:
-            raise ValueError(
-                f"expected a data module, got bare data loaders: {type(self.loss).__name__} needs reference log-probs, which are "
-                "computed from the data module and cached. Pass one of datamodules/ to the trainer."
-            )
-        self._scorer.attach(require(datamodule, ReferenceStore), device=self.device, precision=self.trainer.precision_plugin)
+        store = require(data_of(self.trainer), ReferenceStore)
+        self._scorer.attach(store, device=self.device, precision=self.trainer.precision_plugin)
 
     def _prepare_online(self, reference: FrozenPolicy) -> None:
         if not self._is_prepared:
