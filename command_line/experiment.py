@@ -157,7 +157,7 @@ def run_experiment(args: ArgsType = None) -> LightningCLI:
     """Run one subcommand; `args` replaces the command line.
 
     Raises:
-        SystemExit: with 143 or 130 when SIGTERM or SIGINT has stopped the run, with 2 for arguments that cannot be read.
+        SystemExit: with 143, 130 or 138 when SIGTERM, SIGINT or SIGUSR1 has stopped the run, with 2 for unreadable arguments.
     """
     stop = StopOnSignal()
     silence_libraries()

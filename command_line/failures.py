@@ -27,6 +27,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allo
 _NO_ACCELERATOR = re.compile(
     r"`?(\w+?)Accelerator`? can not run on your system|No supported gpu backend found|Found no NVIDIA driver"
 )
+_PEER_GONE = re.compile(r"Connection (closed|reset) by peer|Socket closed|gloo.*(Broken pipe|EnforceNotMet)|ncclRemoteError")
 _DEVICES = re.compile(r"You requested gpu: \[(.*)\]\s*But your machine only has: \[(.*)\]")
 _DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -49,8 +50,18 @@ def exit_code(work: Callable[[], object], is_debug: bool) -> int:
         if is_debug:
             raise
         print(f"{_rank()}error: {told(error)}", file=sys.stderr)
+        _leave_peers()
         return 1
     return 0
+
+
+def _leave_peers() -> None:
+    """Of several processes, end this one now: what Python does at its end may wait for the others, which wait for this one."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def told(error: Exception) -> str:
@@ -83,6 +94,8 @@ def _known(error: Exception, text: str) -> str | None:
             "Lower --data.max_tokens_per_batch first: it bounds the memory of a pass and changes no result.\n"
             "Next: --data.max_length, --trainer.precision bf16-mixed, or --model.policy.gradient_checkpointing true."
         )
+    if _PEER_GONE.search(text):
+        return "another process of the run has ended, for which this one waited. Why is in its own words, beside these."
     if match := _DEVICES.search(text):
         return f"expected as many devices as trainer.devices asks for, [{match[1]}], got [{match[2]}]. Lower --trainer.devices."
     if match := _NO_ACCELERATOR.search(text):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightning_modules.models import causal_lm, scalar, specs
+from lightning_modules.models import causal_lm, layer_options, scalar
 from lightning_modules.models.attention_backends import per_segment
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
@@ -90,7 +90,7 @@ def half_kernel_is_there() -> Iterator[list[tuple[torch.dtype, str]]]:
 
     two = partial(Recorded, backends=(HALF_KERNEL, PER_SEGMENT))
     with ExitStack() as stack:
-        for module in (specs, scalar):
+        for module in (layer_options, scalar):
             stack.enter_context(patch.object(module, "BackendSelector", two))
         stack.enter_context(patch.object(causal_lm, "first_right", unrecorded))
         yield used

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the run stops after its step, is saved, and goes on to the bits of one that was not stopped.
+"""SIGTERM, SIGINT and SIGUSR1: the run stops after its step, is saved, and goes on to the bits of one that was not stopped.
 
 The signals are real, sent by the process to itself at a chosen moment; `test_random_signals.py` sends them from outside.
 """
@@ -25,7 +25,7 @@ from tests.test_sampling import sampling_config
 Run = Callable[..., LightningCLI]
 Write = Callable[[Mapping[str, Any], str], Path]
 LAST_STEP = 8
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Rollout", "ignore:You have overridden `on_after_batch_transfer`")
 
@@ -83,7 +83,7 @@ def logged(runs: Path) -> dict[tuple[str, str], float]:
 MOMENTS = {
     "sft": [
         ("on_train_batch_start", 8, signal.SIGINT, 4),
-        ("on_validation_batch_start", 1, signal.SIGTERM, 3),
+        ("on_validation_batch_start", 1, signal.SIGUSR1, 3),
     ],
     "ppo": [("on_train_batch_start", 3, signal.SIGTERM, 3)],
 }

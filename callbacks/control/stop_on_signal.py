@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT end a run at the next step boundary, on all ranks, with its state saved.
+"""SIGTERM, SIGINT and SIGUSR1 end a run at the next step boundary, on all ranks, with its state saved.
 
 Lightning's own handler of SIGTERM broadcasts from inside the handler, which hangs if another collective is under way, saves nothing
-and exits with 0; of SIGINT it knows nothing but the exception. Here a handler sets a flag and nothing else while steps are taken.
+and exits with 0; of SIGINT it knows nothing but the exception, and that of SLURM's SIGUSR1 saves in the middle of whatever is
+under way. Here a handler sets a flag and nothing else while steps are taken.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from callbacks.schedule import step_of
 from run_folder.files import run_folder
 from run_folder.program import spelled
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """A signal ended the run: exit code 143 (SIGTERM) or 130 (SIGINT)."""
+    """A signal ended the run: exit code 143 (SIGTERM), 130 (SIGINT) or 138 (SIGUSR1, which schedulers send before a limit)."""
 
 
 class StopOnSignal(Callback):

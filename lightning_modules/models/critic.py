@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.compiling import compile_layers
+from lightning_modules.models.layer_options import LayerOptions
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.policy import Policy
@@ -90,7 +90,7 @@ class SharedBodyCritic(Critic):
 
 
 @dataclass(frozen=True)
-class OwnBody(CriticSpec):
+class OwnBody(LayerOptions, CriticSpec):
     """A critic with a body of its own."""
 
     path: str | None = None
@@ -98,8 +98,6 @@ class OwnBody(CriticSpec):
     policy by default."""
     trust_remote_code: bool = False
     """Run the Python files that come with those weights, with all your rights (see `PretrainedPolicy`): read them first."""
-    compile: bool = False
-    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
     lora: LoraSpec | None = None
     """Train low-rank adapters and the head, and leave the body as it is."""
 
@@ -110,6 +108,7 @@ class OwnBody(CriticSpec):
         Raises:
             ValueError: if its vocabulary is not the policy's.
         """
+        attention = self.backend_selector()
         if self.path is not None:
             model = load_scalar(self.path, trust_remote_code=self.trust_remote_code)
             if getattr(model.model.config, POOLING_ENTRY, "last") != "last":
@@ -127,8 +126,8 @@ class OwnBody(CriticSpec):
             )
         if self.lora is not None:
             model.add_adapters(self.lora)
-        if self.compile:
-            compile_layers(model.model)
+        model.attention = attention
+        self.prepare_layers(model.model)
         return OwnBodyCritic(model)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.compiling import compile_layers
+from lightning_modules.models.layer_options import LayerOptions
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.pretrained import config_at, folder_of, weights_at
@@ -166,7 +166,7 @@ HEADS: Mapping[Pooling, type[LastTokenReward | TokenSumReward]] = {"last": LastT
 
 
 @dataclass(frozen=True)
-class RewardModelSpec:
+class RewardModelSpec(LayerOptions):
     """A recipe for a reward model.
 
     Raises:
@@ -192,8 +192,6 @@ class RewardModelSpec:
     """Keep the body's first layers under a scalar head, and drop the rest; null keeps all."""
     trust_remote_code: bool = False
     """Run the Python files that come with the weights, with all your rights (see `PretrainedPolicy`): read them first."""
-    compile: bool = False
-    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it."""
     lora: LoraSpec | None = None
     """Train low-rank adapters (and the scalar head, as a whole), and leave the body as it is."""
 
@@ -220,16 +218,16 @@ class RewardModelSpec:
         if trained is not None and self.pooling not in (None, trained):
             raise ValueError(f"expected pooling: {trained}, as {self.path} was trained, got {self.pooling}. Use null.")
         pooling: Pooling = trained or self.pooling or "last"
+        attention = self.backend_selector()
         scalar = load_scalar(self.path, self.num_layers, trust_remote_code=self.trust_remote_code)
-        model = HEADS[pooling](scalar.model, scalar.attention)
+        model = HEADS[pooling](scalar.model, attention)
         if self.freeze_body:
             model.requires_grad_(False)
             head: nn.Linear = model.head
             head.requires_grad_(True)
         if self.lora is not None:
             model.add_adapters(self.lora, folder_of(self.path) if self.num_layers is None else None)
-        if self.compile:
-            compile_layers(model.model)
+        self.prepare_layers(model.model)
         return model
 
     def _likelihood(self, scale: float, per_token: bool) -> LikelihoodReward:
@@ -240,6 +238,6 @@ class RewardModelSpec:
                 f"expected pooling: null and num_layers: null with a likelihood as reward, got {self.pooling} and "
                 f"{self.num_layers}: it is read by the output layer, over all layers. Leave them out, or take a scalar head."
             )
-        trusts = self.trust_remote_code
-        recipe = PretrainedPolicy(path=self.path, trust_remote_code=trusts, compile=self.compile, lora=self.lora)
+        options = {option.name: getattr(self, option.name) for option in fields(LayerOptions)}
+        recipe = PretrainedPolicy(path=self.path, trust_remote_code=self.trust_remote_code, lora=self.lora, **options)
         return LikelihoodReward(recipe.build(), scale, per_token)

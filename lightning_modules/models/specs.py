@@ -10,11 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lightning_modules.models.adapters import base_of, is_adapter, merge_adapter
-from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
-from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
 from lightning_modules.models.finite import require_finite_weights
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
+from lightning_modules.models.layer_options import LayerOptions
 from lightning_modules.models.layout_check import check_log_probs
 from lightning_modules.models.lora import LoraSpec, add_adapters
 from lightning_modules.models.policy import PolicySpec
@@ -33,7 +32,7 @@ Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalLMSpec(PolicySpec):
+class CausalLMSpec(LayerOptions, PolicySpec):
     """How a causal LM is run, wherever its weights come from.
 
     Raises:
@@ -42,13 +41,6 @@ class CausalLMSpec(PolicySpec):
 
     layout: Layout = "packed"
     """`padded` for models that cannot be packed."""
-    attention: str = "auto"
-    """Attention backend of the packed layout, by name, or the fastest that is there."""
-    gradient_checkpointing: Checkpointing = False
-    """Recompute each layer in backward (true: least memory, about a third more compute), or only what is cheap (`selective`)."""
-    compile: bool = False
-    """Compile the decoder layers with `torch.compile`: minutes at the first step, faster ones after it. Not with
-    `selective` checkpointing: compiled layers compute again what is cheap by themselves."""
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
     engine: Literal["batched", "vllm"] = "batched"
@@ -67,17 +59,11 @@ class CausalLMSpec(PolicySpec):
 
     def build(self) -> CausalLMPolicy:
         """Load, wrap and check the model."""
-        attention = BackendSelector(self.attention)
-        if self.compile and self.gradient_checkpointing not in (True, False):
-            raise ValueError(
-                f"expected gradient_checkpointing true or false for compiled layers, got {self.gradient_checkpointing!r}. They "
-                "compute again only what is cheap as it is: use false; or true for the least memory."
-            )
+        attention = self.backend_selector()
         model = self.load()
         if self.lora is not None:
             add_adapters(model, self.lora)
-        if self.gradient_checkpointing and not self.compile:
-            enable_checkpointing(model, self.gradient_checkpointing)
+        self.checkpoint_layers(model)
         policy = CausalLMPolicy(model, layout=self.layout)
         # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
         check_log_probs(policy)

@@ -169,11 +169,11 @@ def test_a_new_head_says_nothing_and_an_old_one_is_kept(model: Path, trained: Pa
 def test_compiled_it_gives_the_same_rewards_and_gradients(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_layers: list[PreTrainedModel] = []
 
-    def compile_quickly(model: PreTrainedModel) -> None:
+    def compile_quickly(model: PreTrainedModel, checkpoints: bool) -> None:
         compiled_layers.append(model)
         compile_layers(model, backend="eager")
 
-    monkeypatch.setattr("lightning_modules.models.reward_model.compile_layers", compile_quickly)
+    monkeypatch.setattr("lightning_modules.models.layer_options.compile_layers", compile_quickly)
     plain, compiled = (RewardModelSpec(str(trained), compile=compiles).build() for compiles in (False, True))
     batch = pack(make_pairs(3))
     for reward_model in (plain, compiled):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.compiling import CompiledForward
+from lightning_modules.models.critic import OwnBody
+from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models import architectures
@@ -186,3 +189,36 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match=r"expected a C\+\+ compiler"):
         spec(compile=True).build()
+
+
+SCALARS: dict[str, Callable[..., nn.Module]] = {
+    "head": lambda path, **options: RewardModelSpec(path, **options).build(),
+    "likelihood": lambda path, **options: RewardModelSpec(path, likelihood_scale=0.5, **options).build(),
+    "critic": lambda path, **options: OwnBody(path, **options).build(spec().build()),
+}
+"""What gives a number for a prompt and its completions, from the folder of a policy."""
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+def test_reward_models_and_critics_have_the_options_of_policies(kind: str, tmp_path: Path) -> None:
+    batch = make_batch()
+    spec().build().save(tmp_path)
+    found = []
+    for how in (False, True, "selective"):
+        model = SCALARS[kind](str(tmp_path), gradient_checkpointing=how, attention="sdpa").train()
+        # A new head is zero, and so would be the body's gradient.
+        for name, parameter in model.named_parameters():
+            if "score" in name:
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+        with Counter() as counter:
+            values = model(batch, None) if kind == "critic" else model(batch)
+            values.square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((counter.products, [values.detach(), *gradients]))
+    assert found[1][0] > found[0][0] == found[2][0]
+    for _, other in found[1:]:
+        assert_same(other, found[0][1])
+    with pytest.raises(ValueError, match="expected attention backend flash_attention_4 to be installed"):
+        SCALARS[kind](str(tmp_path), attention="flash_attention_4")
+    with pytest.raises(ValueError, match="expected gradient_checkpointing true or false for compiled layers"):
+        SCALARS[kind](str(tmp_path), gradient_checkpointing="selective", compile=True)

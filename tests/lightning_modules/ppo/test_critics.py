@@ -45,7 +45,7 @@ def test_its_body_computes_what_the_policys_does(spec: RandomPolicy) -> None:
 
 def test_it_is_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
-    monkeypatch.setattr("lightning_modules.models.critic.compile_layers", compiled.append)
+    monkeypatch.setattr("lightning_modules.models.layer_options.compile_layers", lambda model, checkpoints: compiled.append(model))
     plain, other = (OwnBody(compile=compiles).build(TINY.build()) for compiles in (False, True))
     assert compiled == [other.model.model]
     assert plain.model.model is not other.model.model
