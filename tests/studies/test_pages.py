@@ -41,6 +41,24 @@ def test_every_study_that_a_page_names_exists() -> None:
         assert set(names) <= set(study_names()), arguments
 
 
+def test_every_table_and_figure_of_the_paper_has_a_row() -> None:
+    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    assert numbers(rows, "Tables?") >= set(range(1, 11))
+    assert numbers(rows, "Fig\\.") >= set(range(1, 13))
+    for kind, count in (("Corollary", 3), ("Observation", 3), ("Property", 3), ("Proposition", 1)):
+        assert numbers(rows, kind) >= set(range(1, count + 1)), kind
+
+
+def numbers(text: str, kind: str) -> set[int]:
+    """Of `Table 1 (and 7)`, `Tables 8, 9`, `Tables 4 to 6`: the numbers."""
+    found: set[int] = set()
+    for first, rest in re.findall(rf"{kind} (\d+)((?:,? (?:\(and |and |to )?\d+)*)", text):
+        others = [int(number) for number in re.findall(r"\d+", rest)]
+        found |= set(range(int(first), others[0] + 1)) if " to " in rest else {int(first), *others}
+    return found
+
+
 @pytest.mark.parametrize("name", study_names())
 def test_files_that_a_study_names_are_there(name: str) -> None:
     study = load_study(name)
