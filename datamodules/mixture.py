@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.base import BaseDataModule
 from datamodules.examples import Example
-from datamodules.in_memory import OnBadRow
-from datamodules.preference import PreferenceDataModule
 from datamodules.ranges import require_at_least
+from datamodules.sources.file_examples import FileExamples, HeldOut
 from datamodules.sources.formats import RowFormat
 from datamodules.sources.readers import DataSource
 from datamodules.sources.store import ExampleStore
-from datamodules.sources.tokenization import load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from datamodules.sources.token_cache import TokenCache
+from datamodules.text import TextDataModule
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,8 @@ class MixturePart:
     """Its share of the training examples, > 0, relative to the other weights."""
 
 
-class MixtureDataModule(BaseDataModule):
-    """Examples of several sources, drawn by the seed in the proportions of their weights, each at most once.
+class MixtureDataModule(TextDataModule):
+    """Pairs of several sources, drawn by the seed in the proportions of their weights, each at most once.
 
     Every source holds out `val_fraction` of its own prompts. Every example has the name of its source.
 
@@ -47,16 +43,8 @@ class MixtureDataModule(BaseDataModule):
         parts: the sources by name.
         num_examples: training examples in all; by default as many as the scarcest source allows.
         val_fraction: share of each source held out for validation, by prompt, in [0, 1); 0 for none.
-        max_length: tokens of a prompt and one completion; the tail of a longer completion is cut.
-        max_prompt_length: tokens of a prompt; the beginning of a longer one is cut. Uncut by default.
-        on_bad_row: "error" or "skip".
         cache_dir: folder of cached token ids.
-        batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch.
-        max_tokens_per_batch: tokens in one forward pass at the most, prompts counted once.
-        num_workers: processes that pack ahead.
-        seed: of the draw, the splits, the order of the data, and the probe bank.
-        num_probe_prompts: prompts in the frozen probe bank.
-        trust_remote_code: run the Python files that come with the tokenizer, with all your rights: read them first.
+        **text: further arguments of `TextDataModule`.
     """
 
     holds_rejected = True
@@ -67,57 +55,28 @@ class MixtureDataModule(BaseDataModule):
         parts: dict[str, MixturePart],
         num_examples: int | None = None,
         val_fraction: float = 0.05,
-        max_length: int = 1024,
-        max_prompt_length: int | None = None,
-        on_bad_row: OnBadRow = "error",
         cache_dir: str = ".cache/prefscope",
-        batch_size: int | None = 32,
-        max_tokens_per_batch: int = 8192,
-        num_workers: int = 0,
-        seed: int = 0,
-        num_probe_prompts: int = 16,
-        trust_remote_code: bool = False,
+        **text: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(batch_size, max_tokens_per_batch, num_workers, seed, num_probe_prompts)
+        super().__init__(tokenizer, **text)
         require_at_least(1, num_examples=num_examples)
-        if tokenizer is None:
-            raise ValueError(
-                "expected a tokenizer, got null, and the policy has no path to take one from. Set data.init_args.tokenizer."
-            )
-        self._tokenizer_name = tokenizer
-        self._trust_remote_code = trust_remote_code
         self._weights = {name: part.weight for name, part in parts.items()}
         self._num_examples = num_examples
-        self._val_fraction = val_fraction
-        self._sources = {
-            name: PreferenceDataModule(
-                tokenizer,
-                part.train,
-                part.format,
-                val_fraction=val_fraction,
-                max_length=max_length,
-                max_prompt_length=max_prompt_length,
-                on_bad_row=on_bad_row,
-                cache_dir=cache_dir,
-                seed=seed,
-                trust_remote_code=trust_remote_code,
-            )
-            for name, part in parts.items()
-        }
+        self._held_out, self._cache = HeldOut(val_fraction, seed=self.seed), TokenCache(Path(cache_dir) / "tokens")
+        self._sources = {name: self._examples_of(part) for name, part in parts.items()}
 
-    @property
-    @override
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._loaded_tokenizer
+    def _examples_of(self, part: MixturePart) -> FileExamples:
+        rows = {"train": part.train, "val": None, "test": None}
+        return FileExamples(rows, part.format.for_pairs(), self.text, self._held_out, self._cache)
 
     @override
     def prepare_data(self) -> None:
         for source in self._sources.values():
-            source.prepare_data()
+            source.prepare()
 
     @override
     def examples(self, split: str) -> ExampleStore | None:
-        if split not in ("train", "val") or (split == "val" and not self._val_fraction):
+        if split not in ("train", "val") or (split == "val" and not self._held_out.val_fraction):
             return None
         stores = {name: _present(source.examples(split), name) for name, source in self._sources.items()}
         return ExampleStore.of(self._marked(self._drawn(stores) if split == "train" else stores))
@@ -135,10 +94,6 @@ class MixtureDataModule(BaseDataModule):
         for name, store in stores.items():
             for example in store:
                 yield replace(example, source=name)
-
-    @cached_property
-    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self._tokenizer_name, trust_remote_code=self._trust_remote_code)
 
 
 def mixture_counts(sizes: Mapping[str, int], weights: Mapping[str, float], total: int | None) -> dict[str, int]:

@@ -13,7 +13,6 @@ class PreferenceDataModule(FileDataModule):
 
     holds_rejected = True
 
-    @property
     @override
-    def _row_format(self) -> RowFormat:
-        return self._format.for_pairs()
+    def as_read(self, format: RowFormat) -> RowFormat:
+        return format.for_pairs()

@@ -10,11 +10,11 @@ from typing_extensions import override
 from datamodules.answering import Answering, PromptLoader
 from datamodules.batches import Demand
 from datamodules.examples import Example
-from datamodules.in_memory import encode_prompts
 from datamodules.prompts import TaskPrompt
 from datamodules.sources.records import Text
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
+from datamodules.text import encode_prompts
 
 
 class SamplingDataModule(TaskDataModule):

@@ -10,18 +10,15 @@ from typing_extensions import override
 from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.files import FileDataModule
-from datamodules.sources.encoding import PromptEncoder
 from datamodules.sources.formats import RowFormat
-from datamodules.sources.preparation import Preparation
 
 
 class SFTDataModule(FileDataModule):
     """Prompts with one completion each; of a pair, the chosen one. See FileDataModule for the options."""
 
-    @property
     @override
-    def _row_format(self) -> RowFormat:
-        return self._format.for_supervised()
+    def as_read(self, format: RowFormat) -> RowFormat:
+        return format.for_supervised()
 
     @override
     def probe_bank(self) -> Sequence[Example]:
@@ -31,12 +28,11 @@ class SFTDataModule(FileDataModule):
         return [_with_rejected(example, rejected.get(example.row_number)) for example in bank]
 
     def _rejected(self, row_numbers: set[int]) -> dict[int, TokenizedCompletion]:
-        split = "train" if "train" in self.splits() else next(iter(self.splits()))
-        source = self._sources.get(split) or self._sources["train"]
-        if source is None or not row_numbers:
+        if not row_numbers:
             return {}
-        store, _ = Preparation(source, self._format, PromptEncoder(self.tokenizer), self._limits, row_numbers).run()
-        sides = ((example.row_number, side) for example in store for side in example.completions)
+        split = "train" if "train" in self.splits() else next(iter(self.splits()))
+        rows = self.files.some(split, row_numbers, self.format)
+        sides = ((example.row_number, side) for example in rows for side in example.completions)
         return {number: side for number, side in sides if side.role is Role.REJECTED}
 
 

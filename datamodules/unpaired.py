@@ -53,10 +53,9 @@ class SingleCompletions(BaseDataModule):
 class UnpairedDataModule(SingleCompletions, FileDataModule):
     """Rows of files or hub data sets: of the format kto, or pairs taken apart. See FileDataModule and SingleCompletions."""
 
-    @property
     @override
-    def _row_format(self) -> RowFormat:
-        return self._format.for_unpaired()
+    def as_read(self, format: RowFormat) -> RowFormat:
+        return format.for_unpaired()
 
 
 class UnpairedPoolDataModule(SingleCompletions, PoolDataModule):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from datamodules.batches import Demand
-from datamodules.in_memory import encode_prompts
+from datamodules.loading.planned import require_whole_steps
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
 from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
@@ -20,6 +20,7 @@ from datamodules.ranges import require_at_least
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.records import Record, Text
 from datamodules.tasks.base import TaskItem
+from datamodules.text import encode_prompts
 
 _MAX_SEED = 2**62
 
@@ -91,9 +92,8 @@ class RolloutDataModule(PoolDataModule):
 
     @override
     def train_dataloader(self) -> StepTicks:  # type: ignore[override]
-        limit = self.trainer.limit_train_batches if self.trainer else 1.0
-        if isinstance(limit, int):
-            self._require_whole_steps(limit)
+        if self.trainer and isinstance(limit := self.trainer.limit_train_batches, int):
+            require_whole_steps(self.trainer, limit)
         return StepTicks()
 
     @cached_property
@@ -111,11 +111,11 @@ class RolloutDataModule(PoolDataModule):
         return kept
 
     def _pool_prompts(self) -> list[TaskPrompt]:
-        rows = list(self._rows.values())
+        rows = list(self.pairs.rows.values())
         if several := sum(not isinstance(row.prompt, str) and len(row.prompt) > 1 for row in rows):
             rank_zero_warn(
-                f"{several} of {len(rows)} prompts of {self._pool} are conversations of several messages. A judge is told the last "
-                "one alone; a reward model (ModelReward) reads all."
+                f"{several} of {len(rows)} prompts of {self.pairs.pool} are conversations of several messages. A judge is told the "
+                "last one alone; a reward model (ModelReward) reads all."
             )
         encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
         return [_prompt(row, record) for row, record in zip(rows, encoded, strict=True)]
@@ -125,10 +125,11 @@ class RolloutDataModule(PoolDataModule):
         return encode_prompts(list(self.task.items("pool")), self.tokenizer)
 
     def _require_room(self, prompt: TaskPrompt) -> None:
-        if self._limits.max_length - len(prompt.prompt_ids) < self.max_new_tokens:
+        room = self.text.limits.max_length
+        if room - len(prompt.prompt_ids) < self.max_new_tokens:
             raise ValueError(
                 f"expected room for max_new_tokens = {self.max_new_tokens} after every prompt within max_length = "
-                f"{self._limits.max_length}, got a prompt of {len(prompt.prompt_ids)} tokens: {prompt.item.prompt[:60]!r}. Raise "
+                f"{room}, got a prompt of {len(prompt.prompt_ids)} tokens: {prompt.item.prompt[:60]!r}. Raise "
                 "max_length (as far as the model's positions go), lower max_new_tokens, or drop the prompt."
             )
 

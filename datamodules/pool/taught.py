@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.batches import Role
-from datamodules.pool.ranked import RankedPoolDataModule
+from datamodules.pool.data import PoolDataModule
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.records import CompletionRecord, Record, reply_to
 from datamodules.sources.scored import RANKED
@@ -22,15 +22,15 @@ RIGHT, WRONG = 1.0, 0.0
 """Scores of what the task makes; they are compared within a prompt alone, never with a judge's."""
 
 
-class TaughtPoolDataModule(RankedPoolDataModule):
-    """`RankedPoolDataModule`, and beside the pool's training prompts the task's training problems.
+class TaughtPoolDataModule(PoolDataModule):
+    """`PoolDataModule`, and beside the pool's training prompts the task's training problems.
 
     Of those the solution is better than every other response that comes with it: nothing is sampled and nothing judged, that the
     others are worse is the task's word. Held out are prompts of the pool, as without the task; a problem that is one of them is an
     error.
 
     Args:
-        **pool: arguments of `RankedPoolDataModule`; `task` has to have `train` problems with other responses.
+        **pool: arguments of `PoolDataModule`; `task` has to have `train` problems with other responses.
     """
 
     # jsonargparse reads the arguments of the base class through **pool.
@@ -57,7 +57,7 @@ class TaughtPoolDataModule(RankedPoolDataModule):
         records = [_record(item, number) for number, item in enumerate(self.task.items("train"))]
         if not records:
             raise ValueError("expected training problems of the task, got none. Set how many it is to make.")
-        return self.prepared(f"right and wrong solutions of {self.task.name}", records)
+        return self.text.prepared(f"right and wrong solutions of {self.task.name}", records)
 
 
 def _record(item: TaskItem, number: int) -> Record:

@@ -24,7 +24,7 @@ class TaskSFTDataModule(TaskDataModule):
             # The test problems are decoded, not scored.
             return None
         records = list(self._records(split))
-        return self.prepared(f"{self.task.name} {split}", records) if records else None
+        return self.text.prepared(f"{self.task.name} {split}", records) if records else None
 
     def _records(self, split: str) -> Iterator[Record]:
         for number, item in enumerate(self.task.items(split)):

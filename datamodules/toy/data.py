@@ -150,10 +150,8 @@ class ToyDataModule(BaseDataModule):
         return [self.example(number, prompt) for number, prompt in self._prompts()] if split == "train" else None
 
     @override
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and "train" not in self._datasets:
-            self._datasets["train"] = _LastPackedDataset(ExampleStore.of(self.examples("train") or []))
-        super().setup(stage)
+    def split_dataset(self, examples: ExampleStore) -> SplitDataset:
+        return _LastPackedDataset(examples)
 
     @override
     def step_plan(self) -> ToyPlan:

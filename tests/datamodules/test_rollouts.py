@@ -12,7 +12,6 @@ import pytest
 from datamodules.batches import Role
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.files import write_pool
-from datamodules.pool.ranked import RankedPoolDataModule
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.prompts import Sampling
@@ -98,7 +97,7 @@ def test_the_loader_has_no_end_and_nothing_to_resume(options: dict[str, Any]) ->
 
 
 def test_ranked_data_has_the_pair_first_and_every_other_score(options: dict[str, Any]) -> None:
-    data = RankedPoolDataModule(num_ranked=16, **options)
+    data = PoolDataModule(num_ranked=16, **options)
     data.setup("fit")
     (batch, *_) = data.scoring_dataloader("train")
     first = batch.prompt_number == 0
@@ -106,6 +105,6 @@ def test_ranked_data_has_the_pair_first_and_every_other_score(options: dict[str,
     assert batch.scores is not None
     assert batch.scores[first].tolist() == [5.0, 1.0, 3.0, 2.0]
     assert not any(map(math.isnan, batch.scores.tolist()))
-    fewer = RankedPoolDataModule(num_ranked=1, **options)
+    fewer = PoolDataModule(num_ranked=1, **options)
     fewer.setup("fit")
     assert next(iter(fewer.scoring_dataloader("train"))).num_sequences == 30

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.batches import Role
+from datamodules.pool.data import PoolDataModule
 from datamodules.pool.files import write_pool
-from datamodules.pool.ranked import RankedPoolDataModule
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.pool.taught import TaughtPoolDataModule
 from datamodules.tasks.arithmetic import ArithmeticTask
@@ -48,7 +48,7 @@ def taught(pool: str, tokenizer: str, task: Task | None) -> TaughtPoolDataModule
 
 def test_training_prompts_are_the_pools_and_the_tasks_and_held_out_ones_the_pools(pool: str, tokenizer: str) -> None:
     data = taught(pool, tokenizer, ArithmeticTask(num_train=6, num_slips=3))
-    plain = RankedPoolDataModule(pool=pool, scenario=1, shared=[1], tokenizer=tokenizer, val_fraction=0.3)
+    plain = PoolDataModule(num_ranked=16, pool=pool, scenario=1, shared=[1], tokenizer=tokenizer, val_fraction=0.3)
     train, val, pool_train, pool_val = (d.examples(split) for d in (data, plain) for split in ("train", "val"))
     assert train is not None
     assert val is not None
