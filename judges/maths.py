@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from judges.base import Judge, Verdict, zip_items
-from judges.mathematics.answers import find_answer, gold_answer
-from judges.mathematics.comparer import SymbolicComparer
-from judges.mathematics.equivalence import same_answer
-from judges.mathematics.process import ProcessSignals, measure_process
+from judges.solutions.answers import find_answer, gold_answer
+from judges.solutions.comparer import SymbolicComparer
+from judges.solutions.equivalence import same_answer
+from judges.solutions.process import ProcessSignals, measure_process
 
 MAX_REPEATED_SHARE = 0.3  # of sentences said twice
 MAX_LENGTH_RATIO = 4.0  # against the reference solution

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from judges.mathematics.answers import canonical, gold_answer
-from judges.mathematics.arithmetic import check_equations
-from judges.mathematics.comparer import SymbolicComparer
 from judges.maths import MathsJudge
+from judges.solutions.answers import canonical, gold_answer
+from judges.solutions.arithmetic import check_equations
+from judges.solutions.comparer import SymbolicComparer
 from studies.study import Study
 
 COMMAND = "`python -m studies page judge_maths --set data=FOLDER`"

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from judges.mathematics.comparer import _Worker
 from judges.maths import MathsJudge
+from judges.solutions.comparer import _Worker
 
 PROMPT = "Janet has 16 eggs, eats 3, bakes with 4 and sells the rest for 2 dollars each. What does she make?"
 SOLUTION = "16 - 3 = 13 eggs.\n13 - 4 = 9 eggs.\n9 * 2 = 18 dollars.\n#### 18"

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from judges.mathematics.arithmetic import check_equations
-from judges.mathematics.rationals import MAX_CHARACTERS, NUMBER, parse_rational
+from judges.solutions.arithmetic import check_equations
+from judges.solutions.rationals import MAX_CHARACTERS, NUMBER, parse_rational
 
 MIN_WORDS = 12  # words (or 2 Chinese characters each) outside the answer that count as a process when no equation is written
 MIN_REPEATABLE = 8  # characters of a sentence; shorter ones ("So") repeat in honest text too

@@ -2,10 +2,10 @@ from fractions import Fraction
 
 import pytest
 
-from judges.mathematics.answers import as_number, find_answer, gold_answer
-from judges.mathematics.arithmetic import check_equations
-from judges.mathematics.process import has_process, measure_process, repeated_share
-from judges.mathematics.rationals import evaluate, parse_rational
+from judges.solutions.answers import as_number, find_answer, gold_answer
+from judges.solutions.arithmetic import check_equations
+from judges.solutions.process import has_process, measure_process, repeated_share
+from judges.solutions.rationals import evaluate, parse_rational
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from judges.mathematics.rationals import evaluate
+from judges.solutions.rationals import evaluate
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>\n]*>>")  # GSM8K repeats the equation in the middle of itself
 _MODULAR = re.compile(r"\bmod\b|\\[bp]?mod\b|\\equiv|≡", re.IGNORECASE)

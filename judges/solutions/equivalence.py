@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from judges.mathematics.answers import as_number, canonical
-from judges.mathematics.comparer import SymbolicComparer
+from judges.solutions.answers import as_number, canonical
+from judges.solutions.comparer import SymbolicComparer
 
 _IN_BASE = re.compile(r"(?P<digits>-?[0-9a-f]+)_\{?(?P<base>\d+)\}?")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from judges.mathematics.rationals import NUMBER, Rational, parse_rational
+from judges.solutions.rationals import NUMBER, Rational, parse_rational
 
 MAX_BARE_GOLD = 200  # characters; a longer gold is a solution
 MAX_ANSWER = 2000  # characters; a longer one is never compared by algebra
