@@ -61,6 +61,25 @@ def leave_one_out_advantages(scores: Tensor, groups: Tensor) -> Tensor:
     return torch.where(others > 0, scores - (totals[groups] - scores) / others.clamp_min(1), torch.zeros_like(scores))
 
 
+def group_advantages(scores: Tensor, groups: Tensor, *, is_scaled: bool) -> Tensor:
+    """GRPO (arXiv 2402.03300): a completion's score minus the mean of its prompt's, over their deviation if `is_scaled`.
+
+    Args:
+        scores: `[Q]` reward of each completion.
+        groups: `[Q]` int64 prompt number of each.
+        is_scaled: whether to divide by the standard deviation (over n - 1) plus 1e-4, as TRL does.
+
+    Returns:
+        `[Q]` advantages; 0 for the only completion of its prompt.
+    """
+    counts = groups.bincount().to(scores.dtype)
+    centred = scores - (torch.zeros_like(counts).index_add(0, groups, scores) / counts.clamp_min(1))[groups]
+    if not is_scaled:
+        return centred
+    squares = torch.zeros_like(counts).index_add(0, groups, centred.square())
+    return centred / ((squares / (counts - 1).clamp_min(1)).sqrt() + 1e-4)[groups]
+
+
 def whiten(values: Tensor, *, shift_mean: bool = True) -> Tensor:
     """Unit variance, and mean 0 if `shift_mean`, over `[K]` values.
 

@@ -1,4 +1,4 @@
-"""From rewards to advantages: with a critic (GAE), or without one (RLOO, ReMax)."""
+"""From rewards to advantages: with a critic (GAE), or without one (RLOO, GRPO, ReMax)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batches import sum_by_sequence
-from lightning_modules.ppo.advantages import generalized_advantages, leave_one_out_advantages
+from lightning_modules.ppo.advantages import generalized_advantages, group_advantages, leave_one_out_advantages
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,23 @@ class RLOO(AdvantageEstimator):
     @override
     def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
         advantages = leave_one_out_advantages(evidence.totals(), evidence.groups)
+        return advantages[evidence.sequence()], None
+
+
+@dataclass(frozen=True)
+class GRPO(AdvantageEstimator):
+    """Every token has its completion's total reward minus the mean of its prompt's, over their deviation (arXiv 2402.03300).
+
+    Leave `settings.whiten_advantages` off with it, as its source does.
+    """
+
+    is_scaled: bool = True
+    """Whether it is divided by the standard deviation of the prompt's rewards (over n - 1) plus 1e-4; Dr. GRPO (arXiv 2503.20783)
+    does not, because it makes easy and hard prompts count more."""
+
+    @override
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        advantages = group_advantages(evidence.totals(), evidence.groups, is_scaled=self.is_scaled)
         return advantages[evidence.sequence()], None
 
 

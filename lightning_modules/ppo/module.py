@@ -227,7 +227,7 @@ class PPOModule(PolicyModule):
         with self.trainer.precision_plugin.forward_context():
             stats = self.policy(batch)
             values = None if self.critic is None else self.critic(batch, stats)
-            loss = ppo_loss(stats, values, table, self.settings)
+            loss = ppo_loss(stats, values, table, self.settings, self.progress.totals())
         stats.logps.retain_grad()
         metrics = step_metrics(loss, stats, table)
         counted = {name: values[:0] for name, values in metrics.items()} if part.idle else metrics

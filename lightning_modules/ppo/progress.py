@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.batches import CompletionBatch, StepShare
+from lightning_modules.ppo.aggregation import UpdateTotals
 from lightning_modules.ppo.rollout import Rollout
 from lightning_modules.ranks import Part, Place, parts_of, place
 
@@ -56,6 +57,12 @@ class Progress:
         numbers, targets = self._plan[self._position], self.current().num_targets()
         share = StepShare(len(numbers), sum(targets[number] for number in numbers), place().size, counted[0].idle)
         return self.current().pack([number for part in counted for number in part.numbers], share)
+
+    def totals(self) -> UpdateTotals:
+        """What the update that is due holds, over all ranks."""
+        numbers, targets = self._plan[self._position], self.current().num_targets()
+        completions = self.current().completions
+        return UpdateTotals(sum(len(completions[number]) for number in numbers), sum(targets[number] for number in numbers))
 
     def advance(self) -> None:
         """An update has been taken; after the last one of its plan the rollout goes."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lightning_modules.ppo.aggregation import Aggregation, TokenMean
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class PPOSettings:
     """Advantages of a rollout to mean 0 and variance 1 over its tokens."""
     missing_eos_penalty: float = 0.0
     """Taken off the score of a completion that was cut, >= 0."""
+    aggregation: Aggregation = field(default_factory=TokenMean)
+    """How the policy's losses of an update's tokens add up: TokenMean, CompletionMean (GRPO) or FixedLength (Dr. GRPO)."""
+    kl_in_loss: float = 0.0
+    """Weight of the KL to the reference (k3, a token) in the loss, >= 0, as GRPO has it; the reward's penalty is `kl`."""
+    preservation: float = 0.0
+    """Weight of the fall of good completions' tokens in the loss, >= 0: LLDS, arXiv 2512.04220, with 0.1. See `preserved`."""
     seed: int = 0
     """Seed of the order of the minibatches."""
 
@@ -47,6 +55,8 @@ class PPOSettings:
                 f"expected clip_range in (0, 1), value_clip_range, value_coefficient and max_grad_norm > 0, got {self.clip_range}, "
                 f"{self.value_clip_range}, {self.value_coefficient} and {self.max_grad_norm}."
             )
+        if not (0 <= self.kl_in_loss < math.inf and 0 <= self.preservation < math.inf):
+            raise ValueError(f"expected finite kl_in_loss and preservation >= 0, got {self.kl_in_loss} and {self.preservation}.")
         if not 0 <= self.missing_eos_penalty < math.inf or self.seed < 0:
             raise ValueError(
                 f"expected a finite missing_eos_penalty >= 0, which is taken off the score, and seed >= 0, got "

@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer
     from trl.trainer.dpo_trainer import DPOTrainer as DPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer as GRPOTrainer
     from trl.trainer.kto_trainer import KTOTrainer as KTOTrainer
 
 PROMPT_TOKENS = 3
