@@ -34,6 +34,10 @@ class Role(IntEnum):
     """A response drawn for this prompt (a PPO or best-of-n group)."""
 
 
+SIDES = ("chosen", "rejected")
+"""Kinds of the completions of a pair, in the order of `CompletionBatch.pairs`."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepShare:
     """What the whole optimizer step holds, over all ranks and accumulation steps.

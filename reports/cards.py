@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from reports.runs import Run
+from reports.style import SIDES
 from run_folder.rows import Track, read_rows
 
 _WORST = 3
@@ -71,7 +72,7 @@ def _drop(run: Run) -> Card:
         return Card(
             "Drastic drop", meaning, is_measured="likelihood/bank/chosen/change" in run.tracks, size="the margin did not grow"
         )
-    changes = {side: run.tracks.get(f"likelihood/bank/{side}/change") for side in ("chosen", "rejected")}
+    changes = {side: run.tracks.get(f"likelihood/bank/{side}/change") for side in SIDES}
     sides = ", ".join(f"{side} {change[-1][1]:+.1f} nats" for side, change in changes.items() if change)
     size = f"drop share {track[-1][1]:.2f}" + (f" ({sides})" if sides else "")
     return Card("Drastic drop", meaning, True, size, shown_since(track, lambda share: share > 1), _fallen(run, "rejected"))

@@ -8,6 +8,7 @@ from html import escape
 
 from reports.figures.trajectories import BANK, probe_kinds
 from reports.groups import Curve, Group
+from reports.style import SIDES
 
 _PLAIN = {
     "task/accuracy": ("accuracy of the task", 3),
@@ -54,7 +55,7 @@ class Row:
 def start_end_rows(groups: Sequence[Group]) -> list[Row]:
     """First and last reading of what matters, mean over a group's members, with their range at the end where there are several."""
     rows = [_row(name, groups, metric, digits) for metric, (name, digits) in _PLAIN.items()]
-    for kind in ("chosen", "rejected", *probe_kinds(groups)):
+    for kind in (*SIDES, *probe_kinds(groups)):
         words = kind.replace("_", " ")
         rows.append(_row(f"log-likelihood, {words} (nats)", groups, f"{BANK}{kind}/logp", 1))
         rows.append(_row(f"log-likelihood per token, {words}", groups, f"{BANK}{kind}/logp_per_token", 3))

@@ -15,12 +15,10 @@ from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
 from datamodules.contracts import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
-
-SIDES = ("chosen", "rejected")
 
 ROUNDING = 2e-6
 """Share of 1 + |log pi0| per token. A smaller change comes from the order in which float32 adds up, some 16 of its last places."""

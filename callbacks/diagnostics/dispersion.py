@@ -15,11 +15,9 @@ from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.mathematics.squeeze import Sharpness, squeezed
 from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
 from callbacks.readings import Counted, Values
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
-
-PAIR_KINDS = ("chosen", "rejected")
 
 
 def sharpness(stats: TokenStats, batch: CompletionBatch) -> dict[str, Tensor]:
@@ -82,9 +80,9 @@ def changes_by_group(bank: BankBatch) -> dict[str, Tensor]:
         and `<group>/change_per_token`.
     """
     members = sequences_by_kind(bank.batch)
-    groups = {kind: [index] for kind, index in members.items() if kind not in PAIR_KINDS}
-    groups["probes"] = [index for kind, index in members.items() if kind not in PAIR_KINDS]
-    groups["pair"] = [index for kind, index in members.items() if kind in PAIR_KINDS]
+    groups = {kind: [index] for kind, index in members.items() if kind not in SIDES}
+    groups["probes"] = [index for kind, index in members.items() if kind not in SIDES]
+    groups["pair"] = [index for kind, index in members.items() if kind in SIDES]
     changes = bank.changes()
     measured = {"change": changes, "change_per_token": changes / bank.batch.lengths}
     return {

@@ -10,7 +10,7 @@ from typing_extensions import override
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 
 MIN_MARGIN_GROWTH = 0.01
@@ -125,5 +125,5 @@ def _spreads(means: dict[str, float]) -> dict[str, float]:
 
 
 def _drop_share_of(means: dict[str, float], prefix: str) -> float | None:
-    changes = [means.get(f"{prefix}/{side}/change", math.nan) for side in ("chosen", "rejected")]
+    changes = [means.get(f"{prefix}/{side}/change", math.nan) for side in SIDES]
     return None if any(map(math.isnan, changes)) else drop_share(*changes)

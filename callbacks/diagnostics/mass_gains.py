@@ -15,14 +15,12 @@ from callbacks.mathematics.head_geometry import MAX_COLUMNS, likely_tokens
 from callbacks.mathematics.token_trie import token_trie
 from callbacks.output.texts import decoder_of, token_texts
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
+from datamodules.batches import SIDES, CompletionBatch
 from datamodules.contracts import require
 from datamodules.ranges import require_at_least
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.output_head import OutputHead
 from lightning_modules.token_stats import TokenStats
-
-SIDES = ("chosen", "rejected")
 
 TOP = 10
 """Tokens whose mass is summed as `top10`, and that are named in the rows."""

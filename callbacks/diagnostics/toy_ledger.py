@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
+from datamodules.batches import SIDES, CompletionBatch
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import softmax_gradient_l2
 
@@ -35,7 +35,6 @@ CLASS_OF_KIND = MappingProxyType(
 )
 """Class of the ledger that each kind of response in the probe bank belongs to."""
 
-SIDES = ("chosen", "rejected")
 
 SEED_ROWS = "toy_seeds"
 """Name of the rows that hold every reading of every seed, as lists."""

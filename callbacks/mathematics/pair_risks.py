@@ -12,10 +12,8 @@ from torch import Tensor
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import PairGeometry
 from callbacks.mathematics.pair_tokens import NONE, TokenClass, pair_tokens
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.token_stats import TokenStats
-
-SIDES = ("chosen", "rejected")
 
 ON_POLICY = 0.5
 """Nats per token. A text whose surprise exceeds the entropy along it by less is about as likely as the model's own samples, for

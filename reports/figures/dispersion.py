@@ -10,6 +10,7 @@ from reports.figures.trajectories import probe_kinds
 from reports.groups import Group
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
+from reports.style import SIDES
 
 BANK = "dispersion/bank/"
 
@@ -21,8 +22,8 @@ def draw(groups: Sequence[Group]) -> Figure | None:
     panels = (
         Panel("Dispersion index: probes against the pair", "nats per token", index, level=0),
         Panel("Mass off the pair where it parts", "probability", (line("probe bank", f"{BANK}off_pair_mass"),)),
-        Panel("Entropy along the pair", "nats", tuple(line(side, f"{BANK}{side}/entropy") for side in ("chosen", "rejected"))),
-        Panel("Largest probability", "probability", tuple(line(s, f"{BANK}{s}/top1_mass") for s in ("chosen", "rejected"))),
+        Panel("Entropy along the pair", "nats", tuple(line(side, f"{BANK}{side}/entropy") for side in SIDES)),
+        Panel("Largest probability", "probability", tuple(line(s, f"{BANK}{s}/top1_mass") for s in SIDES)),
     )
     return draw_panels(groups, panels, columns=2)
 

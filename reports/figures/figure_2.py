@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from reports.groups import Floats, Group
 from reports.panels import Line, Panel, Source, draw_panels
 from reports.plot import Plot
-
-SIDES = ("chosen", "rejected")
+from reports.style import SIDES
 
 
 def decades(nats: Floats) -> Floats:

@@ -11,7 +11,7 @@ from reports.figures.trajectories import probe_kinds
 from reports.groups import Group
 from reports.panels import Line, Panel, Source, plot_curve
 from reports.plot import Plot
-from reports.style import DASHES, new_figure, styled
+from reports.style import DASHES, SIDES, new_figure, styled
 
 TOY_LINES = (
     Line("chosen", (Source("toy/own_chosen"),)),
@@ -26,7 +26,7 @@ def lines_of(group: Group) -> list[Line]:
     """What a panel of this group shows: masses on the toy, a token's geometric mean probability on a language model."""
     if any(line.curve(group) for line in TOY_LINES):
         return list(TOY_LINES)
-    kinds = ("chosen", "rejected", *probe_kinds([group]))
+    kinds = (*SIDES, *probe_kinds([group]))
     lines = [Line(kind.replace("_", " "), (Source(f"likelihood/bank/{kind}/logp_per_token", np.exp),)) for kind in kinds]
     return [line for line in lines if line.curve(group)]
 

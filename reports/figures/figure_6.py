@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from reports.groups import Group
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
-
-SIDES = ("chosen", "rejected")
+from reports.style import SIDES
 
 PANELS = (
     Panel(

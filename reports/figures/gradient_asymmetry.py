@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from reports.groups import Group
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
-
-SIDES = ("chosen", "rejected")
+from reports.style import SIDES
 
 PANELS = (
     Panel("A completion's gradient", "L2 at the logits", tuple(line(s, f"softmax_grad/{s}/norm") for s in SIDES), is_log=True),

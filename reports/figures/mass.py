@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from reports.groups import Group
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
-
-SIDES = ("chosen", "rejected")
+from reports.style import SIDES
 
 PANELS = (
     Panel("Mass moved since step 0", "probability", tuple(line(f"along {side}", f"mass/{side}/moved") for side in SIDES)),

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likelihood_gradients
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.readings import Counted
-from datamodules.batches import CompletionBatch
+from datamodules.batches import SIDES, CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.dpo import DPOLoss
@@ -33,8 +33,6 @@ from run_folder.rows import read_rows
 from tests.callbacks.rig import PAIRS, BigramPolicy, BigramSpec, ProbedPairs, events, fit, supervised
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-
-SIDES = ("chosen", "rejected")
 
 
 def module(objective: PreferenceLoss | None, folder: Path, policy: PolicySpec | None = None) -> ObjectiveModule:
