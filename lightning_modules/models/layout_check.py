@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.limits import ModelLimits
+
+if TYPE_CHECKING:
+    from lightning_modules.models.scalar import ScalarModel
 
 _SHAPES = ((5, (3, 4)), (2, (4,)), (7, (1, 3, 3)))
 """(prompt tokens, completion tokens) of the made-up batch: shared prompts, equal and different lengths, a single token."""
-
-
-class PackedRows(Protocol):
-    """A model over packed batches that a scalar head reads."""
-
-    model: PreTrainedModel
-    limits: ModelLimits
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters, as a module has them."""
-
-    def hidden(self, batch: CompletionBatch, rows: Tensor) -> Tensor:
-        """`[n, H]` at packed rows."""
-
-    def own_attention(self) -> AbstractContextManager[None]:
-        """Evaluation mode with the model's own attention."""
 
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -86,7 +69,7 @@ def _require_causal(policy: CausalLMPolicy, batch: CompletionBatch) -> None:
 
 
 @torch.no_grad()
-def check_rows(model: PackedRows) -> None:
+def check_rows(model: ScalarModel) -> None:
     """Compare what a scalar head reads in the packed layout with the model's own, one sequence at a time.
 
     Raises:

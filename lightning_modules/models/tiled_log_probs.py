@@ -6,18 +6,16 @@ Four matrix products in all; besides its results and gradients it holds two tile
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lightning_modules.models.running_stats import RunningStats
 from lightning_modules.models.tile_kernels import TileKernels
 from lightning_modules.models.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """The tensors that autograd keeps between forward and backward."""
 
     transform: LogitTransform
@@ -26,10 +24,6 @@ class _Context(Protocol):
     product_dtype: torch.dtype
     saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]
     needs_input_grad: tuple[bool, ...]
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
-
-    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
 
 
 class TiledLogProbs(torch.autograd.Function):
@@ -57,7 +51,7 @@ class TiledLogProbs(torch.autograd.Function):
                 for rows in logits.row_slices():
                     running.update(rows, columns.columns, logits.of(rows, columns, buffer), scratch)
             stats = running.finish()
-        ctx.save_for_backward(hidden, weight, bias, target_ids, stats.maximum, stats.exp_sum)
+        ctx.save_for_backward(hidden, weight, bias, target_ids, stats.maximum, stats.exp_sum)  # type: ignore[arg-type]  # None is kept too
         sum_sq_probs = stats.other_sq_probs + stats.target_probs.square()
         detached = stats.entropy, sum_sq_probs, stats.top1_probs, stats.is_top1, stats.other_sq_probs
         ctx.mark_non_differentiable(*detached)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from typing_extensions import override
 
 from lightning_modules.models.attention import PackedCall, in_compute_type, packed_attention
 from lightning_modules.models.generation.packed_cohort import PackedCohort
@@ -29,21 +31,23 @@ class LayerOptions(TypedDict, total=False):
     s_aux: Tensor | None
 
 
-class DecodingCall(Protocol):
+class DecodingCall(ABC):
     """What reaches every layer's attention as the keyword `decoding`."""
 
+    @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Unpack[LayerOptions]) -> Tensor:
         """`[1, N, Hq, D]` from `[1, Hq, N, D]` queries and `[1, Hk, N, D]` keys and values."""
 
 
 @dataclass(frozen=True, eq=False)
-class PromptCall:
+class PromptCall(DecodingCall):
     """The prompts of a cohort, packed: attention as in training, and the keys and values stored."""
 
     packed: PackedCall
     cohort: PackedCohort
     max_new_tokens: int
 
+    @override
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Unpack[LayerOptions]) -> Tensor:
         """Prompt rows (see `DecodingCall`).
 
@@ -65,11 +69,12 @@ class PromptCall:
 
 
 @dataclass(frozen=True, eq=False)
-class StepCall:
+class StepCall(DecodingCall):
     """One new token for every row of these cohorts."""
 
     cohorts: Sequence[PackedCohort]
 
+    @override
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Unpack[LayerOptions]) -> Tensor:
         """Rows, cohort by cohort (see `DecodingCall`)."""
         sizes = [cohort.num_rows for cohort in self.cohorts]
