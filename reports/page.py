@@ -19,6 +19,7 @@ from reports.groups import Group, grouped
 from reports.headline import STYLE as HEADLINE_STYLE
 from reports.headline import headline_html
 from reports.heatmaps import CALLBACK, MEANING, heatmaps_html
+from reports.hover import STYLE as HOVER_STYLE
 from reports.plot import Plot
 from reports.runs import Run
 from reports.start_end import html_table
@@ -92,10 +93,11 @@ def report_page(runs: Sequence[Run]) -> str:
 {HEADLINE_STYLE}
 {CARDS_STYLE}
 {SAMPLES_STYLE}
-{TERMS_STYLE}</style></head><body>
+{TERMS_STYLE}
+{HOVER_STYLE}</style></head><body>
 <h1>What the objective did to the policy</h1>
 <p class="meaning">{escape("; ".join(group.label for group in groups))}. Lines are means over the runs of a setting, bands their
-range. Words are explained <a href="#words">below</a>. {_colours(groups)}</p>
+range; point at one, or touch it, for its values. Words are explained <a href="#words">below</a>. {_colours(groups)}</p>
 <nav>{_contents(groups, has_advice=bool(advice))}</nav>
 {"".join(sections)}
 </body></html>

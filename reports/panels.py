@@ -121,7 +121,9 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], panel: Panel) -> None:
             curve, dashes = own.curve(group), DASHES[(number + _turn(position)) % len(DASHES)]
             if curve is not None:
                 colour = group_colour(position) if len(groups) > 1 else panel.colour(panel.lines.index(own))
-                plot_curve(axes, curve, colour=colour, dashes=dashes, label=own.label)
+                # The legend has words of its own: these are read where the curve is pointed at.
+                label = ", ".join(filter(None, (group.label if len(groups) > 1 else "", own.label if len(lines) > 1 else "")))
+                plot_curve(axes, curve, colour=colour, dashes=dashes, label=label or own.label)
     if panel.level is not None:
         level_line(axes, panel.level)
     if panel.is_log:

@@ -6,11 +6,13 @@ import io
 import re
 from collections.abc import Iterable
 from html import escape
+from typing import TypeVar
 
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from reports.hover import hover_svg
 from reports.style import DARK_TWINS, styled
 
 _SCALE, _MARGIN = 1.5, 3.0
@@ -18,6 +20,7 @@ _SCALE, _MARGIN = 1.5, 3.0
 
 _Box = tuple[float, float, float, float]
 """left, top, width, height, in points."""
+_Drawn = TypeVar("_Drawn", bound=Artist)
 
 
 def panels_svg(figure: Figure, name: str, label: str) -> str:
@@ -42,14 +45,15 @@ def panels_svg(figure: Figure, name: str, label: str) -> str:
         text = re.sub(colour, f"var(--{variable(colour)})", text, flags=re.IGNORECASE)
     inner = text[text.index(">") + 1 :].strip().removesuffix("</svg>")
     whole = f'<svg class="whole" aria-hidden="true"><g id="{name}-whole">{inner}</g></svg>'
-    views = [_view(name, box, "") for box in _boxes(figure, figure.axes)]
-    views += [_view(name, box, ' class="legend"') for box in _boxes(figure, figure.legends)]
+    height = 72 * figure.get_figheight()
+    views = [_view(name, box, "", hover_svg(axes, height)) for axes, box in _boxes(figure, figure.axes)]
+    views += [_view(name, box, ' class="legend"') for _, box in _boxes(figure, figure.legends)]
     spoken = escape(label, quote=True)
     return f'{whole}\n<div class="panels" role="img" aria-label="{spoken}">\n{"".join(views)}</div>'
 
 
-def _boxes(figure: Figure, artists: Iterable[Artist]) -> list[_Box]:
-    """Where they lie in the drawing, with their labels."""
+def _boxes(figure: Figure, artists: Iterable[_Drawn]) -> list[tuple[_Drawn, _Box]]:
+    """Each with where it lies in the drawing, its labels included."""
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     height, points = 72 * figure.get_figheight(), 72 / figure.dpi
     boxes = []
@@ -58,14 +62,14 @@ def _boxes(figure: Figure, artists: Iterable[Artist]) -> list[_Box]:
         if box is not None:
             left, right, low, high = (points * edge for edge in (box.x0, box.x1, box.y0, box.y1))
             size = (right - left + 2 * _MARGIN, high - low + 2 * _MARGIN)
-            boxes.append((left - _MARGIN, height - high - _MARGIN, *size))
+            boxes.append((artist, (left - _MARGIN, height - high - _MARGIN, *size)))
     return boxes
 
 
-def _view(name: str, box: _Box, attributes: str) -> str:
+def _view(name: str, box: _Box, attributes: str, over: str = "") -> str:
     corners = " ".join(f"{edge:.1f}" for edge in box)
     width = round(_SCALE * box[2])
-    return f'<svg{attributes} viewBox="{corners}" style="max-width:{width}px"><use href="#{name}-whole"/></svg>\n'
+    return f'<svg{attributes} viewBox="{corners}" style="max-width:{width}px"><use href="#{name}-whole"/>{over}</svg>\n'
 
 
 def variable(colour: str) -> str:
