@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
+from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic
 from callbacks.readings import Values
 from datamodules.batches import CompletionBatch
-from lightning_modules.step_output import StepOutput
 
 KNOWN = ("chosen", "rejected", "leftover")
 """Kinds of the bank's completions that were drawn from a model or stand in the data; each text once a prompt."""
@@ -27,14 +26,10 @@ def known_mass(batch: CompletionBatch, sequence_logps: Tensor) -> Tensor:
     return probs.new_zeros(batch.num_prompts).index_add(0, batch.prompt_number, probs)
 
 
-class KnownMass(ProbeMonitor):
+class KnownMass(BankDiagnostic):
     """Writes `known_mass/known`, mean over the bank's prompts."""
 
     name = "known_mass"
-
-    @override
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        return {}
 
     @override
     def measure_bank(self, bank: BankBatch) -> Values:
