@@ -84,7 +84,7 @@ def parameter_precision(plugin: Precision) -> Precision:
         ValueError: if it is none that is tested.
     """
     if isinstance(plugin, HalfPrecision):
-        return ParameterPrecision(plugin.precision, plugin._desired_input_dtype)
+        return ParameterPrecision(plugin.precision, torch.float16 if plugin.precision == "16-true" else torch.bfloat16)
     if isinstance(plugin, DoublePrecision):
         return ParameterPrecision(plugin.precision, torch.float64)
     if type(plugin) is not Precision and not isinstance(plugin, MixedPrecision | ParameterPrecision):

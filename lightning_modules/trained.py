@@ -181,7 +181,8 @@ class TrainedModule(GuardedModule):
         # Straight to the loggers, so that a point stands at the step it was measured at (self.log would put it one before).
         for logger in self.trainer.loggers:
             logger.log_metrics(means, step=step)
-        # And straight to the progress bar: what self.log is given, the bar reads off the device again at every step.
+        # And straight to the progress bar: what self.log is given, the bar reads off the device again at every step. The two are
+        # Lightning's own dictionaries, which it gives out to be read: tests/lightning_modules/test_device_syncs.py writes to them.
         self.trainer.callback_metrics.update({name: torch.tensor(mean) for name, mean in means.items()})
         self.trainer.progress_bar_metrics["loss"] = means["train/loss"]
 

@@ -47,6 +47,7 @@ class RunCheckpoint(ModelCheckpoint):
         require_at_least(1, every_n_train_steps=every_n_train_steps)
         require_at_least(0, keep_older=keep_older)
         super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
+        self.cadence = every_n_train_steps
         self.keep_older = keep_older
         self._older: dict[str, int] = {}
         self.newest: str | None = None
@@ -69,7 +70,7 @@ class RunCheckpoint(ModelCheckpoint):
         # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
         # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
         is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
-        if is_final or trainer.global_step % self._every_n_train_steps == 0:
+        if is_final or trainer.global_step % self.cadence == 0:
             self.save_now(trainer)
 
     def save_now(self, trainer: Trainer) -> None:
