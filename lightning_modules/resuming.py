@@ -59,3 +59,24 @@ def require_same(then: Mapping[str, str] | None, now: Mapping[str, str], *, is_a
             f"expected the {changed} that the checkpoint was trained with, got others. Resume with those of the run that wrote it, "
             "start a new run from its weights, or go on with --allow_changed_data."
         )
+
+
+def count_batches_anew(loops: Mapping[str, Any], then: int, now: int) -> None:
+    """Change Lightning's counts of a rank's microbatches, in place, where a step is cut into another number of them than it was.
+
+    A run goes on with another number of processes, or of microbatches, as long as its steps stay the same ones. Lightning tells by
+    the count of microbatches when a step is complete.
+
+    Args:
+        loops: of a checkpoint that was written after a whole step.
+        then: microbatches of a rank in a step of the run that wrote it.
+        now: the same of this run.
+    """
+    if then == now:
+        return
+    progress = loops["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        # The last batch is not counted as completed while the hooks that save are called.
+        lag = counts["processed"] - counts["completed"]
+        taken = counts["processed"] // then * now
+        counts.update(ready=taken, started=taken, processed=taken, completed=taken - lag)

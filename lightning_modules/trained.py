@@ -20,7 +20,7 @@ from lightning_modules.means import CountedMeans
 from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.sharding import Shardable, whole
 from lightning_modules.precision import gathering_of, parameter_precision
-from lightning_modules.resuming import Hyperparameters, apply_changes, hyperparameters, require_same
+from lightning_modules.resuming import Hyperparameters, apply_changes, count_batches_anew, hyperparameters, require_same
 from lightning_modules.stochastic_rounding import require_weights_that_move
 from lightning_modules.strategies import require_tested
 from lightning_modules.trainer_options import settle_options
@@ -159,6 +159,7 @@ class TrainedModule(GuardedModule):
         checkpoint["train_means"] = self._train_means.state_dict()
         checkpoint["optimizer_config"] = self._configured
         checkpoint["made_with"] = self._made_with
+        checkpoint["microbatches_of_a_rank"] = self.trainer.accumulate_grad_batches
         self._frozen_base.take_out(checkpoint)
 
     @override
@@ -167,6 +168,8 @@ class TrainedModule(GuardedModule):
         self._frozen_base.put_back(checkpoint)
         self._configured_then = checkpoint["optimizer_config"]
         self._made_with_then = checkpoint.get("made_with")
+        now = self.trainer.accumulate_grad_batches
+        count_batches_anew(checkpoint["loops"], checkpoint.get("microbatches_of_a_rank", now), now)
         keep = self.trainer.is_global_zero
         self._train_means.load_state_dict(checkpoint["train_means"], device=self.device, keep=keep)
 

@@ -170,19 +170,22 @@ class ResumableLoader:
         """Take up a saved position.
 
         Raises:
-            ValueError: if the data, its order, or the accumulation is not what the position was saved with.
+            ValueError: if the steps are not those that the position was saved in; how a rank cuts them may differ.
         """
-        now = self._plan.parts() | {"accumulate_grad_batches": str(self._accumulation)}
-        then = state["plan"] | {"accumulate_grad_batches": str(state["accumulation"])}
+        now, then = self._plan.parts(), state["plan"]
         changed = {name for name in now if then.get(name) != now[name]} - (_OF_DATA if self._accepts_changes else set())
         if changed:
             named = "; ".join(f"{name}: {then.get(name)}, now {now[name]}" for name in now if name in changed)
             raise ValueError(
-                f"expected a checkpoint of this data and order, got one of others ({named}). Resume with the data, seed, batch "
-                "size, number of processes and accumulate_grad_batches of the run that wrote it, or start a new run from its "
-                "weights. Other data alone are accepted with --allow_changed_data."
+                f"expected a checkpoint of this data and order, got one of others ({named}). Resume with the data, seed and batch "
+                "size of the run that wrote it (without a batch size, a step is number of processes x accumulate_grad_batches "
+                "microbatches: keep that product), or start a new run from its weights. Other data alone are accepted with "
+                "--allow_changed_data."
             )
-        self._epoch, self._position, self._announced = state["epoch"], min(state["position"], len(self)), state["announced"]
+        then_taken, cut = state["position"], state["accumulation"]
+        # Of a step that is cut otherwise, whole ones: a checkpoint is written between two of them.
+        position = then_taken if cut == self._accumulation else then_taken // cut * self._accumulation
+        self._epoch, self._position, self._announced = state["epoch"], min(position, len(self)), state["announced"]
 
     def __len__(self) -> int:
         return self._plan.steps_per_epoch * self._accumulation
