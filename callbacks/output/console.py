@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from tqdm import tqdm
 from transformers.utils.logging import set_tqdm_hook
 
+_ADVERTISEMENT = "💡 Tip: For seamless"
 _LONG = 5.0
 """Seconds after which reading or writing weights gets a bar."""
 
@@ -43,7 +44,7 @@ def silence_libraries() -> None:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+    return not record.getMessage().startswith(_ADVERTISEMENT)
 
 
 def _late_bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -76,7 +76,8 @@ def test_libraries_advertise_nothing_and_short_work_has_no_bar(capsys: pytest.Ca
     previous = set_tqdm_hook(None)
     try:
         silence_libraries()
-        advert, news = (log.makeRecord(log.name, logging.INFO, "", 0, said, (), None) for said in ("try litlogger", "epoch ends"))
+        told = ("💡 Tip: For seamless cloud uploads, try installing [litmodels]", "epoch ends")
+        advert, news = (log.makeRecord(log.name, logging.INFO, "", 0, said, (), None) for said in told)
         assert not log.filter(advert)
         assert log.filter(news)
         for _ in hf_tqdm(range(3), desc="Loading weights", mininterval=0):
