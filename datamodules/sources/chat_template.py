@@ -95,7 +95,7 @@ class ChatTemplate:
         if self._tokenizer.chat_template is None:
             raise ValueError(
                 "expected a tokenizer with a chat template for chat messages, got one without. "
-                "Use the tokenizer of an instruct model, or plain text: --data.format.as_chat false, and of prompts that are answered "
+                "Use the tokenizer of an instruct model, or plain text: --data.format.as_chat false; of prompts that are answered "
                 "--data.task.is_chat false."
             )
 
