@@ -35,7 +35,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "RM, likelihood": ("arithmetic_rm", "--data.batch_size 10 --data.task.num_train 40"),
     "RM, head at the last token": (
         "arithmetic_rm",
-        "--data.batch_size 10 --data.task.num_train 40 --model.policy.likelihood_scale null",
+        "--data.batch_size 10 --data.task.num_train 40 --model.reward_model.likelihood_scale null",
     ),
     "DPO": ("arithmetic_dpo", _PAIRS),
     "DPO, LoRA": ("arithmetic_dpo", f"{_PAIRS} --model.policy.lora.r 4 --model.optimizer.lr 0.001"),

@@ -142,11 +142,12 @@ def _name_runs(loggers: object, experiment: str) -> None:
 
 
 def _share_tokenizer(config: Namespace) -> None:
-    """Let a data module whose `tokenizer` is null take the one that lies with the policy's weights."""
-    data, policy = config.data.init_args, config.model.init_args.get("policy")
-    if policy is not None and data.get("tokenizer", "") is None:
+    """Let a data module whose `tokenizer` is null take the one that lies with the weights of the policy, or of the reward model."""
+    data, model = config.data.init_args, config.model.init_args
+    recipe = model.get("policy") or model.get("reward_model")
+    if recipe is not None and data.get("tokenizer", "") is None:
         # A reward model's recipe is of one class, which the config does not name.
-        arguments = policy.get("init_args", policy)
+        arguments = recipe.get("init_args", recipe)
         # Of a folder of checkpoints, or an adapter, it may lie elsewhere.
         data.tokenizer = arguments.get("path") and tokenizer_at(arguments.path)
         if arguments.get("trust_remote_code"):

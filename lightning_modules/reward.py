@@ -36,7 +36,7 @@ class RewardModule(TrainedModule):
     accuracy and the calibration that are reported are of the pairs.
 
     Args:
-        policy: recipe of the reward model. Named as in the other modules, so that the data module finds its tokenizer.
+        reward_model: recipe of the reward model.
         optimizer: builds the optimizer from the parameters that require a gradient.
         lr_scheduler: builds a schedule that is stepped once per optimizer step; constant by default.
         loss: Bradley-Terry, with margin and centring.
@@ -44,13 +44,13 @@ class RewardModule(TrainedModule):
 
     def __init__(
         self,
-        policy: RewardModelSpec,
+        reward_model: RewardModelSpec,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: BradleyTerry | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
-        self.spec = policy
+        self.spec = reward_model
         self.loss = loss or BradleyTerry()
         self.accuracy = MeanMetric()
         self.calibration = BinaryCalibrationError(n_bins=10, norm="l1")

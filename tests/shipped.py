@@ -78,7 +78,7 @@ class Shipped:
             return str(self.folder / "cache")
         if option == "rewards":
             return [self._reward(source) for source in value]
-        if option in ("policy", "reference") and "path" in value.get("init_args", value):
+        if option in ("policy", "reference", "reward_model") and "path" in value.get("init_args", value):
             return self._with_path(value)
         if option in ("train", "val", "parts"):
             return self._rows(value)

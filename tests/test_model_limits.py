@@ -41,7 +41,7 @@ def reward_model(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "class_path": "lightning_modules.reward.RewardModule",
         "init_args": {
-            "policy": {"path": str(folder / "model")},
+            "reward_model": {"path": str(folder / "model")},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
         },
     }

@@ -37,7 +37,7 @@ def config(stage: str, processes: int, folder: Path) -> dict[str, Any]:
         policy = {"path": str(tiny.write_model(folder / "model"))}
         parts["model"] = {
             "class_path": "lightning_modules.reward.RewardModule",
-            "init_args": {"policy": policy, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
+            "init_args": {"reward_model": policy, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
         }
     keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 4}}
     pace = {"class_path": "tests.test_random_signals.Pace"}

@@ -39,7 +39,10 @@ def config(stage: str, folder: Path) -> dict[str, Any]:
     if stage == "rm":
         policy = {"path": str(tiny.write_model(folder / "model"))}
         optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
-        model = {"class_path": "lightning_modules.reward.RewardModule", "init_args": {"policy": policy, "optimizer": optimizer}}
+        model = {
+            "class_path": "lightning_modules.reward.RewardModule",
+            "init_args": {"reward_model": policy, "optimizer": optimizer},
+        }
     data = tiny.pair_data(folder, supervised=supervised, val_fraction=0)
     return {"seed_everything": 3, "trainer": trainer, "model": model, "data": data}
 

@@ -17,7 +17,7 @@ Write = Callable[[Mapping[str, Any], str], Path]
 
 def reward_module(folder: Path) -> dict[str, Any]:
     arguments = {
-        "policy": {"path": str(tiny.write_model(folder / "model"))},
+        "reward_model": {"path": str(tiny.write_model(folder / "model"))},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}},
     }
     return {"class_path": "lightning_modules.reward.RewardModule", "init_args": arguments}

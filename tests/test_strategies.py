@@ -55,7 +55,7 @@ def stage_parts(folder: Path, stage: str, data: dict[str, Any]) -> tuple[list[di
         spec = {"path": str(tiny.write_model(folder / "start")), **REWARDS[stage]}
         module = {
             "class_path": "lightning_modules.reward.RewardModule",
-            "init_args": {"policy": spec, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
+            "init_args": {"reward_model": spec, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
         }
         sets = {
             "class_path": "callbacks.diagnostics.pair_accuracy.PairAccuracy",

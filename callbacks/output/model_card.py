@@ -104,7 +104,7 @@ def _exports(trainer: Trainer) -> list[PolicyExport]:
 
 def _base(config: Mapping[str, Any]) -> str | None:
     arguments = (config.get("model") or {}).get("init_args") or {}
-    recipe = arguments.get("policy") or {}
+    recipe = arguments.get("policy") or arguments.get("reward_model") or {}
     path = (recipe.get("init_args") or recipe).get("path")
     return None if path is None else str(path)
 

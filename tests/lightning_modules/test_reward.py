@@ -194,7 +194,7 @@ def config(folder: Path, model: Path, **options: Any) -> Path:
     module = {
         "class_path": "lightning_modules.reward.RewardModule",
         "init_args": {
-            "policy": {"path": str(model)},
+            "reward_model": {"path": str(model)},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}},
             "loss": {"centring": 0.01},
         },

@@ -70,7 +70,7 @@ def train(folder: Path, tokenizer: PreTrainedTokenizerFast, *, as_chat: bool, **
         "cache_dir": str(folder / "cache"),
     }
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}}
-    module = {"policy": {"path": str(write_policy(folder / "policy", tokenizer))} | policy, "optimizer": optimizer}
+    module = {"reward_model": {"path": str(write_policy(folder / "policy", tokenizer))} | policy, "optimizer": optimizer}
     config = {
         "seed_everything": 0,
         "trainer": tiny.trainer(
