@@ -57,10 +57,15 @@ class CheckpointVerdict(StaticDiagnosis):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._last = _saved(list(require(pl_module, HasCheckpoints).series.values())[-1]).path
         for alarm in self.alarms(trainer):
             # Those of checkpoints that stand are told in the verdict.
             alarm.is_silent = self.follow is None
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in setup, where no policy is built yet.
+        self._last = _saved(list(require(pl_module, HasCheckpoints).series.values())[-1]).path
+        super().on_validation_epoch_start(trainer, pl_module)
 
     @override
     def on_checkpoint_read(self, trainer: Trainer) -> None:
