@@ -1,12 +1,16 @@
-"""An alarm rule: which property, when it shows, and what to say."""
+"""A rule: which property, when it shows, and what to say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
+from typing import Literal
 
 from callbacks.alarms.conditions import Condition, Histories
+
+Level = Literal["notice", "warning"]
+"""A notice is a fact; a warning says that harm is likely."""
 
 SINCE = "since"
 """A name for sentences: the step from which the rule's conditions have held."""
@@ -22,12 +26,13 @@ class AlarmRule:
     conditions: tuple[Condition, ...]
     """At least one."""
     says: tuple[str, ...]
-    """Sentences; `{metric:.2f}` stands for the metric's last reading. One whose metrics were not all measured is left out. The
-    last ones say what to do."""
+    """Sentences; `{metric:.2f}` stands for the metric's last reading. One whose metrics were not all measured is left out."""
     patience: int = 2
     """Judgements in a row, >= 1."""
     needs_rewards: bool = False
     """Only for runs with rewards from outside; other runs do not say that it was not judged."""
+    level: Level = "notice"
+    """`warning` for a rule of your own that means harm: it has no probability."""
 
     def __post_init__(self) -> None:
         if not self.conditions or self.patience < 1:

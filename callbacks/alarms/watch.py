@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.alarms.conditions import Histories
-from callbacks.alarms.rules import AlarmRule
+from callbacks.alarms.rules import AlarmRule, Level
 
 Derived = Callable[[Mapping[str, float]], Mapping[str, float | str]]
 """Further numbers and words for sentences, from the latest readings."""
@@ -24,6 +24,7 @@ class Alarm:
     """Last readings of the rule's metrics."""
     since: int
     """Step from which the conditions have held."""
+    level: Level = "notice"
 
 
 class AlarmWatch:
@@ -59,7 +60,7 @@ class AlarmWatch:
             step: of the readings heard since the last call.
             derived: further numbers and words for the sentences.
         """
-        alarms = []
+        alarms: list[Alarm] = []
         for number, rule in enumerate(self._rules):
             if rule.property in self._fired or not rule.metrics() & self._fresh:
                 continue
@@ -112,7 +113,7 @@ class AlarmWatch:
         latest = self._histories.latest()
         numbers = {name: latest[name] for name in sorted(rule.metrics())}
         values = {**latest, **(derived(latest) if derived else {})}
-        return Alarm(step, rule.property, rule.message(values, since), numbers, since)
+        return Alarm(step, rule.property, rule.message(values, since), numbers, since, rule.level)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; taken between judgements."""

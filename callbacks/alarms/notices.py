@@ -1,0 +1,80 @@
+"""Rules that say that a property shows: facts with their size, and no claim of harm. Their bounds are shares and spreads."""
+
+from __future__ import annotations
+
+from callbacks.alarms.conditions import Condition
+from callbacks.alarms.rules import AlarmRule
+
+PREFIX = "harm"
+"""Of the features of `callbacks.alarms.features`, where rules name them: `harm/others_fall`."""
+KL_RATIO = f"{PREFIX}/kl_ratio"
+"""Sampled KL to the reference over the surprise of what the policy wrote at the start; reinforcement alone."""
+
+_OTHERS, _COLLATERAL, _CHOSEN = f"{PREFIX}/others_fall", f"{PREFIX}/collateral", f"{PREFIX}/chosen_fall"
+_OFF_DATA, _OFF_PAIR = f"{PREFIX}/off_data_growth", f"{PREFIX}/off_pair_growth"
+_DROP_SHARE = "likelihood/bank/drop_share"
+
+PROPERTY_NOTICES = (
+    AlarmRule(
+        property="drastic_drop",
+        conditions=(Condition(metric=_OTHERS, window=1, above=0.1), Condition(metric=_COLLATERAL, window=1, above=0.25)),
+        says=(
+            "Since step {since} other prompts' chosen answers fall with the rejected ones: by {harm/others_fall:.2f} of their spread, "
+            "{harm/collateral:.2f} times as far as rejected, per token.",
+        ),
+    ),
+    AlarmRule(
+        property="suppression",
+        conditions=(Condition(metric=_CHOSEN, window=1, above=0.1), Condition(metric=_DROP_SHARE, window=1, above=1.0)),
+        says=(
+            "Since step {since} the margin grows while chosen answers fall: by {harm/chosen_fall:.2f} of their spread (drop share "
+            "{likelihood/bank/drop_share:.2f}), and both sides of a pair in {harm/both_down:.0%} of them.",
+            "Most of it at {where} tokens.",
+        ),
+    ),
+    AlarmRule(
+        property="dispersion",
+        conditions=(Condition(metric=_OFF_DATA, window=1, above=0.02),),
+        says=(
+            "Since step {since} probability leaves every answer that the data knows: {harm/off_data_growth:.1%} of what was on them "
+            "(off-data mass {dispersion/bank/off_data_mass:.3f} a token).",
+        ),
+    ),
+    AlarmRule(
+        property="dispersion",
+        conditions=(Condition(metric=_OFF_PAIR, window=1, above=0.1),),
+        says=(
+            "Since step {since} probability leaves both sides where pairs part: {harm/off_pair_growth:.1%} of what was on them "
+            "({dispersion/bank/off_pair_mass:.3f} is on neither).",
+        ),
+    ),
+)
+"""The paper's three, read off the probe bank."""
+
+REINFORCEMENT_NOTICES = (
+    AlarmRule(
+        property="reward_hacking",
+        needs_rewards=True,
+        conditions=(
+            Condition(metric="objective/rlhf_reward", of="change", above=0.0, window=4),
+            Condition(metric="objective/rlhf_reward", of="drift", above=0.0, window=4),
+            Condition(metric="task/accuracy", of="change", below=-0.05, window=1),
+        ),
+        says=(
+            "Since step {since} the reward rises ({objective/rlhf_reward:.3g}) while fewer held-out problems are solved: "
+            "{task/accuracy:.0%}.",
+        ),
+    ),
+    AlarmRule(
+        property="kl_blow_up",
+        needs_rewards=True,
+        conditions=(Condition(metric=KL_RATIO, above=1.0, window=2), Condition(metric=KL_RATIO, of="drift", above=0.1, window=2)),
+        says=(
+            "Since step {since} the policy's own answers are {harm/kl_ratio:.1f} times as far from the reference (sampled KL) as they were "
+            "surprising at the start, and the distance grows.",
+        ),
+    ),
+)
+"""For runs with rewards from outside. The names are those that TRL's PPO logged."""
+
+NOTICES = (*PROPERTY_NOTICES, *REINFORCEMENT_NOTICES)
