@@ -65,11 +65,13 @@ def _properties(folder: Path) -> list[str]:
     verdicts = judged[-1]["verdicts"] if judged else {}
     if not verdicts:
         return ["The three properties: not judged (no PropertyAlarm among the callbacks)."]
-    since = {row["property"]: row.get("since", row["step"]) for row in read_rows(folder, "alarms")}
+    said = read_rows(folder, "alarms")
+    since = {row["property"]: row.get("since", row["step"]) for row in said if row.get("level") != "warning"}
+    warned = [f"Warning at step {row['step']}: {row['message']}" for row in said if row.get("level") == "warning"]
     shown = [f"{_words(name)} from step {step}" for name, step in since.items()]
     silent = [_words(name) for name, verdict in verdicts.items() if verdict == "no sign"]
     no_sign = f" No sign of: {', '.join(silent)}." if silent else ""
-    lines = [f"Properties that show: {', '.join(shown) or 'none'}.{no_sign}"]
+    lines = [*warned, f"Properties that show: {', '.join(shown) or 'none'}.{no_sign}"]
     open_ones = [f"{_words(name)} ({_short(verdict)})" for name, verdict in verdicts.items() if "not judged" in verdict]
     return lines + ([f"Not judged to the end: {'; '.join(open_ones)}."] if open_ones else [])
 

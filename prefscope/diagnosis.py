@@ -30,7 +30,7 @@ class Diagnosis:
     verdict: str
     """A few lines: what the likelihoods did, how sure that is, and what was not judged."""
     properties: dict[str, str]
-    """Property -> `fired ...`, `no sign`, or `not judged: ...` with the reason."""
+    """Property -> `shows ...`, `no sign`, or `not judged: ...` with the reason."""
     table: DataFrame
     """A row a checkpoint (`step`), a column a metric: likelihoods, rewards and accuracies, with 95% intervals over pairs."""
     page: Path

@@ -19,7 +19,7 @@ ALARM, DOCTOR = "callbacks.alarms.property_alarm.PropertyAlarm", "callbacks.outp
 
 
 def alarms_html(runs: Sequence[Run]) -> str:
-    """Every alarm with the step it fired at; whether an empty list means silence or nobody listening."""
+    """Every warning and notice with its step; whether an empty list means silence or nobody listening."""
     return "\n".join(filter(None, (part for run in runs for part in (_alarms_of(run), _verdicts_of(run)))))
 
 
@@ -54,8 +54,8 @@ def command_of(run: Run) -> str:
 def _alarms_of(run: Run) -> str:
     if run.alarms:
         items = (
-            f'<p class="alarm"><b>{escape(run.name)}, step {escape(str(row["step"]))}: '
-            f"{escape(str(row.get('property')).replace('_', ' '))}.</b> {escape(str(row.get('message')))}</p>"
+            f'<p class="{_style(row)}"><b>{escape(run.name)}, step {escape(str(row["step"]))}: '
+            f"{_level(row)}, {escape(str(row.get('property')).replace('_', ' '))}.</b> {escape(str(row.get('message')))}</p>"
             for row in run.alarms
         )
         return "\n".join(items)
@@ -65,9 +65,17 @@ def _alarms_of(run: Run) -> str:
     return f"<p>{escape(run.name)}: {escape(said)}</p>"
 
 
+def _level(row: Mapping[str, Any]) -> str:
+    return "warning" if row.get("level") == "warning" else "notice"
+
+
+def _style(row: Mapping[str, Any]) -> str:
+    return "alarm" if _level(row) == "warning" else "note"
+
+
 def _verdicts_of(run: Run) -> str:
-    """What became of the properties that no alarm was given for."""
-    silent = {name: verdict for name, verdict in run.verdicts.items() if not verdict.startswith("fired")}
+    """What became of the properties that nothing was said of, and of the warning."""
+    silent = {name: verdict for name, verdict in run.verdicts.items() if not verdict.startswith(("shows", "warned", "fired"))}
     if not silent:
         return ""
     said = "; ".join(f"{name.replace('_', ' ')}: {verdict}" for name, verdict in silent.items())

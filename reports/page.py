@@ -29,6 +29,9 @@ from reports.terms import STYLE as TERMS_STYLE
 from reports.terms import terms_html
 from run_folder.heatmap_figure import STYLE
 
+NOTICED = "Warnings and notices"
+"""Title of the section."""
+
 HEADLINE_MEANING = (
     "From the first reading to the last, of what was judged. How sure: whether the change is larger than chance makes it on so "
     "many problems. One run with one seed; another seed may differ."
@@ -76,7 +79,7 @@ def report_page(runs: Sequence[Run]) -> str:
         _section("happened", "What happened", HEADLINE_MEANING, headline_html(runs)),
         _section("properties", "The three properties", CARDS_MEANING, cards_html(runs)),
         _samples(runs),
-        _section("alarms", "Alarms", "What the run itself called wrong, and from which step on.", alarms_html(runs)),
+        _section("alarms", NOTICED, "Warnings say that harm is likely; notices that a property shows.", alarms_html(runs)),
         advice,
         _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
         *filter(None, (_figure(plot, groups) for plot in PLOTS)),
@@ -123,7 +126,7 @@ def _contents(groups: Sequence[Group], *, has_advice: bool) -> str:
         "happened": "What happened",
         "properties": "Properties",
         "samples": "Samples",
-        "alarms": "Alarms",
+        "alarms": NOTICED,
         **({"advice": "What would help"} if has_advice else {}),
         "numbers": "Numbers",
     }

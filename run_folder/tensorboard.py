@@ -31,6 +31,8 @@ ROWS_ONLY = (
     r"dispersion/bank/probes/(change|index)",
     # Units and errors of other metrics.
     r"likelihood/bank/.*_spread",
+    # What the probability of harm is made of.
+    r"harm/(?!probability).*",
     # Of single steps: noise to the eye.
     r"degradation/(bank/)?flips_to_(right|wrong)",
     r"head/(chosen|rejected)/(predicted|explained|norm)|head/ches|head/sign_agreement",

@@ -30,6 +30,9 @@ _PAIRS = "pairs/number"
 
 _NOT_JUDGED = "not judged, so whether answers got better is not known."
 
+HARM = "harm"
+"""Key of the warning's verdict in `judged.jsonl`, beside those of the properties."""
+
 VALIDATION = frozenset(metric for metric, _ in _JUDGED if metric.startswith("val/"))
 """Metrics of the verdict that validation logs and no rows hold."""
 
@@ -108,23 +111,44 @@ def verdict_of(tracks: Mapping[str, Track], method: str) -> Verdict:
 
 
 def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str], verdict: Verdict) -> str:
-    """Which properties fired and when, which were not judged; and where accuracy says otherwise, that it does.
+    """Whether the run was warned of, which properties show and since when, and what was not judged.
 
     Args:
-        alarms: rows of `alarms.jsonl`.
-        judged: property -> what became of it, of the last row of `judged.jsonl`; empty where nobody listened to the end.
-        verdict: of the run. Only answers that were judged can say that there is no harm.
+        alarms: rows of `alarms.jsonl`; one without a level is a notice.
+        judged: what became of each property and of `harm`, by the last row of `judged.jsonl`; empty where nobody listened to the
+            end.
+        verdict: of the run. Only answers that were judged can say that a warning was wrong.
     """
-    unknown = ", ".join(name.replace("_", " ") for name, found in judged.items() if found.startswith("not judged"))
-    left = f" Not judged: {unknown}." if unknown else ""
-    partly = ", ".join(name.replace("_", " ") for name, found in judged.items() if "the rest not judged" in found)
-    left += f" Judged in part alone: {partly}." if partly else ""
-    if not alarms:
-        return f"Alarms: none fired.{left}" if len(judged) > unknown.count(",") + bool(unknown) else "Alarms: not judged."
-    named = ", ".join(f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})" for row in alarms)
-    calm = {"better": "accuracy rose all the same", "same": "accuracy did not change beyond chance"}.get(verdict.outcome)
-    calm = calm if verdict.is_of_answers else None
-    return f"Alarms: {named}.{left}" + (f" But {calm}: the properties show, harm does not." if calm else "")
+    if not alarms and all(found.startswith("not judged") for found in judged.values()):
+        return "Warnings and notices: not judged."
+    warnings = [row for row in alarms if row.get("level") == "warning"]
+    notices = [row for row in alarms if row not in warnings]
+    said = [_warning(row) for row in warnings] or [_no_warning(judged.get(HARM, ""))]
+    said += [f"Shows: {', '.join(map(_named, notices))}."] if notices else ["No property shows."] * bool(judged)
+    properties = {name.replace("_", " "): found for name, found in judged.items() if name != HARM}
+    unknown = [name for name, found in properties.items() if found.startswith("not judged")]
+    partly = [name for name, found in properties.items() if "the rest not judged" in found]
+    said += [f"Not judged: {', '.join(unknown)}."] if unknown else []
+    said += [f"Judged in part alone: {', '.join(partly)}."] if partly else []
+    calm = {"better": "accuracy rose", "same": "accuracy did not change beyond chance"}.get(verdict.outcome)
+    said += [f"The warning was wrong: {calm}."] if warnings and calm and verdict.is_of_answers else []
+    return " ".join(filter(None, said))
+
+
+def _warning(row: Mapping[str, Any]) -> str:
+    probability = row.get("probability")
+    how = "by a rule of your own" if probability is None else f"{probability:.0%} likely to end worse than it began"
+    return f"Warned at step {row['step']}: {how} ({str(row.get('property')).replace('_', ' ')})."
+
+
+def _no_warning(found: str) -> str:
+    if found.startswith("not judged"):
+        return "Whether harm is likely was not judged."
+    return f"{found[:1].upper()}{found[1:]}." if found else ""
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})"
 
 
 def _change(points: float, words: str) -> str:

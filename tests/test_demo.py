@@ -34,4 +34,4 @@ def test_each_run_is_told_in_a_line(tmp_path: Path) -> None:
     # 1.96 sqrt(.25 / 100 + .1875 / 100) = .1296
     assert line.startswith("worse: The run lost 25 points of accuracy: 0.500 -> 0.250.")
     assert "Beyond chance: 95% interval of the change [-38, -12] points" in line
-    assert line.endswith("Alarms: not judged.")
+    assert line.endswith("Warnings and notices: not judged.")

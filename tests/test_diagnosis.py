@@ -181,7 +181,7 @@ def test_alarms_judge_checkpoints(tmp_path: Path, run: Run, write_config: Write,
     assert abs(changes[20]) < 0.05
     fired = [row["step"] for row in read_rows(folder, "alarms")]
     assert fired == ([100] if changes[100] < -0.05 else [])
-    assert read_rows(folder, "judged")[-1]["verdicts"]["drastic_drop"] == ("fired at step 100" if fired else "no sign")
+    assert read_rows(folder, "judged")[-1]["verdicts"]["drastic_drop"] == ("shows from step 100" if fired else "no sign")
 
 
 def test_a_diagnosis_tells_the_step_of_its_loss_and_how_to_run_it_again(

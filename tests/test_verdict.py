@@ -79,17 +79,32 @@ def judged(outcome: Outcome, *, is_of_answers: bool = True) -> Verdict:
 
 def test_silence_is_told_from_nobody_listening() -> None:
     quiet = {"drastic_drop": "did not fire", "dispersion": "not judged: mass not measured"}
-    assert alarm_sentence([], {}, judged("worse")) == "Alarms: not judged."
-    assert alarm_sentence([], {"dispersion": "not judged: mass not measured"}, judged("worse")) == "Alarms: not judged."
-    assert alarm_sentence([], quiet, judged("worse")) == "Alarms: none fired. Not judged: dispersion."
+    nobody = "Warnings and notices: not judged."
+    assert alarm_sentence([], {}, judged("worse")) == nobody
+    assert alarm_sentence([], {"dispersion": "not judged: mass not measured"}, judged("worse")) == nobody
+    assert alarm_sentence([], quiet, judged("worse")) == "No property shows. Not judged: dispersion."
+    calm = quiet | {"harm": "no warning: at most 12% likely to end worse (step 30)"}
+    assert alarm_sentence([], calm, judged("worse")).startswith(
+        "No warning: at most 12% likely to end worse (step 30). No property"
+    )
+    unknown = quiet | {"harm": "not judged: mass/chosen/moved was not measured"}
+    assert alarm_sentence([], unknown, judged("worse")).startswith("Whether harm is likely was not judged. No property shows.")
 
 
-def test_alarms_and_accuracy_are_reconciled() -> None:
-    assert alarm_sentence(ROWS, {}, judged("worse")) == "Alarms: drastic drop (step 15), suppression (step 18)."
-    said = alarm_sentence(ROWS, {}, judged("same"))
+WARNING = {"step": 12, "property": "suppression", "level": "warning", "probability": 0.84}
+
+
+def test_a_warning_and_accuracy_are_reconciled() -> None:
+    assert alarm_sentence(ROWS, {}, judged("worse")) == "Shows: drastic drop (step 15), suppression (step 18)."
+    # A notice claims no harm: there is nothing to take back.
+    assert alarm_sentence(ROWS, {}, judged("better")) == alarm_sentence(ROWS, {}, judged("worse"))
+    warned = alarm_sentence([*ROWS, WARNING], {}, judged("worse"))
+    assert warned.startswith("Warned at step 12: 84% likely to end worse than it began (suppression). Shows: drastic drop")
+    assert alarm_sentence([WARNING], {}, judged("same")).endswith("The warning was wrong: accuracy did not change beyond chance.")
     # A better ranking of pairs is no sign that answers are unharmed.
-    assert "harm" not in alarm_sentence(ROWS, {}, judged("better", is_of_answers=False))
-    assert said.endswith("But accuracy did not change beyond chance: the properties show, harm does not.")
+    assert "wrong" not in alarm_sentence([WARNING], {}, judged("better", is_of_answers=False))
+    own = {"step": 3, "property": "forgetting", "level": "warning", "probability": None}
+    assert alarm_sentence([own], {}, judged("worse")) == "Warned at step 3: by a rule of your own (forgetting)."
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ def shipped() -> Calibration:
     content = json.loads(FILE.read_text(encoding="utf-8"))
     names = [feature.name for feature in FEATURES]
     if content["features"] != names:
-        raise ValueError(f"expected {FILE.name} for the features {names}, got {content['features']}. Make it: python -m studies page verdict")
+        raise ValueError(
+            f"expected {FILE.name} for the features {names}, got {content['features']}. Make it: python -m studies page verdict"
+        )
     return Calibration(
         weights=tuple(content["weights"]),
         intercept=content["intercept"],

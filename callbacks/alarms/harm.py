@@ -130,12 +130,12 @@ def message(judgement: Judgement, calibration: Calibration) -> str:
         for feature in heaviest[:CLAUSES]
         if judgement.contributions[feature.name] > 0
     ]
-    families = len(calibration.runs)
     sentences = [
-        f"This run is {judgement.probability:.0%} likely to end worse than it began: of the {like.runs} runs that read most like it "
-        f"{like.wrong} did, and {like.fine_above} of {like.fine} that ended well read as badly.",
+        f"This run is {judgement.probability:.0%} likely to end worse than it began.",
+        f"Of the {like.runs} runs that read most like it {like.wrong} did; "
+        f"{like.fine_above} of {like.fine} that ended well read as badly.",
         f"What shows since the start: {'; '.join(clauses)}.",
-        f"Calibrated on {calibration.num_runs} runs of {families} families (docs/results/verdict).",
+        f"Calibrated on {calibration.num_runs} runs of {len(calibration.runs)} families (docs/results/verdict).",
     ]
     if judgement.outside:
         sentences.append(f"Outside what it was calibrated on: {'; '.join(judgement.outside)}.")

@@ -19,8 +19,8 @@ PROPERTY_NOTICES = (
         property="drastic_drop",
         conditions=(Condition(metric=_OTHERS, window=1, above=0.1), Condition(metric=_COLLATERAL, window=1, above=0.25)),
         says=(
-            "Since step {since} other prompts' chosen answers fall with the rejected ones: by {harm/others_fall:.2f} of their spread, "
-            "{harm/collateral:.2f} times as far as rejected, per token.",
+            "Since step {since} other prompts' chosen answers fall with the rejected ones: by {harm/others_fall:.2f} of their "
+            "spread, {harm/collateral:.2f} times as far as rejected, per token.",
         ),
     ),
     AlarmRule(
@@ -36,8 +36,8 @@ PROPERTY_NOTICES = (
         property="dispersion",
         conditions=(Condition(metric=_OFF_DATA, window=1, above=0.02),),
         says=(
-            "Since step {since} probability leaves every answer that the data knows: {harm/off_data_growth:.1%} of what was on them "
-            "(off-data mass {dispersion/bank/off_data_mass:.3f} a token).",
+            "Since step {since} probability leaves every answer that the data knows: {harm/off_data_growth:.1%} of what was on "
+            "them (off-data mass {dispersion/bank/off_data_mass:.3f} a token).",
         ),
     ),
     AlarmRule(
@@ -70,8 +70,8 @@ REINFORCEMENT_NOTICES = (
         needs_rewards=True,
         conditions=(Condition(metric=KL_RATIO, above=1.0, window=2), Condition(metric=KL_RATIO, of="drift", above=0.1, window=2)),
         says=(
-            "Since step {since} the policy's own answers are {harm/kl_ratio:.1f} times as far from the reference (sampled KL) as they were "
-            "surprising at the start, and the distance grows.",
+            "Since step {since} the policy's own answers are {harm/kl_ratio:.1f} times as far from the reference (sampled KL) as "
+            "they were surprising at the start, and the distance grows.",
         ),
     ),
 )

@@ -19,10 +19,9 @@ from callbacks.base import ReadingListener
 from callbacks.output.console import say
 from callbacks.schedule import step_of
 from run_folder.files import append_row, tensorboard_writer
+from run_folder.verdict import HARM
 
 ROWS, HARM_ROWS, JUDGED_ROWS = "alarms", "harm", "judged"
-HARM = "harm"
-"""Key of the warning's verdict, beside those of the properties."""
 _KL, _ENTROPY = "objective/kl", "objective/entropy"
 _CLASSES = ("shared", "divergent", "overlap", "novel")
 
@@ -146,21 +145,20 @@ class PropertyAlarm(ReadingListener):
                 "outside": list(judgement.outside),
                 "since": judgement.step,
             }
-            self._say(trainer, row, style="red")
+            self._say(trainer, row)
 
     def _announce(self, trainer: Trainer, alarm: Alarm) -> None:
         row = {"step": alarm.step, "property": alarm.property, "level": alarm.level, "probability": None, "message": alarm.message}
-        self._say(trainer, {**row, "numbers": alarm.numbers, "since": alarm.since}, style="yellow")
+        self._say(trainer, {**row, "numbers": alarm.numbers, "since": alarm.since})
 
-    def _say(self, trainer: Trainer, row: Mapping[str, Any], style: str) -> None:
+    def _say(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
         if not trainer.is_global_zero:
             return
         name, level = str(row["property"]).replace("_", " "), str(row["level"])
         if not self.is_silent:
             title = f"{level}: {name}, step {row['step']}"
-            is_warning = level == "warning"
-            line = Panel(row["message"], title=title, title_align="left", border_style=style) if is_warning else f"{title}. {row['message']}"
-            say(self._console, line)
+            panel = Panel(str(row["message"]), title=title, title_align="left", border_style="red")
+            say(self._console, panel if level == "warning" else f"{title}. {row['message']}")
         writer = tensorboard_writer(trainer)
         if writer is not None:
             writer.add_text(f"{level}s/{row['property']}", row["message"], row["step"])

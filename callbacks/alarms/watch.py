@@ -82,7 +82,7 @@ class AlarmWatch:
         return length + 1
 
     def verdicts(self) -> dict[str, str]:
-        """What became of each property: it fired, there was no sign of it, or it was not judged, and why.
+        """What became of each property: it shows, there was no sign of it, or it was not judged, and why.
 
         Left out are rules for runs with rewards, where nothing that they read was measured.
         """
@@ -94,7 +94,7 @@ class AlarmWatch:
 
     def _verdict(self, name: str, numbers: Sequence[int]) -> str:
         if name in self._fired:
-            return f"fired at step {self._fired[name]}"
+            return f"shows from step {self._fired[name]}"
         open_ones = [self._lack(number) for number in numbers if number not in self._judged or number in self._streaks]
         if not open_ones:
             return "no sign"

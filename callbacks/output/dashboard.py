@@ -26,6 +26,7 @@ LAYOUT: Layout = {
         "drop share of the margin (above 1: chosen falls too)": _lines("likelihood/bank/drop_share", "likelihood/drop_share"),
         "mass off the data, off the pair": _lines("dispersion/bank/(off_data_mass|off_pair_mass)"),
         "gradient at the logits, by side (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample)/l2"),
+        "probability that the run ends worse than it began": _lines("harm/probability"),
         "KL to the reference, repeated 4-grams of samples": _lines(
             "on_policy/kl_per_token", "on_policy/(repetition|out_of_reference)", "objective/kl"
         ),

@@ -80,11 +80,11 @@ class LabelledRun:
     def readings(self) -> list[tuple[int, dict[str, float], dict[str, float]]]:
         """(step, first readings, latest readings) at each reading of the bank after step 0."""
         bank = [(step, {name: numbers[name] for name in METRICS & numbers.keys()}) for step, numbers in self.steps]
-        whole = [(step, numbers) for step, numbers in bank if not lacking({**numbers, "mass/chosen/moved": 0, "mass/rejected/moved": 0})]
+        whole = [(step, numbers) for step, numbers in bank if not lacking(numbers)]
         if not whole:
             return []
         first = whole[0][1]
-        return [(step, first, numbers) for step, numbers in whole[1:] if not lacking(numbers)]
+        return [(step, first, numbers) for step, numbers in whole[1:]]
 
     @cached_property
     def sizes(self) -> Array:

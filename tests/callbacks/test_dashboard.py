@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch.optim import SGD
 
+from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.disentanglement import DisentanglementMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
@@ -39,6 +40,7 @@ def test_every_chart_finds_metrics_and_an_overview_comes_first(tmp_path: Path) -
         DisentanglementMonitor(1),
         DispersionMonitor(1, 1),
         MassMonitor(1),
+        PropertyAlarm(),
         SampleLogger(2, sampling=Sampling(max_new_tokens=4)),
     ]
     module = PreferenceModule(TINY, DPOLoss(beta=0.5), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))

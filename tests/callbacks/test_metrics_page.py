@@ -16,6 +16,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from callbacks import diagnostics
+from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.base import Diagnostic
 from callbacks.control.adaptive_beta import AdaptiveBeta
 from callbacks.control.reward_calibration import RewardCalibration
@@ -138,7 +139,13 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         fit(SFTModule(BigramSpec(), optimizer), monitors(), folder, data=Validated(supervised(PAIRS), microbatches, 1)),
         fit(
             PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), FlexDPOLoss(), optimizer, cache_dir=cache),
-            [*monitors(), ToyLedger(every_n_steps=1), AdaptiveBeta(), PairAccuracy({"toy": PairSet(split="train")})],
+            [
+                *monitors(),
+                ToyLedger(every_n_steps=1),
+                AdaptiveBeta(),
+                PropertyAlarm(),
+                PairAccuracy({"toy": PairSet(split="train")}),
+            ],
             folder,
             data=toy,
             max_steps=3,

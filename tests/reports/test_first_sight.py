@@ -36,7 +36,7 @@ def test_the_headline_says_what_was_judged(tmp_path: Path) -> None:
     assert "lost 30 points of accuracy: 0.500 -&gt; 0.200" in page
     # 1.96 sqrt(.25 / 100 + .16 / 100) = .1255
     assert "Beyond chance: 95% interval of the change [-43, -17] points on 100 problems." in page
-    assert "Alarms: not judged." in page
+    assert "Warnings and notices: not judged." in page
 
 
 def test_the_headline_of_what_nobody_judged_is_no_all_clear(tmp_path: Path) -> None:

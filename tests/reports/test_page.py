@@ -122,12 +122,14 @@ def test_a_run_that_lacks_what_another_has_is_named(tmp_path: Path) -> None:
 def test_alarms_tell_their_step(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "made_up" / "version_0", {})
     assert "not switched on" in alarms_html([load_run(folder)])
-    judged = {"step": 9, "verdicts": {"dispersion": "not judged: m was not measured", "suppression": "fired at step 120"}}
+    judged = {"step": 9, "verdicts": {"dispersion": "not judged: m was not measured", "suppression": "shows from step 120"}}
     (folder / "diagnostics" / "judged.jsonl").write_text(json.dumps(judged) + "\n")
     assert "made_up/version_0: dispersion: not judged: m was not measured.</p>" in alarms_html([load_run(folder)])
     row = {"step": 120, "property": "suppression", "message": "the margin grows only as rejected falls: drop share 1.4"}
     (folder / "diagnostics" / "alarms.jsonl").write_text(json.dumps(row) + "\n")
-    assert "step 120: suppression.</b> the margin grows only as rejected falls: drop share 1.4" in alarms_html([load_run(folder)])
+    assert "step 120: notice, suppression.</b> the margin grows only as rejected falls: drop share 1.4" in alarms_html(
+        [load_run(folder)]
+    )
 
 
 def test_what_the_data_doctor_found_stands_in_the_page(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,7 @@ import pytest
 import torch
 
 from callbacks.alarms.conditions import MAX_WINDOW, Condition, Histories, History
-from callbacks.alarms.property_rules import PROPERTY_RULES
-from callbacks.alarms.reinforcement_rules import REINFORCEMENT_RULES
-from callbacks.alarms.remedies import advice, centred_beta
+from callbacks.alarms.notices import KL_RATIO, NOTICES, PROPERTY_NOTICES, REINFORCEMENT_NOTICES
 from callbacks.alarms.rules import AlarmRule, over_checkpoints
 from callbacks.alarms.watch import Alarm, AlarmWatch
 from lightning_modules import losses
@@ -24,28 +23,22 @@ from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.cpo import CPOLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.dpop import DPOPLoss
-from lightning_modules.losses.flex_dpo import FlexDPOLoss
-from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.losses.sppo import SPPOLoss
-from lightning_modules.ppo.kl_penalty import KLPenalty
 
 
 def test_a_checkpoint_is_judged_on_one_reading_where_its_rule_compares_no_stretches() -> None:
-    watch = AlarmWatch(over_checkpoints(PROPERTY_RULES))
-    # The reference, then one checkpoint whose chosen side fell while 9% more of the mass left what is known.
-    watch.hear({"dispersion/bank/off_data_mass": 0.20})
-    watch.hear({"dispersion/bank/off_data_mass": 0.218, "likelihood/chosen/change_per_token": -0.01})
+    watch = AlarmWatch(over_checkpoints(PROPERTY_NOTICES))
+    # The reference, then one checkpoint: 5% of the mass left what is known.
+    watch.hear({"harm/off_data_growth": 0.0})
+    watch.hear({"harm/off_data_growth": 0.05, "harm/chosen_fall": 0.3, "likelihood/bank/drop_share": 1.2})
     assert {alarm.property for alarm in watch.judge(500)} == {"suppression", "dispersion"}
     verdicts = watch.verdicts()
-    assert verdicts["suppression"] == "fired at step 500"
+    assert verdicts["suppression"] == "shows from step 500"
     assert "not judged" in verdicts["drastic_drop"]
-    calm = AlarmWatch(over_checkpoints(PROPERTY_RULES))
-    calm.hear({"dispersion/bank/off_data_mass": 0.20})
-    calm.hear({"dispersion/bank/off_data_mass": 0.20})
+    calm = AlarmWatch(over_checkpoints(PROPERTY_NOTICES))
+    calm.hear({"harm/off_data_growth": 0.0})
     assert calm.judge(500) == []
-    assert calm.verdicts()["dispersion"] == (
-        "no sign by 1 of 2 rules; the rest not judged: dispersion/bank/off_pair_mass was not measured"
-    )
+    assert calm.verdicts()["dispersion"] == "no sign by 1 of 2 rules; the rest not judged: harm/off_pair_growth was not measured"
 
 
 def test_a_sign_that_waits_for_a_second_reading_is_no_all_clear() -> None:
@@ -187,22 +180,6 @@ def every_loss() -> list[PreferenceLoss]:
     return [kind() for kind in PreferenceLoss.__subclasses__() if kind.__module__.startswith(losses.__name__) and kind not in apart]
 
 
-def pull_of_a_perfect_pair(loss: PreferenceLoss) -> float:
-    """d_w - d_l where the pair is won by far: a contrast pulls as it pushes, so that what is left is a likelihood term."""
-    far = SequenceLogps(
-        policy_chosen=torch.tensor([-1.0], dtype=torch.float64),
-        policy_rejected=torch.tensor([-4000.0], dtype=torch.float64),
-        chosen_lengths=torch.tensor([4]),
-        rejected_lengths=torch.tensor([4]),
-        reference_chosen=torch.tensor([-900.0], dtype=torch.float64),
-        reference_rejected=torch.tensor([-900.0], dtype=torch.float64),
-        chosen_scores=torch.tensor([1.0]),
-        rejected_scores=torch.tensor([0.0]),
-    )
-    pull, push = incentives(loss, far)
-    return float(pull - push)
-
-
 def test_a_loss_that_says_it_is_logistic_pushes_by_its_margin_alone() -> None:
     """d_l over sigma(-margin) of random pairs is one number where `is_logistic`, and several elsewhere."""
     generator = torch.Generator().manual_seed(0)
@@ -215,33 +192,12 @@ def test_a_loss_that_says_it_is_logistic_pushes_by_its_margin_alone() -> None:
         assert (bool(push.abs().max() > 0) and push.max() - push.min() < 1e-9) == loss.is_logistic, type(loss).__name__
 
 
-def test_nobody_is_told_to_add_the_likelihood_term_that_is_there() -> None:
-    assert advice({}, DPOLoss())["likelihood_term"] == "Add a likelihood term (SFTDPOLoss)"
-    assert advice({}, KLPenalty(0.01))["likelihood_term"] == "Raise the KL coefficient (now 0.01)"
-    for loss in every_loss():
-        term = advice({}, loss)["likelihood_term"]
-        assert ("Add" in str(term)) == (pull_of_a_perfect_pair(loss) < 1e-3), type(loss).__name__
-    held = CalibratedLoss(loss=CPOLoss(weight=2.0))
-    assert advice({}, held)["likelihood_term"] == "Raise weight, that of the likelihood term (now 2)"
-    told = advice({"head/centre": 0.5}, SFTDPOLoss(beta=0.1, gamma=0.05))
-    assert told["likelihood_term"] == "Raise gamma, the weight of the likelihood term (now 0.05)"
-    assert told["beta_rejected"] == 0.05
-
-
-def test_the_centred_beta_follows_the_loss() -> None:
-    assert centred_beta({"head/centre": 0.43}, DPOLoss(beta=0.1)) == {"beta_chosen": 0.1, "beta_rejected": pytest.approx(0.043)}
-    flex = FlexDPOLoss(beta_chosen=0.2, beta_rejected=0.05)
-    assert centred_beta({"head/centre": 0.5}, flex) == {"beta_chosen": 0.2, "beta_rejected": 0.1}
-    assert centred_beta({}, flex) == centred_beta({"head/centre": 0.5}, None) == {}
-
-
-def test_every_default_rule_can_say_something_without_the_optional_numbers() -> None:
-    for rule in (*PROPERTY_RULES, *REINFORCEMENT_RULES):
-        known = advice({}, None)
-        text = rule.message({**dict.fromkeys(rule.metrics(), 1.0), **known}, since=7)
-        assert "step 7" in text, rule.property
-        # What to do about it needs no number that a run may lack.
-        assert text.rstrip().endswith(rule.says[-1].format_map(known)), rule.property
+@pytest.mark.parametrize("rule", NOTICES, ids=lambda rule: rule.property)
+def test_a_notice_is_a_fact_since_a_step_with_no_claim_of_harm(rule: AlarmRule) -> None:
+    text = rule.message(dict.fromkeys(rule.metrics() | rule.spoken(), 1.0), since=7)
+    assert "since step 7" in text.lower()
+    assert rule.level == "notice"
+    assert not re.search("harm|worse|lower the|add a|stop", text.lower())
 
 
 def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
@@ -251,15 +207,15 @@ def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("expected", "series"),
     [
-        ("kl_blow_up", [ramp("objective/kl", 1.0, 90.0)]),
+        ("kl_blow_up", [ramp(KL_RATIO, 0.0, 3.0)]),
         ("reward_hacking", [ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.7, 0.4)]),
-        (None, [ramp("objective/kl", 0.0, 8.0), ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.5, 0.7)]),
+        (None, [ramp(KL_RATIO, 0.0, 0.6), ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.5, 0.7)]),
         # The reward has stopped rising: whatever it is, the reward is not being hacked.
         (None, [ramp("objective/rlhf_reward", 2.0, 0.0), ramp("task/accuracy", 0.7, 0.4)]),
     ],
 )
-def test_reinforcement_alarms(expected: str | None, series: list[list[dict[str, float]]]) -> None:
-    watch = AlarmWatch(REINFORCEMENT_RULES)
+def test_notices_of_reinforcement(expected: str | None, series: list[list[dict[str, float]]]) -> None:
+    watch = AlarmWatch(REINFORCEMENT_NOTICES)
     for step in range(len(series[0])):
         for part in series:
             watch.hear(part[step])
