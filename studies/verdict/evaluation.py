@@ -78,7 +78,8 @@ def auc_of(scored: Sequence[Scored]) -> str:
     labels, scores = labels_of(scored), np.array([one.highest for one in scored])
     if len(set(labels.tolist())) < 2:
         return "-"
-    generator, areas = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    areas: list[float] = []
     while len(areas) < BOOTSTRAPS:
         drawn = generator.integers(len(labels), size=len(labels))
         if labels[drawn].any() and not labels[drawn].all():

@@ -52,7 +52,8 @@ def roc(curves: Mapping[str, Sequence[Scored]], main: str) -> Figure:
 
 
 def _band(labels: Array, scores: Array, grid: Array) -> tuple[Array, Array]:
-    generator, curves = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    curves: list[Array] = []
     while len(curves) < BOOTSTRAPS // 2:
         drawn = generator.integers(len(labels), size=len(labels))
         if labels[drawn].any() and not labels[drawn].all():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.diagnostics.accuracy import AccuracyMonitor
@@ -41,7 +43,8 @@ class OutcomeMonitor(AccuracyMonitor):
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
         measured = super().measure_policy(trainer, pl_module)
-        row = {"step": trainer.global_step, **{name: value[:].tolist() for name, value in measured[0].items()}}  # type: ignore[index]
+        scores = {name: cast(Tensor, value).tolist() for name, value in measured[0].items()}
+        row = {"step": trainer.global_step, **scores}
         self.write_row(trainer, OUTCOME_ROWS, row)
         if trainer.global_step == 0:
             self._start.parent.mkdir(parents=True, exist_ok=True)
