@@ -13,6 +13,7 @@ _BANK = "likelihood/bank"
 OFF_DATA, OFF_PAIR = "dispersion/bank/off_data_mass", "dispersion/bank/off_pair_mass"
 BOTH_DOWN = "degradation/bank/quadrant/both_down"
 CHOSEN_MOVED, REJECTED_MOVED, CHOSEN_LOST = "mass/chosen/moved", "mass/rejected/moved", "mass/chosen/to_off_data"
+SURE = "dispersion/bank/chosen/top1_mass"
 KINDS = ("chosen", "rejected", "other_chosen")
 
 MIN_SPREAD = 1e-3
@@ -20,6 +21,7 @@ MIN_SPREAD = 1e-3
 MIN_REJECTED_FALL = 0.05
 """Spreads. Below it, what falls with the rejected completions is compared with nothing."""
 MAX_COLLATERAL = 2.0
+MIN_DOUBT = 1e-3
 
 Readings = Mapping[str, float]
 
@@ -35,7 +37,7 @@ def spread_of(kind: str) -> str:
 
 
 METRICS = frozenset(
-    {*map(change_of, KINDS), *map(spread_of, KINDS), OFF_DATA, OFF_PAIR, BOTH_DOWN, CHOSEN_MOVED, REJECTED_MOVED, CHOSEN_LOST}
+    {*map(change_of, KINDS), *map(spread_of, KINDS), OFF_DATA, OFF_PAIR, BOTH_DOWN, SURE, CHOSEN_MOVED, REJECTED_MOVED, CHOSEN_LOST}
 )
 """What all features together are made of."""
 
@@ -81,6 +83,10 @@ def _collateral(first: Readings, latest: Readings) -> float:
 def _left(metric: str) -> Callable[[Readings, Readings], float]:
     """Growth of an outside mass, as a share of what was inside."""
     return lambda first, latest: (latest[metric] - first[metric]) / max(1 - first[metric], 1e-6)
+
+
+def _lost(first: Readings, latest: Readings) -> float:
+    return latest[CHOSEN_MOVED] * latest.get(CHOSEN_LOST, 0.0)
 
 
 FEATURES = (
@@ -136,7 +142,7 @@ FEATURES = (
     Feature(
         "chosen_lost",
         "dispersion",
-        lambda first, latest: latest[CHOSEN_MOVED] * latest.get(CHOSEN_LOST, 0.0),
+        _lost,
         True,
         "{value:.1%} of the mass along chosen answers went to tokens that no known answer has there",
     ),
@@ -147,8 +153,19 @@ FEATURES = (
         True,
         "{value:.1%} of the mass along rejected answers moved",
     ),
+    Feature(
+        "lost_beyond_doubt",
+        "dispersion",
+        lambda first, latest: _lost(first, latest) / max(1 - first[SURE], MIN_DOUBT),
+        True,
+        "along chosen answers {value:.2f} times the doubt there was at first went to tokens that no known answer has there",
+    ),
 )
 """In the order of the table in docs/results/verdict."""
+
+
+IN_MODEL = ("others_fall", "chosen_fall", "off_pair_growth", "lost_beyond_doubt")
+"""Those that the shipped warning weighs; the others are written, and notices name some of them."""
 
 
 def lacking(readings: Readings) -> list[str]:

@@ -26,7 +26,7 @@ from studies.verdict.evaluation import (
     wilson,
 )
 from studies.verdict.families import APART, LabelledRun, load_runs
-from studies.verdict.fit import Model, Scored, held_out, probability_of, threshold_of, without_own_family
+from studies.verdict.fit import Model, Scored, chosen, declared, held_out, probability_of, threshold_of, without_own_family
 from studies.verdict.old_rules import first_alarm
 from studies.verdict.shipping import write_calibration
 
@@ -36,7 +36,7 @@ HEADINGS = ["precision", "recall", "false-alarm rate", "lead (median)"]
 def write(study: Study) -> None:
     """Write tables.md, the figures, and the shipped calibration (a quick page: into its own folder)."""
     runs = load_runs()
-    scored = held_out(runs, lambda run: run.sizes)
+    scored = held_out(runs, chosen)
     threshold = threshold_of(scored)
     model = write_calibration(study.out / "calibration.json" if study.is_quick else FILE, runs, scored)
     sections = [
@@ -109,14 +109,14 @@ def grouped(runs: Sequence[Warned], names: Sequence[str]) -> str:
 
 def by_property(runs: Sequence[LabelledRun], scored: Sequence[Scored], threshold: float) -> str:
     """How often the warnings that name a property are right."""
-    models = without_own_family(runs, lambda run: run.sizes)
+    models = without_own_family(runs, chosen)
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
     leads: dict[str, list[Warned]] = {}
     for one in scored:
         step = one.warned_at(threshold)
         if step is not None and one.run.family != APART:
-            sizes = one.run.sizes[list(one.steps).index(step)]
+            sizes = chosen(one.run)[list(one.steps).index(step)]
             name = property_of(models[one.run.family].weights, sizes)
             total[name] += 1
             right[name] += one.run.outcome.is_wrong
@@ -152,7 +152,7 @@ def weights(model: Model, runs: Sequence[LabelledRun]) -> str:
     """Coefficients of the shipped model and of those without a family; a feature that was left out has none."""
     models = {
         "shipped": model,
-        **{f"without {name}": one for name, one in without_own_family(runs, lambda run: run.sizes).items() if name != APART},
+        **{f"without {name}": one for name, one in without_own_family(runs, chosen).items() if name != APART},
     }
     rows = [
         [feature.name, feature.property, *(f"{one.weights[number]:.2f}" if one.weights[number] else "" for one in models.values())]

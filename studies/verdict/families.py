@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from callbacks.alarms.features import FEATURES, METRICS, lacking
+from callbacks.alarms.features import FEATURES, IN_MODEL, METRICS, lacking
 from run_folder.rows import read_rows
 from studies.files import load_study
 from studies.study import ROOT, Cell
@@ -27,6 +27,12 @@ FAMILY_OF = {
     "verdict/toy": "toy",
 }
 """Study -> family."""
+DECLARED = tuple(number for number, feature in enumerate(FEATURES) if feature.name != "lost_beyond_doubt")
+"""Columns of the features that were declared before the first run."""
+CHOSEN = tuple(number for number, feature in enumerate(FEATURES) if feature.name in IN_MODEL)
+"""Columns of those that the shipped warning weighs."""
+DEVELOPMENT = 77
+"""The first runs made, on which CHOSEN was chosen: see docs/results/verdict."""
 APART = "toy"
 """The family that is never trained on."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from studies.verdict.families import APART, Array, LabelledRun
+from studies.verdict.families import APART, CHOSEN, DECLARED, Array, LabelledRun
 
 FALSE_ALARMS, MIN_FINE = 0.05, 20
 """The rate that is kept, and the fine runs from which on a family must keep it by itself."""
@@ -31,6 +31,22 @@ class Model:
     def scores(self, sizes: Array) -> Array:
         """The highest score up to each reading."""
         return np.maximum.accumulate(sizes @ self.weights + self.intercept)
+
+
+def chosen(run: LabelledRun) -> Array:
+    """`[readings, features]`: what the shipped warning weighs, and 0 for what it does not."""
+    return _only(run, CHOSEN)
+
+
+def declared(run: LabelledRun) -> Array:
+    """The same of the features that were declared before the first run."""
+    return _only(run, DECLARED)
+
+
+def _only(run: LabelledRun, columns: Sequence[int]) -> Array:
+    sizes = np.zeros_like(run.sizes)
+    sizes[:, columns] = run.sizes[:, columns]
+    return sizes
 
 
 def fit(runs: Sequence[LabelledRun], sizes: Sizes) -> Model:

@@ -12,7 +12,7 @@ from studies.readings import markdown_table
 from studies.study import ROOT
 from studies.verdict.evaluation import auc_of, rates, recall_at, warned
 from studies.verdict.families import Array, LabelledRun
-from studies.verdict.fit import held_out, threshold_of
+from studies.verdict.fit import chosen, held_out, threshold_of
 from studies.verdict.outcome import OUTCOME_ROWS
 
 ANSWERED = ("embedded", "second", "poem")
@@ -43,14 +43,14 @@ def table(runs: Sequence[LabelledRun]) -> str:
 
 def only(columns: Columns) -> Columns:
     """Mark columns that stand alone."""
-    return lambda run: np.concatenate([np.zeros_like(run.sizes), columns(run)], 1)
+    return lambda run: np.concatenate([np.zeros_like(chosen(run)), columns(run)], 1)
 
 
 def _joined(run: LabelledRun, columns: Sequence[Columns]) -> Array:
     parts = [column(run) for column in columns]
     if len(parts) == 1 and parts[0].shape[1] > run.sizes.shape[1]:
         return parts[0]
-    return np.concatenate([run.sizes, *parts], 1)
+    return np.concatenate([chosen(run), *parts], 1)
 
 
 def judged(run: LabelledRun) -> Array:

@@ -13,7 +13,7 @@ import yaml
 from callbacks.alarms.features import FEATURES
 from studies.study import ROOT
 from studies.verdict.families import LabelledRun
-from studies.verdict.fit import Model, Scored, fit, probability_of, threshold_of, trainable
+from studies.verdict.fit import Model, Scored, chosen, fit, probability_of, threshold_of, trainable
 
 SIZE_OF = {"embedded": (863_104, 76), "second": (1_385_472, 298), "poem": (1_247_232, 3_075), "SmolLM2": (134_515_008, 49_152)}
 """Family -> (parameters, vocabulary)."""
@@ -24,7 +24,7 @@ FARTHEST = 0.99
 def write_calibration(path: Path, runs: Sequence[LabelledRun], scored: Sequence[Scored]) -> Model:
     """Fit to all families, with the threshold and the probabilities of the held-out scores; returns the model."""
     members = trainable(runs)
-    model = fit(members, lambda run: run.sizes)
+    model = fit(members, chosen)
     known = [one for one in scored if one.run.family in SIZE_OF]
     table = np.concatenate([run.sizes for run in members])
     centre, precision = table.mean(0), np.linalg.pinv(np.cov(table.T) + 1e-4 * np.eye(table.shape[1]))

@@ -16,6 +16,7 @@ FIRST = {
     "dispersion/bank/off_data_mass": 0.2,
     "dispersion/bank/off_pair_mass": 0.5,
     "degradation/bank/quadrant/both_down": 0.0,
+    "dispersion/bank/chosen/top1_mass": 0.8,
     "mass/chosen/moved": 0.0,
     "mass/rejected/moved": 0.0,
 }
@@ -42,6 +43,7 @@ BY_HAND = {
     "chosen_moved": 0.16,
     "chosen_lost": 0.08,
     "rejected_moved": 0.36,
+    "lost_beyond_doubt": 0.08 / 0.2,
 }
 
 
