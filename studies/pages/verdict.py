@@ -26,7 +26,7 @@ from studies.verdict.evaluation import (
     wilson,
 )
 from studies.verdict.families import APART, LabelledRun, load_runs
-from studies.verdict.fit import Model, Scored, chosen, declared, held_out, probability_of, threshold_of, without_own_family
+from studies.verdict.fit import Model, Scored, chosen, held_out, probability_of, threshold_of, without_own_family
 from studies.verdict.old_rules import first_alarm
 from studies.verdict.shipping import write_calibration
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +32,8 @@ DECLARED = tuple(number for number, feature in enumerate(FEATURES) if feature.na
 """Columns of the features that were declared before the first run."""
 CHOSEN = tuple(number for number, feature in enumerate(FEATURES) if feature.name in IN_MODEL)
 """Columns of those that the shipped warning weighs."""
-DEVELOPMENT = 77
-"""The first runs made, on which CHOSEN was chosen: see docs/results/verdict."""
+DEVELOPMENT = frozenset(Path(__file__).with_name("development.txt").read_text(encoding="utf-8").splitlines())
+"""The runs that were made before CHOSEN was chosen: its other runs say what the choice is worth."""
 APART = "toy"
 """The family that is never trained on."""
 
@@ -51,6 +52,11 @@ class LabelledRun:
     def family(self) -> str:
         """What is left out together."""
         return FAMILY_OF[self.cell.study.name]
+
+    @property
+    def is_development(self) -> bool:
+        """Whether it was there when the features were chosen."""
+        return f"{self.cell.study.name} {self.cell.name}" in DEVELOPMENT
 
     @property
     def method(self) -> str:
