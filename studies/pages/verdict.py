@@ -26,7 +26,18 @@ from studies.verdict.evaluation import (
     wilson,
 )
 from studies.verdict.families import APART, LabelledRun, load_runs
-from studies.verdict.fit import Model, Scored, chosen, held_out, probability_of, threshold_of, without_own_family
+from studies.verdict.fit import (
+    Model,
+    Scored,
+    chosen,
+    declared,
+    held_out,
+    later,
+    probability_of,
+    threshold_of,
+    trainable,
+    without_own_family,
+)
 from studies.verdict.old_rules import first_alarm
 from studies.verdict.shipping import write_calibration
 
@@ -51,6 +62,11 @@ def write(study: Study) -> None:
         by_family(scored, warned(scored, threshold)),
         "The same, each family at the threshold that the *other* families' held-out runs chose: what to expect on a new model.",
         by_family(scored, warned_without(scored)),
+        "The shipped model itself, on the runs that it was fitted to (no test of it: whether its scores lie where the held-out ones do):",
+        fitted(model, runs, threshold),
+        "## Runs made after the features were chosen",
+        "Models and thresholds from the runs that were there before (`studies/verdict/development.txt`), each family held out.",
+        afterwards(runs),
         "## By method, at the shipped threshold",
         grouped(warned(scored, threshold), [one.run.method for one in scored]),
         "## By the property that the warning names",
@@ -100,6 +116,32 @@ def by_family(scored: Sequence[Scored], runs: Sequence[Warned]) -> str:
     return markdown_table(["family", "area under ROC", *HEADINGS], rows)
 
 
+def fitted(model: Model, runs: Sequence[LabelledRun], threshold: float) -> str:
+    """Rates of the shipped model on its own runs."""
+    own = [Scored(run, run.reading_steps, model.scores(chosen(run))) for run in trainable(runs)]
+    return markdown_table(["area under ROC", *HEADINGS], [[auc_of(own), *rates(warned(own, threshold))]])
+
+
+def afterwards(runs: Sequence[LabelledRun]) -> str:
+    """Later runs at what the earlier ones fixed: the shipped features by family, the declared ones, the baselines."""
+    rows = []
+    scored, threshold = later(runs, chosen)
+    own = [one for one in scored if one.run.family != APART]
+    for family in dict.fromkeys(one.run.family for one in own):
+        members = [one for one in own if one.run.family == family]
+        rows.append([f"warning, {family}", auc_of(members), *rates(warned(members, threshold))])
+    rows.append(["warning, all", auc_of(own), *rates(warned(own, threshold))])
+    scored, threshold = later(runs, declared)
+    own = [one for one in scored if one.run.family != APART]
+    rows.append(["the features as first declared, all", auc_of(own), *rates(warned(own, threshold))])
+    earlier = [run for run in trainable(runs) if run.is_development]
+    for name, track in BASELINES.items():
+        others = baseline([one.run for one in own], track)
+        rows.append([name, auc_of(others), *rates(warned(others, threshold_of(baseline(earlier, track))))])
+    rows.append(["the old rules, as they were", "-", *rates([Warned(one.run, first_alarm(one.run)) for one in own])])
+    return markdown_table(["", "area under ROC", *HEADINGS], rows)
+
+
 def grouped(runs: Sequence[Warned], names: Sequence[str]) -> str:
     """Rates of the runs of each name; the family apart left out."""
     pairs = [(one, name) for one, name in zip(runs, names, strict=True) if one.run.family != APART]
@@ -141,6 +183,8 @@ def compared(runs: Sequence[LabelledRun], scored: Sequence[Scored], threshold: f
     own = [one for one in scored if one.run.family != APART]
     kept = [one.run for one in own]
     rows = [["warning", auc_of(own), recall_at(own), *rates(warned(own, threshold))]]
+    first = held_out(kept, declared)
+    rows.append(["the features as first declared", auc_of(first), recall_at(first), *rates(warned(first, threshold_of(first)))])
     for name, track in BASELINES.items():
         others = baseline(kept, track)
         rows.append([name, auc_of(others), recall_at(others), *rates(warned(others, threshold_of(others)))])

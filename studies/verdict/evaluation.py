@@ -14,7 +14,7 @@ from callbacks.alarms.features import FEATURES
 from studies.verdict.families import APART, Array, LabelledRun
 from studies.verdict.fit import Scored, threshold_of, threshold_without
 
-BOOTSTRAPS = 1000
+BOOTSTRAPS = 400
 
 Track = Callable[[LabelledRun], tuple[list[int], Array]]
 """(steps, values) of a baseline's score, without a running maximum."""

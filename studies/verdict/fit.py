@@ -104,6 +104,18 @@ def held_out(runs: Sequence[LabelledRun], sizes: Sizes) -> list[Scored]:
     return [Scored(run, run.reading_steps, models[run.family].scores(sizes(run))) for run in runs if len(run.sizes)]
 
 
+def later(runs: Sequence[LabelledRun], sizes: Sizes) -> tuple[list[Scored], float]:
+    """Runs made after the features were chosen, scored by models of the earlier runs of other families; the earlier threshold."""
+    earlier = [run for run in runs if run.is_development]
+    models = without_own_family(earlier, sizes)
+    scored = [
+        Scored(run, run.reading_steps, models[run.family].scores(sizes(run)))
+        for run in runs
+        if not run.is_development and len(run.sizes) and run.family in models
+    ]
+    return scored, threshold_of(held_out(earlier, sizes))
+
+
 def threshold_of(scored: Sequence[Scored], rate: float = FALSE_ALARMS) -> float:
     """The smallest score at which no more than `rate` of the fine runs warn, in all and in every family with enough of them."""
     fine = [one for one in scored if not one.run.outcome.is_wrong and one.run.family != APART]
