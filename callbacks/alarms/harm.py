@@ -53,6 +53,7 @@ class HarmWatch:
         self._first: dict[str, float] = {}
         self._latest: dict[str, float] = {}
         self._fresh = False
+        self._unseen = False
         self._highest: tuple[float, int] | None = None
         self._warned_at: int | None = None
 
@@ -62,13 +63,18 @@ class HarmWatch:
             if math.isfinite(readings[name]):
                 # The first reading is the start: it is no change yet.
                 self._fresh |= name in self._first
+                self._unseen = True
                 self._first.setdefault(name, readings[name])
                 self._latest[name] = readings[name]
 
-    def features(self) -> dict[str, float]:
-        """Their values now; none while something was not measured."""
-        if lacking(self._latest):
+    def new_features(self) -> dict[str, float]:
+        """Their values now; none while something was not measured, or nothing was read since the last call."""
+        if not self._unseen or lacking(self._latest):
             return {}
+        self._unseen = False
+        return self._features()
+
+    def _features(self) -> dict[str, float]:
         return {feature.name: feature.value(self._first, self._latest) for feature in FEATURES}
 
     def judge(self, step: int, setting: Setting) -> Judgement | None:
@@ -91,7 +97,7 @@ class HarmWatch:
             self._warned_at = step
         return Judgement(
             step,
-            self.features(),
+            self._features(),
             dict(zip((feature.name for feature in FEATURES), self.calibration.contributions(sizes), strict=True)),
             score,
             self.calibration.probability(score),

@@ -118,7 +118,7 @@ class PropertyAlarm(ReadingListener):
     def _judge_harm(self, trainer: Trainer, pl_module: LightningModule) -> Judgement | None:
         if self._harm is None:
             return None
-        self._watch.hear({f"{PREFIX}/{name}": value for name, value in self._harm.features().items()})
+        self._watch.hear({f"{PREFIX}/{name}": value for name, value in self._harm.new_features().items()})
         if self._setting is None:
             self._setting = _setting_of(pl_module)
         judgement = self._harm.judge(trainer.global_step, self._setting)

@@ -62,7 +62,7 @@ def write(study: Study) -> None:
         by_family(scored, warned(scored, threshold)),
         "The same, each family at the threshold that the *other* families' held-out runs chose: what to expect on a new model.",
         by_family(scored, warned_without(scored)),
-        "The shipped model itself, on the runs that it was fitted to (no test of it: whether its scores lie where the held-out ones do):",
+        "The shipped model on its own runs, which is no test: whether its scores lie where the held-out ones do.",
         fitted(model, runs, threshold),
         "## Runs made after the features were chosen",
         "Models and thresholds from the runs that were there before (`studies/verdict/development.txt`), each family held out.",

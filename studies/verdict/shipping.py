@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ def write_calibration(path: Path, runs: Sequence[LabelledRun], scored: Sequence[
         "weights": _rounded(model.weights),
         "intercept": round(model.intercept, 4),
         "probability_of": _rounded(probability_of(scored)),
-        "threshold": round(threshold_of(scored), 4),
-        "wrong": sorted(_rounded([one.highest for one in known if one.run.outcome.is_wrong], 3)),
-        "fine": sorted(_rounded([one.highest for one in known if not one.run.outcome.is_wrong], 3)),
+        "threshold": math.ceil(1e4 * threshold_of(scored)) / 1e4,
+        "wrong": _scores(known, is_wrong=True),
+        "fine": _scores(known, is_wrong=False),
         "centre": _rounded(centre),
         "precision": [_rounded(row) for row in precision],
         "limit": round(float(np.quantile(distances, FARTHEST)), 4),
@@ -67,5 +68,10 @@ def _counts(runs: Sequence[LabelledRun], family: str) -> list[int]:
     return [wrong.count(False), wrong.count(True)]
 
 
-def _rounded(values: Any, digits: int = 4) -> list[float]:  # noqa: ANN401
-    return [round(float(value), digits) for value in values]
+def _scores(scored: Sequence[Scored], *, is_wrong: bool) -> list[float]:
+    """Highest scores, rounded down: none comes to a threshold, which is rounded up, by rounding."""
+    return sorted(math.floor(1e4 * one.highest) / 1e4 for one in scored if one.run.outcome.is_wrong == is_wrong)
+
+
+def _rounded(values: Any) -> list[float]:  # noqa: ANN401
+    return [round(float(value), 4) for value in values]

@@ -88,6 +88,16 @@ def test_what_is_lacking_is_said() -> None:
     assert watch.verdict() == "not judged: mass/chosen/moved, mass/rejected/moved were not measured"
 
 
+def test_a_reading_is_told_once() -> None:
+    watch = begun()
+    assert set(watch.new_features().values()) == {0.0}
+    assert watch.new_features() == {}, "a step without a reading of the bank is no reading"
+    watch.hear({"train/loss": 1.0})
+    assert watch.new_features() == {}
+    watch.hear(LATEST)
+    assert watch.new_features() == {name: pytest.approx(value) for name, value in BY_HAND.items()}
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_a_watch_that_is_saved_and_restored_says_the_same(cut: int) -> None:
     series = [LATEST, FIRST, LATEST]
