@@ -7,6 +7,7 @@ same generator. They are decoded once for a run, and stand in its rows as `fresh
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,7 @@ from judges.arithmetic import ArithmeticJudge
 from lightning_modules.models.specs import PretrainedPolicy
 from run_folder.rows import ROWS, read_rows
 from studies.pages import table
-from studies.study import ROOT, Study
+from studies.study import ROOT, Cell, Study
 
 BASE = ROOT / "assets" / "arithmetic" / "base"
 SEEN = NUM_PROBLEMS = 500
@@ -31,13 +32,18 @@ PARAMETERS = Sampling(max_new_tokens=80, temperature=0.0)
 
 def write(study: Study) -> None:
     """Read what was not read yet, then write the tables and the figure."""
+    read_fresh(study.cells)
+    table.write(study)
+
+
+def read_fresh(cells: Sequence[Cell]) -> None:
+    """Write the accuracy on fresh problems into the rows of the complete runs that have none."""
     asked = problems()
-    for cell in study.cells:
+    for cell in cells:
         folder = ROOT / cell.folder
         if cell.is_complete and not read_rows(folder, "fresh"):
             row = {"step": read_rows(folder, "likelihood")[-1]["step"], "fresh/accuracy": accuracy(folder / "policy", asked)}
             (folder / ROWS / "fresh.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    table.write(study)
 
 
 def problems() -> list[TaskPrompt]:
