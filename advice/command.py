@@ -16,8 +16,11 @@ from advice.remedies import all_remedies, chosen_remedies
 from advice.settings import Config, value_at
 from advice.trial import Trial
 from advice.weights import Printed, assumed, weights_origin
-from callbacks.alarms.remedies import CENTRE
 from run_folder.rows import tracks_of
+
+
+CENTRE = "head/centre"
+"""Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
 
 
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
