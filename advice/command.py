@@ -18,7 +18,6 @@ from advice.trial import Trial
 from advice.weights import Printed, assumed, weights_origin
 from run_folder.rows import tracks_of
 
-
 CENTRE = "head/centre"
 """Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
 
