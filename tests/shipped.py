@@ -68,6 +68,8 @@ class Shipped:
             model["init_args"]["policy"]["init_args"]["width"] = 16
         elif "diagnose" not in name:
             data["init_args"] |= self._fewer(data)
+        if "test_decoding" in data["init_args"] and "arithmetic" not in name:
+            data["init_args"]["test_decoding"]["max_new_tokens"] = 8
         for callback in trainer["callbacks"]:
             self._shorten(callback)
         return config

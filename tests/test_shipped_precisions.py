@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from run_folder.rows import read_rows
 from run_folder.tensorboard import RunLogger
 from tests.conftest import Run
 from tests.half_kernel import half_kernel_is_there
@@ -92,3 +93,22 @@ def test_evaluation_reaches_the_kernel_too(name: str, command: str, precision: s
     config["trainer"]["callbacks"] = [one for one in config["trainer"]["callbacks"] if "ResultsTable" not in one["class_path"]]
     _, used = execute(command, config, precision)
     assert used == {KERNEL}
+
+
+TASKS = [
+    name
+    for name in EXPERIMENTS
+    if name.endswith(("_dpo", "_ppo", "_rloo", "_rto", "_sft")) and not name.startswith(("smollm", "toy", "ultra"))
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "arithmetic_ppo" else [pytest.mark.slow]) for name in TASKS if name != "common_dpo"],
+)
+def test_what_is_trained_on_a_task_is_tested_on_it(name: str, shipped: Shipped, run: Run, write_config: Write) -> None:
+    """The table is there, by the task's own judge, and the answers have room."""
+    cli = run("test", "--config", write_config(shipped.config(name), "experiment"))
+    cells = read_rows(Path(cli.trainer.log_dir or ""), "test")
+    # Of joined tasks there is a line for each, and one for all.
+    assert max(cell["count"] for cell in cells) == len(cli.datamodule.task_prompts())
