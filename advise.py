@@ -60,9 +60,13 @@ def _printed(words: Sequence[str]) -> str:
 @contextmanager
 def _logging_to(log: TextIO) -> Iterator[None]:
     """Lightning's loggers hold the error output that there was when they were made."""
-    handlers = [one for name in ("lightning", "lightning.pytorch", "lightning.fabric") for one in logging.getLogger(name).handlers]
-    streams = [(one, one.setStream(log)) for one in handlers if isinstance(one, logging.StreamHandler)]
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    # A handler that several of them share, once; none of a kind that keeps what it is told.
+    handlers = {id(one): one for name in names for one in logging.getLogger(name).handlers if type(one) is logging.StreamHandler}
+    streams = [(one, one.stream) for one in handlers.values()]
     try:
+        for handler, _ in streams:
+            handler.setStream(log)
         yield
     finally:
         for handler, stream in streams:

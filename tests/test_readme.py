@@ -143,6 +143,7 @@ def ask(arguments: list[str]) -> None:
     """Another command of `prefscope`, in this process."""
     extra = ["--trainer.accelerator=cpu", "--data.max_length=60"] if arguments[0] == "diagnose" else []
     extra += ["--until-idle", "0"] if "--follow" in arguments else []
+    extra += ["--steps", "1", "--remedies", "lower_rate,stop_here"] if arguments[0] == "advise" else []
     # tests/test_demo.py runs the demo; the quick suite draws no pool.
     if arguments[0] == "demo" or (arguments[0] == "pool" and not Path(arguments[-1]).exists()):
         arguments = [arguments[0], "--help"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from advice.command import advise_origin, facts_of
@@ -106,7 +107,7 @@ def _carried(origin: Origin, folder: Path, fit: Fit, remedies: set[str | None]) 
     for name in sorted(remedies, key=lambda name: name is not None):
         if name is None or known[name].trains:
             config = origin.config if name is None else applied(known[name], origin.config, facts)
-            _take(forks, name or "control", _freshly(config), trial.start())
+            _take(forks, name or "control", _freshly(config), _in_fresh_order(trial.start(), folder, origin.config))
             ends[name] = _judged(forks, name or "control", LAST)
         else:
             ends[name] = _judged(forks, "control", FORK)
@@ -122,6 +123,19 @@ def _freshly(config: Config) -> Config:
     """The rest of the run in another order of the data."""
     seed = value_at(config, "data.seed")
     return with_values(config, {"data.seed": FRESH_SEED + int(seed), "allow_changed_data": True})
+
+
+def _in_fresh_order(begin: Path | None, folder: Path, config: Config) -> Path:
+    """The checkpoint with the fresh seed for the one that its place in the data belongs to: as far into another order."""
+    assert begin is not None, "the fork's step is after the first"
+    fresh = folder / "fresh_order.ckpt"
+    if not fresh.exists():
+        state = torch.load(begin, weights_only=True)
+        seed = int(value_at(config, "data.seed"))
+        for loader in state["loops"]["fit_loop"]["state_dict"]["combined_loader"]:
+            loader["plan"]["seed"] = str(FRESH_SEED + seed)
+        torch.save(state, fresh)
+    return fresh
 
 
 def _judged(forks: Forks, name: str, step: int) -> float:

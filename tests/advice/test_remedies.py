@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def part(name: str) -> dict[str, Any]:
 def test_what_losses_name_are_files_and_every_file_is_named() -> None:
     named = {name for loss in losses() for name in loss.remedies}
     assert named == set(KNOWN)
+    page = (ROOT / "docs" / "advise.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == named
 
 
 def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
