@@ -15,8 +15,8 @@ from datamodules.packing import pack
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BACKENDS
+from lightning_modules.models.heads.tile_kernels import failure, fused
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.tile_kernels import failure, fused
 
 LENGTHS = [(37, (5, 211)), (1, (1, 1)), (300, (17, 64)), (128, (128, 3))]
 """(prompt, completions): short against long, one token, and the sizes kernels tile by."""

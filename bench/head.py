@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from bench.markdown import publish_page
 from bench.measure import machine, peak_bytes, summary, time_in_turn
-from lightning_modules.models.head import HeadStats, ScoringHead
-from lightning_modules.models.tile_kernels import WRITTEN, kernels_for
-from lightning_modules.models.tiled_log_probs import TiledLogProbs
-from lightning_modules.models.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
+from lightning_modules.models.heads.head import HeadStats, ScoringHead
+from lightning_modules.models.heads.tile_kernels import WRITTEN, kernels_for
+from lightning_modules.models.heads.tiled_log_probs import TiledLogProbs
+from lightning_modules.models.heads.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
 BASELINE = "full logits"
 

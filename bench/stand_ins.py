@@ -13,14 +13,15 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from lightning_modules.models import causal_lm, fused_norms, head, tiled_log_probs
+from lightning_modules.models import causal_lm, fused_norms
 from lightning_modules.models.attention_backends import selection
 from lightning_modules.models.attention_backends.base import AttentionBackend
-from lightning_modules.models.generation import decoder, packed_cohort
 from lightning_modules.models.generation.batching import TOKENS_PER_READ, Batching
+from lightning_modules.models.generation.decoders import decoder, packed_cohort
+from lightning_modules.models.heads import head, tiled_log_probs
+from lightning_modules.models.heads.tile_kernels import TileKernels, TileSums
+from lightning_modules.models.heads.tiled_logits import DEVICE_TILE
 from lightning_modules.models.segments import PackedSegments
-from lightning_modules.models.tile_kernels import TileKernels, TileSums
-from lightning_modules.models.tiled_logits import DEVICE_TILE
 
 
 class _WideProducts(TorchDispatchMode):

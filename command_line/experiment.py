@@ -24,7 +24,7 @@ from command_line.saved_config import SaveRunConfig
 from command_line.shipped import find_shipped, with_shipped_files
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
-from lightning_modules.models.checkpoint_folders import tokenizer_at
+from lightning_modules.models.files.checkpoint_folders import tokenizer_at
 from lightning_modules.precision import require_supported_precision
 from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
 from lightning_modules.trained import TrainedModule

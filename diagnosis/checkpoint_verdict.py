@@ -20,7 +20,7 @@ from datamodules.contracts import require
 from diagnosis.trainer_log import write_trainer_log
 from diagnosis.watch import Watch, is_input_closed
 from lightning_modules.contracts import HasCheckpoints
-from lightning_modules.models.checkpoint_folders import step_numbers
+from lightning_modules.models.files.checkpoint_folders import step_numbers
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from reports.page import report_page

@@ -14,8 +14,8 @@ import yaml
 
 from diagnosis.watch import Watch, is_input_closed
 from lightning_modules.models.adapters import base_of, is_adapter
-from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of, has_template, tokenizer_at
-from lightning_modules.models.pretrained import config_at
+from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of, has_template, tokenizer_at
+from lightning_modules.models.files.pretrained import config_at
 from run_folder.program import spelled
 
 _CONFIGS = Path(__file__).parent.parent / "configs"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from lightning_modules.models.checkpoint_folders import checkpoints_in, fault_of
+from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of
 
 Look = tuple[tuple[str, int, int], ...]
 """Name, bytes and time of every file of a checkpoint."""

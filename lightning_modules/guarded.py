@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.finite import names_of_not_finite, some_of, tensors_of
+from lightning_modules.models.checks.finite import names_of_not_finite, some_of, tensors_of
 from lightning_modules.ranks import over_ranks
 from lightning_modules.step_guard import StepGuard
 

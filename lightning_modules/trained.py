@@ -17,7 +17,7 @@ from datamodules.contracts import data_of
 from lightning_modules.adapter_checkpoints import FrozenBase
 from lightning_modules.guarded import GuardedModule
 from lightning_modules.means import CountedMeans
-from lightning_modules.models.limits import ModelLimits
+from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.sharding import Shardable, whole
 from lightning_modules.precision import gathering_of, parameter_precision
 from lightning_modules.resuming import Hyperparameters, apply_changes, count_batches_anew, hyperparameters, require_same

@@ -18,7 +18,7 @@ from lightning_modules.models.attention_backends.base import AttentionBackend, A
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.generation.choice import first_right
-from lightning_modules.models.generation.decoder import Decoder
+from lightning_modules.models.generation.decoders.decoder import Decoder
 from lightning_modules.models.segments import PackedSegments
 
 HALVES = (torch.float16, torch.bfloat16)

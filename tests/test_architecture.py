@@ -145,6 +145,22 @@ def test_the_rules_see_what_they_forbid() -> None:
     assert not RULES["judges"]("datamodules.tasks.base")
 
 
+def test_every_module_that_is_named_is_there() -> None:
+    """A file that moved leaves no import, and no class path of a config, behind."""
+    there = {module_name(path) for path in everything()} | {"prefscope"}
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in everything()}
+    missing = {f"{module_name(path)}: {name}" for path in everything() for name in imports(path) if name not in there | folders}
+    for path in everything():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in folders - there and node.module.split(".")[0] in OURS:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                missing |= {f"{module_name(path)}: {name}" for name in names - there - folders}
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        named = re.findall(r"class_path: (\S+)\.\w+$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        missing |= {f"{path.name}: {name}" for name in named if name.split(".")[0] in OURS and name not in there}
+    assert not missing
+
+
 def test_only_tests_and_measurements_import_the_entry_points() -> None:
     wrong = [
         module_name(path)

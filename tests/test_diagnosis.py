@@ -21,7 +21,7 @@ from callbacks.output.run_summary import RunSummary
 from datamodules.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.checkpoint_folders import checkpoints_in, step_numbers
+from lightning_modules.models.files.checkpoint_folders import checkpoints_in, step_numbers
 from lightning_modules.models.specs import RandomPolicy
 from reports.details import alarms_html, command_of
 from reports.runs import event_tracks, load_run

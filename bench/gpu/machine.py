@@ -15,7 +15,7 @@ import torch
 from bench.backend_parity import measure
 from bench.gpu.rows import PartOptions, part_options
 from bench.matmul_peak import best_rate
-from lightning_modules.models.tile_kernels import failure, fused
+from lightning_modules.models.heads.tile_kernels import failure, fused
 
 PACKAGES = ("torch", "triton", "lightning", "transformers", "trl", "datasets", "jsonargparse", "peft", "flash-attn", "flash-attn-4")
 

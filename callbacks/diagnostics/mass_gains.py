@@ -19,7 +19,7 @@ from datamodules.batches import SIDES, CompletionBatch
 from datamodules.contracts import require
 from datamodules.ranges import require_at_least
 from lightning_modules.contracts import HasPolicy
-from lightning_modules.models.output_head import OutputHead
+from lightning_modules.models.heads.output_head import OutputHead
 from lightning_modules.token_stats import TokenStats
 
 TOP = 10

@@ -15,10 +15,10 @@ from typing_extensions import override
 from callbacks.output.texts import hub_tokenizer_of
 from datamodules.contracts import require
 from lightning_modules.contracts import HasPolicy, HasRewardModel
+from lightning_modules.models.files.weights import keep_weights
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.reward_model import RewardModel
 from lightning_modules.models.sharding import is_sharded
-from lightning_modules.models.weights import keep_weights
 from lightning_modules.trainer_options import is_averaged
 from run_folder.files import run_folder
 

@@ -11,10 +11,10 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.files.weights import base_fingerprint
+from lightning_modules.models.heads.output_head import OutputHead
 from lightning_modules.models.lora import adapters_off
-from lightning_modules.models.output_head import OutputHead
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion
-from lightning_modules.models.weights import base_fingerprint
 from lightning_modules.token_stats import TokenStats
 
 

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.layer_options import LayerOptions
-from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over

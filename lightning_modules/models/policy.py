@@ -16,8 +16,8 @@ from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import Sampling
-from lightning_modules.models.limits import ModelLimits
-from lightning_modules.models.output_head import OutputHead
+from lightning_modules.models.checks.limits import ModelLimits
+from lightning_modules.models.heads.output_head import OutputHead
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
 

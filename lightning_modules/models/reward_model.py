@@ -18,10 +18,10 @@ from typing_extensions import override
 from datamodules.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.checks.limits import ModelLimits
+from lightning_modules.models.files.pretrained import config_at, folder_of, weights_at
 from lightning_modules.models.layer_options import LayerOptions
-from lightning_modules.models.limits import ModelLimits
 from lightning_modules.models.lora import LoraSpec
-from lightning_modules.models.pretrained import config_at, folder_of, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.scalar import POOLING_ENTRY, ScalarModel, load_scalar
 from lightning_modules.models.sharding import AS_HELD, Gathering

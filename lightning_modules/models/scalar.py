@@ -21,18 +21,18 @@ from transformers import (
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
 from lightning_modules.models.attention_backends.selection import BackendSelector
-from lightning_modules.models.finite import require_finite_weights
-from lightning_modules.models.found_head import HEAD, has_head
+from lightning_modules.models.checks.finite import require_finite_weights
+from lightning_modules.models.checks.layout_check import check_rows
+from lightning_modules.models.checks.limits import limits_of
+from lightning_modules.models.files.pretrained import config_at, weights_at
+from lightning_modules.models.files.weights import fingerprint, save_model, try_save
 from lightning_modules.models.fused_norms import fuse_norms
 from lightning_modules.models.generation.mode import decoding_mode
-from lightning_modules.models.layout_check import check_rows
-from lightning_modules.models.limits import limits_of
+from lightning_modules.models.heads.found_head import HEAD, has_head
 from lightning_modules.models.lora import LoraSpec, add_adapters, has_adapters, merged_state_dict
-from lightning_modules.models.pretrained import config_at, weights_at
 from lightning_modules.models.router import asks_for_balance
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
-from lightning_modules.models.weights import fingerprint, save_model, try_save
 
 POOLING_ENTRY = "reward_pooling"
 """Configuration entry of a model whose head this project trains: where it is read. The judge knows by it what the model reads."""

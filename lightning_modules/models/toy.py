@@ -22,8 +22,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batches import CompletionBatch
 from datamodules.prompts import Sampling
-from lightning_modules.models.finite import require_finite_weights
-from lightning_modules.models.output_head import ReplicatedHead
+from lightning_modules.models.checks.finite import require_finite_weights
+from lightning_modules.models.heads.output_head import ReplicatedHead
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.sharding import AS_HELD, Gathering, is_first_rank
 from lightning_modules.token_stats import TokenStats

@@ -15,9 +15,9 @@ from callbacks.mathematics.head_geometry import HeadReader, PairGeometry, likely
 from datamodules.batches import CompletionBatch
 from datamodules.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.output_head import LinearHead
+from lightning_modules.models.heads.output_head import LinearHead
+from lightning_modules.models.heads.tiled_logits import LogitTransform
 from lightning_modules.models.policy import Policy
-from lightning_modules.models.tiled_logits import LogitTransform
 from lightning_modules.models.toy import ToyPolicy, ToyShape
 from tests.callbacks.rig import PAIRS, BigramPolicy, pair
 from tests.lightning_modules.stubs import TINY, make_pairs

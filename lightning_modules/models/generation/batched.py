@@ -15,7 +15,7 @@ from typing_extensions import override
 from datamodules.prompts import Sampling
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.completions import Place, Request, Row, requests, rows_of, uniforms_of
-from lightning_modules.models.generation.decoder import CohortT, Decoder
+from lightning_modules.models.generation.decoders.decoder import CohortT, Decoder
 from lightning_modules.models.generation.draw import draw
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.generation.progress import ProgressMeter

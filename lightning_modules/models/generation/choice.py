@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_modules.models.attention_backends.selection import BackendSelector
-from lightning_modules.models.generation.cached_decoder import CachedDecoder
-from lightning_modules.models.generation.decoder import Decoder
-from lightning_modules.models.generation.packed_decoder import PackedDecoder
-from lightning_modules.models.generation.uncached_decoder import UncachedDecoder
+from lightning_modules.models.generation.decoders.cached_decoder import CachedDecoder
+from lightning_modules.models.generation.decoders.decoder import Decoder
+from lightning_modules.models.generation.decoders.packed_decoder import PackedDecoder
+from lightning_modules.models.generation.decoders.uncached_decoder import UncachedDecoder
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
 """Mean absolute difference of log-probs (nats) that rounding may make, as in `layout_check`."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightning_modules.models.head import ScoringHead
+from lightning_modules.models.heads.head import ScoringHead
 from lightning_modules.models.sharding import is_sharded
 
 _PRODUCTS = (nn.Linear, Conv1D, ScoringHead)

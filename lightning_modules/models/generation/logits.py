@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightning_modules.models.head import ScoringHead
+from lightning_modules.models.heads.head import ScoringHead
 
 
 def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from datamodules.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.layout_check import check_log_probs
+from lightning_modules.models.checks.layout_check import check_log_probs
 from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from lightning_modules.token_stats import softmax_gradient_l1, softmax_gradient_l2

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from lightning_modules.models import gguf as conversion
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.files import gguf as conversion
 from lightning_modules.models.reward_model import LastTokenReward, RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.models import head as head_module
-from lightning_modules.models.head import HeadStats, ScoringHead
-from lightning_modules.models.tiled_logits import TileShape
+from lightning_modules.models.heads import head as head_module
+from lightning_modules.models.heads.head import HeadStats, ScoringHead
+from lightning_modules.models.heads.tiled_logits import TileShape
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2
 
 V, H = 23, 7

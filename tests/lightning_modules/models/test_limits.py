@@ -15,8 +15,8 @@ from datamodules.batches import CompletionBatch, Demand, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import Sampling
-from lightning_modules.models.limits import ModelLimits, limits_of
-from lightning_modules.models.rotary import steady_length
+from lightning_modules.models.checks.limits import ModelLimits, limits_of
+from lightning_modules.models.checks.rotary import steady_length
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import NOT_PACKABLE, PACKABLE, VOCAB, config

@@ -20,13 +20,13 @@ from torch.nn import functional
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
-from lightning_modules.models import head as head_module
 from lightning_modules.models.attention_backends.base import AttentionCase
 from lightning_modules.models.attention_backends.selection import BACKENDS
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.heads import head as head_module
+from lightning_modules.models.heads.tile_kernels import WRITTEN, TileKernels, fusible_gradient, fusible_update
+from lightning_modules.models.heads.tiled_logits import TileShape
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.models.tile_kernels import WRITTEN, TileKernels, fusible_gradient, fusible_update
-from lightning_modules.models.tiled_logits import TileShape
 from tests.lightning_modules.models.architectures import config, make_batch, sequences
 
 OUTPUTS = {"llama": "plain", "gemma2": "soft-capped", "cohere": "multiplied", "granite": "divided", "phi": "with bias"}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.models import tile_kernels
-from lightning_modules.models.tile_kernels import (
+from lightning_modules.models.heads import tile_kernels
+from lightning_modules.models.heads.tile_kernels import (
     WRITTEN,
     TileKernels,
     failure,

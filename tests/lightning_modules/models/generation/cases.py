@@ -15,8 +15,8 @@ from datamodules.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.batching import Batching
-from lightning_modules.models.generation.cached_decoder import CachedDecoder
-from lightning_modules.models.generation.packed_decoder import PackedDecoder
+from lightning_modules.models.generation.decoders.cached_decoder import CachedDecoder
+from lightning_modules.models.generation.decoders.packed_decoder import PackedDecoder
 from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import NOT_PACKABLE, PACKABLE, VOCAB, config

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from datamodules.prompts import Sampling
-from lightning_modules.models.generation.cached_decoder import CachedDecoder
-from lightning_modules.models.generation.packed_decoder import PackedDecoder
-from lightning_modules.models.generation.uncached_decoder import UncachedDecoder
+from lightning_modules.models.generation.decoders.cached_decoder import CachedDecoder
+from lightning_modules.models.generation.decoders.packed_decoder import PackedDecoder
+from lightning_modules.models.generation.decoders.uncached_decoder import UncachedDecoder
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import config
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS, build, scored

@@ -16,8 +16,9 @@ from typing_extensions import override
 from datamodules.prompts import Sampling
 from lightning_modules.models import fused_norms
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.generation import batching, packed_cohort
+from lightning_modules.models.generation import batching
 from lightning_modules.models.generation.batching import Batching, batching_for, row_bytes
+from lightning_modules.models.generation.decoders import packed_cohort
 from lightning_modules.models.generation.half_weights import half_weights
 from lightning_modules.models.lora import LoraSpec, add_adapters
 from tests.lightning_modules.models.generation.cases import (
@@ -43,7 +44,10 @@ def as_on_a_device(tokens_per_read: int = 3) -> Iterator[None]:
     with (
         patch.object(fused_norms, "has_kernel", lambda _: True),
         patch.object(packed_cohort, "is_worth_sharing", lambda *_: False),
-        patch("lightning_modules.models.generation.decoder.batching_for", lambda *_: Batching(5, tokens_per_read=tokens_per_read)),
+        patch(
+            "lightning_modules.models.generation.decoders.decoder.batching_for",
+            lambda *_: Batching(5, tokens_per_read=tokens_per_read),
+        ),
     ):
         yield
 
@@ -185,5 +189,5 @@ def test_rows_by_memory_on_cuda_and_as_many_as_ever_on_a_cpu() -> None:
 
 def test_engine_takes_the_batching_it_is_given() -> None:
     policy = build()
-    with patch("lightning_modules.models.generation.decoder.batching_for", side_effect=AssertionError):
+    with patch("lightning_modules.models.generation.decoders.decoder.batching_for", side_effect=AssertionError):
         engine(policy, 3).generate([[3]], WARM, num_samples=4, ends=frozenset(), seed=0, on_progress=None)

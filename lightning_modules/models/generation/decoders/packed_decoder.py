@@ -13,17 +13,17 @@ from typing_extensions import override
 
 from lightning_modules.models.attention import PackedCall
 from lightning_modules.models.attention_backends.selection import BackendSelector
-from lightning_modules.models.generation.decoder import Decoder
-from lightning_modules.models.generation.decoding_attention import (
+from lightning_modules.models.generation.decoders.decoder import Decoder
+from lightning_modules.models.generation.decoders.decoding_attention import (
     DECODING_ATTENTION,
     DecodingCall,
     PromptCall,
     StepCall,
     register_decoding_attention,
 )
+from lightning_modules.models.generation.decoders.packed_cohort import PackedCohort
 from lightning_modules.models.generation.logits import head_logits
 from lightning_modules.models.generation.mode import sampling_mode
-from lightning_modules.models.generation.packed_cohort import PackedCohort
 from lightning_modules.models.segments import PackedSegments
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.models.tile_kernels import kernels_for
-from lightning_modules.models.tiled_log_probs import TiledLogProbs
-from lightning_modules.models.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
+from lightning_modules.models.heads.tile_kernels import kernels_for
+from lightning_modules.models.heads.tiled_log_probs import TiledLogProbs
+from lightning_modules.models.heads.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
 
 class HeadStats(NamedTuple):

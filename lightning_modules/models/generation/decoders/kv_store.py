@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from lightning_modules.models.generation.shared_prefix import KeyValues, RowLayout, attend, masked_softmax
+from lightning_modules.models.generation.decoders.shared_prefix import KeyValues, RowLayout, attend, masked_softmax
 
 
 class LayerStore(ABC):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.models.tile_kernels import TileKernels, TileSums
+from lightning_modules.models.heads.tile_kernels import TileKernels, TileSums
 
 
 class RunningStats:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from datamodules.batches import Demand
-from lightning_modules.models.rotary import steady_length
+from lightning_modules.models.checks.rotary import steady_length
 
 
 @dataclass(frozen=True)

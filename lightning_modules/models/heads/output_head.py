@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_modules.models.tiled_logits import LogitTransform, multiply, product_dtype
+from lightning_modules.models.heads.tiled_logits import LogitTransform, multiply, product_dtype
 
 
 class OutputHead(ABC):

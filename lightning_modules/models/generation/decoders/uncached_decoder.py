@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from lightning_modules.models.generation.batching import Batching
-from lightning_modules.models.generation.decoder import Cohort, Decoder
+from lightning_modules.models.generation.decoders.decoder import Cohort, Decoder
 from lightning_modules.models.generation.logits import head_logits
 from lightning_modules.models.generation.mode import sampling_mode
 

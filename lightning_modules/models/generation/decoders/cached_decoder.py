@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from typing_extensions import override
 
-from lightning_modules.models.generation.decoder import Cohort, Decoder
+from lightning_modules.models.generation.decoders.decoder import Cohort, Decoder
 from lightning_modules.models.generation.logits import head_logits
 from lightning_modules.models.generation.mode import sampling_mode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
-from lightning_modules.models.gguf import converted_folder
+from lightning_modules.models.files.gguf import converted_folder
 
 CACHE = ".cache/prefscope"
 """Folder of converted GGUF files."""

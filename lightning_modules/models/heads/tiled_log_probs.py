@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from lightning_modules.models.running_stats import RunningStats
-from lightning_modules.models.tile_kernels import TileKernels
-from lightning_modules.models.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
+from lightning_modules.models.heads.running_stats import RunningStats
+from lightning_modules.models.heads.tile_kernels import TileKernels
+from lightning_modules.models.heads.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
 
 
 class _Context(FunctionCtx):

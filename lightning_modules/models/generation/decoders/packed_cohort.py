@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_modules.models.generation.decoder import Cohort
-from lightning_modules.models.generation.kv_store import LayerStore, RowStore, SharedStore
-from lightning_modules.models.generation.shared_prefix import RowLayout
+from lightning_modules.models.generation.decoders.decoder import Cohort
+from lightning_modules.models.generation.decoders.kv_store import LayerStore, RowStore, SharedStore
+from lightning_modules.models.generation.decoders.shared_prefix import RowLayout
 
 _MANY_TOKENS = 2**17
 """Prompt tokens of all rows. Up to there a GPU reads them in less time than more calls take to launch (a layer with 2 KiB of keys
