@@ -18,7 +18,7 @@ from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import PromptBatch
 from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.losses.base import Loss
+from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.models.online_reference import recipe_of
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
@@ -27,6 +27,9 @@ from lightning_modules.rewards.base import RewardSource, TotalRewards, prepare, 
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
+
+RANKED = "ranked"
+"""Kind of a completion between the best and the worst of its prompt, as data of scored responses has it."""
 
 MAX_ROLLOUTS = 8
 """Rollouts without a pair, one after the other, before the run gives up."""
@@ -37,8 +40,9 @@ class OnPolicyPreferenceModule(PreferenceModule):
 
     A batch of the loader is a tick and holds nothing: when the first one of a step comes, the policy answers the prompts of all
     its microbatches, each rank a part of them, so that each pair weighs what it would in one batch. Of each prompt the best answer
-    is the chosen one and the worst the rejected, unless they score within `min_gap`; the loss and all diagnostics are those of
-    `PreferenceModule`. A reference is built and asked if the loss or a source of reward reads it.
+    is the chosen one and the worst the rejected, unless they score within `min_gap`; a loss of groups reads the others too. The
+    loss and all diagnostics are those of `PreferenceModule`. A reference is built and asked if the loss or a source of reward
+    reads it.
 
     Args:
         policy: recipe of the model to train.
@@ -161,7 +165,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
         samples = Samples.joined(part[0] for part in parts if part is not None)
         total = TotalRewards.joined(part[1] for part in parts if part is not None)
         total.require_scores()
-        examples = list(best_and_worst(samples, total.scores, self.min_gap))
+        examples = list(groups_of(samples, total.scores, self.min_gap, keeps_all=self.loss.reads is Reads.GROUPS))
         found = {"objective/scores": total.scores[total.scores.isfinite()]}
         found["rollout/pair_share"] = torch.tensor([len(examples) / len(samples.prompts)])
         self.count_once(found)
@@ -182,21 +186,25 @@ class OnPolicyPreferenceModule(PreferenceModule):
         return replace(batch, reference_token_logps=self._frozen.logps(batch))
 
 
-def best_and_worst(samples: Samples, scores: Tensor, min_gap: float) -> Iterator[Example]:
+def groups_of(samples: Samples, scores: Tensor, min_gap: float, *, keeps_all: bool) -> Iterator[Example]:
     """A pair for every prompt whose best and worst completion differ by `min_gap` and more; the first of equals is taken.
 
     Args:
         samples: Q completions.
-        scores: `[Q]`; NaN is neither best nor worst.
+        scores: `[Q]`; NaN is neither best nor worst, and is left out.
         min_gap: > 0.
+        keeps_all: whether the others that are scored stand after the pair, for losses of groups.
     """
     groups = torch.split(scores, [len(group) for group in samples.groups])
     for prompt, completions, group in zip(samples.prompts, samples.groups, groups, strict=True):
         best = int(group.nan_to_num(-torch.inf).argmax())
         worst = int(group.nan_to_num(torch.inf).argmin())
         if group[best] - group[worst] >= min_gap:
-            sides = ((best, Role.CHOSEN, "chosen"), (worst, Role.REJECTED, "rejected"))
+            members = [(best, Role.CHOSEN, "chosen"), (worst, Role.REJECTED, "rejected")]
+            if keeps_all:
+                others = (number for number in range(len(completions)) if number not in (best, worst) and group[number].isfinite())
+                members += [(number, Role.SAMPLE, RANKED) for number in others]
             yield Example(
                 prompt.prompt_ids,
-                tuple(TokenizedCompletion(completions[i].token_ids, role, kind, float(group[i])) for i, role, kind in sides),
+                tuple(TokenizedCompletion(completions[i].token_ids, role, kind, float(group[i])) for i, role, kind in members),
             )

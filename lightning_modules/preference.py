@@ -68,7 +68,7 @@ class PreferenceModule(ObjectiveModule):
         self._scorer = ReferenceScorer(self._reference_spec, Path(cache_dir))
         self._policy_is_reference = recipe is None
         is_online = isinstance(reference, OnlineReference) and loss.needs_reference
-        self._online = FrozenPolicy(self._reference_spec, is_start=recipe is None) if is_online else None
+        self.online_reference = FrozenPolicy(self._reference_spec, is_start=recipe is None) if is_online else None
         self._is_prepared = False
         if is_online:
             # Of this one alone: Lightning warns of every class with this hook.
@@ -81,8 +81,8 @@ class PreferenceModule(ObjectiveModule):
         # The policy starts as the reference: spare building a second one to know its key.
         if self._policy_is_reference and self.loss.needs_reference:
             self._scorer.fingerprint = self.policy.fingerprint()
-        if self._online is not None:
-            self._online.share(self.policy, is_sharded=self.device_mesh is not None)
+        if self.online_reference is not None:
+            self.online_reference.share(self.policy, is_sharded=self.device_mesh is not None)
 
     @override
     def reference_policy(self) -> Policy:
@@ -224,16 +224,16 @@ class PreferenceModule(ObjectiveModule):
         return self._with_reference(batch) if isinstance(batch, CompletionBatch) else batch
 
     def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
-        if self._online is None:
+        if self.online_reference is None:
             return batch
         with self.trainer.precision_plugin.forward_context():
-            return replace(batch, reference_token_logps=self._online.logps(batch))
+            return replace(batch, reference_token_logps=self.online_reference.logps(batch))
 
     def _ensure_reference(self) -> None:
         if not self.loss.needs_reference:
             return
-        if self._online is not None:
-            return self._prepare_online(self._online)
+        if self.online_reference is not None:
+            return self._prepare_online(self.online_reference)
         store = require(data_of(self.trainer), ReferenceStore)
         self._scorer.attach(store, device=self.device, precision=self.trainer.precision_plugin)
 

@@ -12,6 +12,7 @@ from torch.optim import SGD
 from datamodules.batches import CompletionBatch
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.token_gates import Renyi2Gate
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.objective_module import ObjectiveModule
@@ -140,6 +141,23 @@ def test_gradient_norm_is_clipped_with_a_fused_optimizer(tmp_path: Path) -> None
     )
     moved = torch.cat([(p.detach() - start[name]).flatten() for name, p in module.policy.named_parameters()])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_gate_takes_the_step_of_its_own_loss(tmp_path: Path) -> None:
+    examples = make_pairs(5)
+    module, keep = fit(
+        SFTModule(TINY, partial(SGD, lr=0.5), gate=Renyi2Gate()), InMemoryPairs(examples, [[0, 1], [2, 3, 4]], 2), tmp_path, 2
+    )
+    policy = TINY.build()
+    stats = policy(InMemoryPairs(examples, [[0]], 1)._pack([0, 1, 2, 3, 4]))
+    focus = stats.sum_sq_probs
+    ((1 - (focus * stats.logps).exp()) / focus).mean().backward()
+    for after, before in zip(module.policy.parameters(), policy.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(after, before.detach() - 0.5 * before.grad, rtol=1e-4, atol=1e-6)
+    gradients = keep.steps[0].token_gradients()
+    assert gradients is not None
+    assert gradients.unique().numel() > 3, "every token has a gate of its own"
 
 
 def test_sft_data_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from datamodules.batches import Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.losses.plackett_luce import PlackettLuceLoss
 from lightning_modules.models.reward_model import RewardModelSpec
 from lightning_modules.models.scalar import load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
-from lightning_modules.on_policy import OnPolicyPreferenceModule, best_and_worst
+from lightning_modules.on_policy import OnPolicyPreferenceModule, groups_of
 from lightning_modules.ppo.estimators import RLOO
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.module import PPOModule
@@ -143,12 +144,24 @@ def test_models_with_another_tokenizer_are_refused(tmp_path: Path) -> None:
 
 def test_the_best_and_the_worst_make_the_pair() -> None:
     drawn = samples([[3, EOS], [4, EOS], [5, EOS]], [[6], [7]], [[8], [9]])
-    examples = list(best_and_worst(drawn, tensor([0.5, 1.0, 0.0, 0.3, 0.3, nan, 1.0]), min_gap=0.1))
+    examples = list(groups_of(drawn, tensor([0.5, 1.0, 0.0, 0.3, 0.3, nan, 1.0]), min_gap=0.1, keeps_all=False))
     (pair,) = examples
     assert [(c.token_ids, c.role, c.score) for c in pair.completions] == [
         ((4, EOS), Role.CHOSEN, 1.0),
         ((5, EOS), Role.REJECTED, 0.0),
     ]
+
+
+def test_a_loss_of_groups_gets_all_that_are_scored(tmp_path: Path) -> None:
+    drawn = samples([[3, EOS], [4, EOS], [5, EOS], [6, EOS]])
+    (group,) = groups_of(drawn, tensor([0.5, 1.0, 0.0, nan]), min_gap=0.1, keeps_all=True)
+    assert [(c.token_ids, c.kind, c.score) for c in group.completions] == [
+        ((4, EOS), "chosen", 1.0),
+        ((5, EOS), "rejected", 0.0),
+        ((3, EOS), "ranked", 0.5),
+    ]
+    module = OnPolicyPreferenceModule(TINY, PlackettLuceLoss(), [JudgeReward(EvenJudge())], partial(AdamW, lr=0.02))
+    fit(tmp_path, module, max_steps=2)
 
 
 def on_policy(judge: EvenJudge, lr: float = 0.02) -> OnPolicyPreferenceModule:

@@ -1,0 +1,79 @@
+"""What a step does to the likelihood of its own completions: good answers that do not gain, or fall (arXiv 2512.04220)."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.base import BatchDiagnostic
+from callbacks.mathematics.selection import sequences_by_kind
+from callbacks.readings import Values
+from datamodules.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy
+from lightning_modules.step_output import StepOutput
+
+STAGNANT = 1e-4
+"""Nats per token. A step that moves a completion by less leaves it where it is."""
+
+
+def step_effect(batch: CompletionBatch, before: Tensor, after: Tensor) -> dict[str, Tensor]:
+    """How a step moved the completions that it was made of.
+
+    Args:
+        batch: of the step.
+        before: `[K]` log-probs before the step, nats.
+        after: `[K]` the same after it.
+
+    Returns:
+        Of every kind but probes `<kind>/gain_per_token` `[n]` (nats per token), `<kind>/fell` `[n]` bool: by more than 1e-4, and
+        `<kind>/stagnant`: by neither more nor less.
+    """
+    gains = sum_by_sequence(after - before, batch.target_sequence, batch.num_sequences) / batch.lengths
+    members = sequences_by_kind(batch)
+    watched = {kind for kind, role in zip(batch.kinds, batch.roles.tolist(), strict=True) if role != Role.PROBE}
+    values: dict[str, Tensor] = {}
+    for kind, index in members.items():
+        if kind in watched:
+            own = gains[index]
+            values |= {f"{kind}/gain_per_token": own, f"{kind}/fell": own < -STAGNANT, f"{kind}/stagnant": own.abs() <= STAGNANT}
+    return values
+
+
+class LazyLikelihood(BatchDiagnostic[StepOutput]):
+    """Reads the completions of a due step again after it: what the update itself did to them (lazy likelihood displacement).
+
+    Of a reinforcement run the kinds are `sample_above` and `sample_below` their prompt's mean score: a healthy step raises the
+    first and lowers the second; where `sample_above` stagnates and then falls, collapse is near. Remedy: `preservation` of
+    PPOSettings, which lifts only what fell. Of preference runs they are chosen and rejected. Costs a forward pass without gradient over a due
+    step's completions. Metrics: docs/metrics.md.
+
+    Args:
+        every_n_steps: cadence in optimizer steps. Step 1 is always measured.
+    """
+
+    name = "lazy_likelihood"
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        super().__init__(every_n_steps)
+        self._seen: list[tuple[CompletionBatch, Tensor]] = []
+
+    @override
+    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
+        self._seen.append((batch, output.stats.logps.detach()))
+        return {}
+
+    @override
+    def end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        policy = require(pl_module, HasPolicy).policy
+        mode = policy.training
+        policy.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            for batch, before in self._seen:
+                values = step_effect(batch, before, policy(batch).logps)
+                self.read([{f"lazy_likelihood/{name}": value for name, value in values.items()}])
+        policy.train(mode)
+        self._seen = []
+        super().end_step(trainer, pl_module)
