@@ -47,8 +47,8 @@ class LazyLikelihood(BatchDiagnostic[StepOutput]):
 
     Of a reinforcement run the kinds are `sample_above` and `sample_below` their prompt's mean score: a healthy step raises the
     first and lowers the second; where `sample_above` stagnates and then falls, collapse is near. Remedy: `preservation` of
-    PPOSettings, which lifts only what fell. Of preference runs they are chosen and rejected. Costs a forward pass without gradient over a due
-    step's completions. Metrics: docs/metrics.md.
+    PPOSettings, which lifts only what fell. Of preference runs they are chosen and rejected. Costs a forward pass without
+    gradient over a due step's completions. Metrics: docs/metrics.md.
 
     Args:
         every_n_steps: cadence in optimizer steps. Step 1 is always measured.

@@ -19,6 +19,7 @@ from callbacks import diagnostics
 from callbacks.alarms.property_alarm import PropertyAlarm
 from callbacks.base import Diagnostic
 from callbacks.control.adaptive_beta import AdaptiveBeta
+from callbacks.control.batch_beta import BatchBeta
 from callbacks.control.reward_calibration import RewardCalibration
 from callbacks.diagnostics.accuracy import AccuracyMonitor
 from callbacks.diagnostics.freshness import PoolFreshness
@@ -38,6 +39,7 @@ from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
 from judges.base import Judge, Verdict
+from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
@@ -153,6 +155,13 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         fit(
             PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), CalibratedLoss(), optimizer, cache_dir=cache),
             [RewardCalibration()],
+            folder,
+            data=toy,
+            max_steps=1,
+        ),
+        fit(
+            PreferenceModule(ToyPolicySpec(num_seeds=2, width=8), BetaDPOLoss(), optimizer, cache_dir=cache),
+            [BatchBeta()],
             folder,
             data=toy,
             max_steps=1,
