@@ -19,6 +19,9 @@ from advice.weights import Printed, assumed, weights_origin
 from run_folder.rows import tracks_of
 
 CENTRE = "head/centre"
+"""Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it (docs/derivations.md 5.5)."""
+
+CENTRE = "head/centre"
 """Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
 
 
