@@ -124,8 +124,11 @@ def _beyond(what: str, value: int, known: tuple[int, int]) -> list[str]:
 
 
 @cache
-def shipped() -> Calibration:
+def shipped(is_judged: bool = False) -> Calibration:
     """The calibration of the file.
+
+    Args:
+        is_judged: that for runs whose answers are judged on the way.
 
     Raises:
         ValueError: if the file is of other features.
@@ -136,6 +139,7 @@ def shipped() -> Calibration:
         raise ValueError(
             f"expected {FILE.name} for the features {names}, got {content['features']}. Make it: python -m studies page verdict"
         )
+    content = content["judged" if is_judged else "bank"]
     return Calibration(
         weights=tuple(content["weights"]),
         intercept=content["intercept"],

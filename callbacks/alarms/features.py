@@ -14,6 +14,7 @@ OFF_DATA, OFF_PAIR = "dispersion/bank/off_data_mass", "dispersion/bank/off_pair_
 BOTH_DOWN = "degradation/bank/quadrant/both_down"
 CHOSEN_MOVED, REJECTED_MOVED, CHOSEN_LOST = "mass/chosen/moved", "mass/rejected/moved", "mass/chosen/to_off_data"
 SURE = "dispersion/bank/chosen/top1_mass"
+ACCURACY, PROBLEMS = "task/accuracy", "task/problems"
 KINDS = ("chosen", "rejected", "other_chosen")
 
 MIN_SPREAD = 1e-3
@@ -39,7 +40,10 @@ def spread_of(kind: str) -> str:
 METRICS = frozenset(
     {*map(change_of, KINDS), *map(spread_of, KINDS), OFF_DATA, OFF_PAIR, BOTH_DOWN, SURE, CHOSEN_MOVED, REJECTED_MOVED, CHOSEN_LOST}
 )
-"""What all features together are made of."""
+"""What all features of the bank together are made of."""
+
+JUDGED = frozenset({ACCURACY, PROBLEMS})
+"""What is read where answers are judged."""
 
 _AS_SOON_AS_MASS_MOVES = frozenset({CHOSEN_LOST})
 """Written only once something has moved: not having been read is no lack."""
@@ -87,6 +91,18 @@ def _left(metric: str) -> Callable[[Readings, Readings], float]:
 
 def _lost(first: Readings, latest: Readings) -> float:
     return latest[CHOSEN_MOVED] * latest.get(CHOSEN_LOST, 0.0)
+
+
+def fall_beyond_chance(start: float, now: float, variance: float, number: float) -> float:
+    """Fall of a mean over `number` answers less one standard error; `variance`: of a score at the start plus that of one now."""
+    return start - now - math.sqrt(variance / number)
+
+
+def _judged(first: Readings, latest: Readings) -> float:
+    if not first.keys() >= JUDGED:
+        return 0.0
+    start, now = first[ACCURACY], latest[ACCURACY]
+    return fall_beyond_chance(start, now, start * (1 - start) + now * (1 - now), latest[PROBLEMS])
 
 
 FEATURES = (
@@ -160,12 +176,22 @@ FEATURES = (
         True,
         "along chosen answers {value:.2f} times the doubt there was at first went to tokens that no known answer has there",
     ),
+    Feature(
+        "judged_fall",
+        "worse_answers",
+        _judged,
+        True,
+        "{value:.1%} fewer held-out problems are solved, beyond one standard error",
+    ),
 )
 """In the order of the table in docs/results/verdict."""
 
 
 IN_MODEL = ("others_fall", "chosen_fall", "off_pair_growth", "lost_beyond_doubt")
 """Those that the shipped warning weighs; the others are written, and notices name some of them."""
+
+WITH_JUDGED = (*IN_MODEL, "judged_fall")
+"""Those that it weighs where answers are judged."""
 
 
 def lacking(readings: Readings) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.alarms.calibration import Calibration, Setting, shipped
-from callbacks.alarms.features import FEATURES, METRICS, lacking
+from callbacks.alarms.features import FEATURES, JUDGED, METRICS, lacking
 
 CLAUSES = 3
 """Pieces of evidence that a warning names, the heaviest first."""
@@ -45,11 +45,11 @@ class HarmWatch:
     """Hears the bank's readings and judges them; a run is warned of once.
 
     Args:
-        calibration: what probabilities come from; the shipped one by default.
+        calibration: what probabilities come from; by default the shipped one, which is another where answers are judged.
     """
 
     def __init__(self, calibration: Calibration | None = None) -> None:
-        self.calibration = calibration or shipped()
+        self._given = calibration
         self._first: dict[str, float] = {}
         self._latest: dict[str, float] = {}
         self._fresh = False
@@ -57,9 +57,14 @@ class HarmWatch:
         self._highest: tuple[float, int] | None = None
         self._warned_at: int | None = None
 
+    @property
+    def calibration(self) -> Calibration:
+        """What probabilities come from. A run whose answers are judged is told by its first reading, before it is judged at all."""
+        return self._given or shipped(is_judged=self._first.keys() >= JUDGED)
+
     def hear(self, readings: Mapping[str, float]) -> None:
         """Take readings of the step that is judged next; others than the features' are left alone."""
-        for name in METRICS & readings.keys():
+        for name in (METRICS | JUDGED) & readings.keys():
             if math.isfinite(readings[name]):
                 # The first reading is the start: it is no change yet.
                 self._fresh |= name in self._first

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from callbacks.alarms.features import FEATURES, IN_MODEL, METRICS, lacking
+from callbacks.alarms.features import FEATURES, IN_MODEL, METRICS, WITH_JUDGED, lacking
 from run_folder.rows import read_rows
 from studies.files import load_study
 from studies.study import ROOT, Cell
@@ -28,10 +28,15 @@ FAMILY_OF = {
     "verdict/toy": "toy",
 }
 """Study -> family."""
-DECLARED = tuple(number for number, feature in enumerate(FEATURES) if feature.name != "lost_beyond_doubt")
+LATER = ("lost_beyond_doubt", "judged_fall")
+DECLARED = tuple(number for number, feature in enumerate(FEATURES) if feature.name not in LATER)
 """Columns of the features that were declared before the first run."""
 CHOSEN = tuple(number for number, feature in enumerate(FEATURES) if feature.name in IN_MODEL)
 """Columns of those that the shipped warning weighs."""
+JUDGED = tuple(number for number, feature in enumerate(FEATURES) if feature.name in WITH_JUDGED)
+"""The same where answers are judged."""
+ANSWERED = ("embedded", "second", "poem")
+"""Families whose answers are judged."""
 DEVELOPMENT = frozenset(Path(__file__).with_name("development.txt").read_text(encoding="utf-8").splitlines())
 """The runs that were made before CHOSEN was chosen: its other runs say what the choice is worth."""
 APART = "toy"
@@ -102,7 +107,14 @@ class LabelledRun:
     def sizes(self) -> Array:
         """`[readings, features]` as the model takes them."""
         rows = [[feature.size(first, latest) for feature in FEATURES] for _, first, latest in self.readings]
-        return np.array(rows, dtype=np.float64).reshape(-1, len(FEATURES))
+        sizes = np.array(rows, dtype=np.float64).reshape(-1, len(FEATURES))
+        if self.outcome.judged and len(sizes):
+            # Of problems that are in no label; the monitor's own accuracy is of all.
+            sizes[:, -1] = [max(self._judged_at(step), 0.0) ** 0.5 for step in self.reading_steps]
+        return sizes
+
+    def _judged_at(self, step: int) -> float:
+        return [fall for read_at, fall in self.outcome.judged if read_at <= step][-1]
 
     @property
     def reading_steps(self) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from studies.verdict.families import APART, CHOSEN, DECLARED, Array, LabelledRun
+from studies.verdict.families import APART, CHOSEN, DECLARED, JUDGED, Array, LabelledRun
 
 FALSE_ALARMS, MIN_FINE = 0.05, 20
 """The rate that is kept, and the fine runs from which on a family must keep it by itself."""
@@ -36,6 +36,16 @@ class Model:
 def chosen(run: LabelledRun) -> Array:
     """`[readings, features]`: what the shipped warning weighs, and 0 for what it does not."""
     return _only(run, CHOSEN)
+
+
+def with_judged(run: LabelledRun) -> Array:
+    """`[readings, features]`: what it weighs where answers are judged."""
+    return _only(run, JUDGED)
+
+
+def judged_alone(run: LabelledRun) -> Array:
+    """The same of nothing but the judged answers."""
+    return _only(run, JUDGED[-1:])
 
 
 def declared(run: LabelledRun) -> Array:

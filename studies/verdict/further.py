@@ -11,12 +11,9 @@ from run_folder.rows import read_rows
 from studies.readings import markdown_table
 from studies.study import ROOT
 from studies.verdict.evaluation import auc_of, rates, recall_at, warned
-from studies.verdict.families import Array, LabelledRun
+from studies.verdict.families import ANSWERED, JUDGED, Array, LabelledRun
 from studies.verdict.fit import chosen, held_out, threshold_of
 from studies.verdict.outcome import OUTCOME_ROWS
-
-ANSWERED = ("embedded", "second", "poem")
-"""Families whose answers are judged."""
 
 Columns = Callable[[LabelledRun], Array]
 """`[readings, n]` further sizes."""
@@ -27,7 +24,7 @@ def table(runs: Sequence[LabelledRun]) -> str:
     kept = [run for run in runs if run.family in ANSWERED and len(run.sizes)]
     variants: dict[str, list[Columns]] = {
         "as shipped": [],
-        "(a) 50 judged answers": [judged],
+        "(a) 50 judged answers: shipped where there are any": [judged],
         "(b) length of the answers": [lengths],
         "(c) fall of left-over answers": [leftovers],
         "(a) and (c)": [judged, leftovers],
@@ -54,9 +51,8 @@ def _joined(run: LabelledRun, columns: Sequence[Columns]) -> Array:
 
 
 def judged(run: LabelledRun) -> Array:
-    """Fall of the score of 50 judged answers that are in no label, as last known at each reading; square root."""
-    falls = [(step, max(-change, 0.0) ** 0.5) for step, change in run.outcome.judged]
-    return _latest(run, falls)
+    """Fall of the score of 50 judged answers that are in no label, beyond one standard error."""
+    return run.sizes[:, JUDGED[-1:]]
 
 
 def lengths(run: LabelledRun) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.alarms.features import fall_beyond_chance
 from run_folder.rows import Track, read_rows, tracks_of
 from studies.study import ROOT, Cell
 from studies.verdict.outcome import OUTCOME_ROWS
@@ -29,7 +30,7 @@ class Outcome:
     harm_step: int | None
     """First reading from which the condition held to the end; None where the run is fine."""
     judged: tuple[tuple[int, float], ...] = ()
-    """(step, change) of the problems that are in no label."""
+    """(step, fall beyond one standard error) of the problems that are in no label."""
 
 
 def outcome_of(cell: Cell, family: str) -> Outcome:
@@ -46,12 +47,16 @@ def outcome_of(cell: Cell, family: str) -> Outcome:
 
 def _answered(rows: Sequence[dict[str, Any]], name: str, fall: float) -> Outcome:
     readings = [(row["step"], float(np.mean(row[name][NOT_IN_LABEL:]))) for row in rows]
-    others = [(row["step"], float(np.mean(row[name][:NOT_IN_LABEL]))) for row in rows]
+    others = [(row["step"], _fall(rows[0][name][:NOT_IN_LABEL], row[name][:NOT_IN_LABEL])) for row in rows]
     start = readings[0][1]
     change = (readings[-1][1] + readings[-2][1]) / 2 - start
     is_wrong = change <= -fall + _ROUNDING
     harm = _settled(readings, lambda value: value <= start - fall + _ROUNDING) if is_wrong else None
-    return Outcome(change, is_wrong, harm, tuple((step, value - others[0][1]) for step, value in others))
+    return Outcome(change, is_wrong, harm, tuple(others))
+
+
+def _fall(start: Sequence[float], now: Sequence[float]) -> float:
+    return fall_beyond_chance(float(np.mean(start)), float(np.mean(now)), float(np.var(start) + np.var(now)), len(now))
 
 
 def _neutral(rows: Sequence[dict[str, Any]]) -> Outcome:

@@ -44,6 +44,8 @@ BY_HAND = {
     "chosen_lost": 0.08,
     "rejected_moved": 0.36,
     "lost_beyond_doubt": 0.08 / 0.2,
+    # Nobody judges answers here.
+    "judged_fall": 0.0,
 }
 
 
@@ -53,6 +55,14 @@ def values(latest: dict[str, float]) -> dict[str, float]:
 
 def test_every_feature_is_what_its_definition_gives() -> None:
     assert values(LATEST) == {name: pytest.approx(value) for name, value in BY_HAND.items()}
+
+
+def test_fewer_solved_problems_count_beyond_chance() -> None:
+    [judged] = [feature for feature in FEATURES if feature.name == "judged_fall"]
+    first, latest = ({"task/accuracy": share, "task/problems": 100.0} for share in (0.6, 0.4))
+    # 0.2 - sqrt((0.6 * 0.4 + 0.4 * 0.6) / 100)
+    assert judged.value(FIRST | first, LATEST | latest) == pytest.approx(0.2 - 0.0692820323)
+    assert judged.value(FIRST | first, LATEST | first | {"task/accuracy": 0.55}) == 0.0, "within one standard error"
 
 
 def test_all_are_0_at_the_start_and_where_things_get_better() -> None:

@@ -140,8 +140,21 @@ def test_the_message_counts_held_out_runs() -> None:
     assert "6 runs of 2 families" in text
 
 
-def test_the_shipped_calibration_keeps_false_alarms_and_grows_with_every_feature() -> None:
-    model = shipped()
+def test_judged_answers_bring_a_calibration_of_their_own() -> None:
+    watch = HarmWatch()
+    watch.hear(FIRST)
+    assert watch.calibration == shipped()
+    watch.hear({"task/accuracy": 0.7, "task/problems": 200.0})
+    assert watch.calibration == shipped(is_judged=True) != shipped()
+    calm = judged(watch, 10, FIRST | {"task/accuracy": 0.69})
+    # What the likelihoods do not show, answers do.
+    worse = judged(watch, 20, FIRST | {"task/accuracy": 0.3})
+    assert (calm.is_warning, worse.is_warning, worse.property) == (False, True, "worse_answers")
+
+
+@pytest.mark.parametrize("is_judged", [False, True])
+def test_the_shipped_calibration_keeps_false_alarms_and_grows_with_every_feature(is_judged: bool) -> None:
+    model = shipped(is_judged)
     assert sum(score >= model.threshold for score in model.fine) <= 0.05 * len(model.fine)
     assert min(model.weights) >= 0 < max(model.weights)
     assert model.probability_of[0] > 0
@@ -156,4 +169,4 @@ def test_a_calibration_of_other_features_is_refused(monkeypatch: pytest.MonkeyPa
     path.write_text(json.dumps(content), encoding="utf-8")
     monkeypatch.setattr(calibrations, "FILE", path)
     with pytest.raises(ValueError, match="python -m studies page verdict"):
-        shipped.__wrapped__()
+        shipped.__wrapped__(False)
