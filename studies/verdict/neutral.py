@@ -10,15 +10,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.base import Diagnostic
+from callbacks.base import PolicyDiagnostic
 from callbacks.mathematics.sample_statistics import repetition
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.batches import Role, sum_by_sequence
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
 from datamodules.prompts import Sampling
 from lightning_modules.models.policy import Policy
-from lightning_modules.step_output import StepOutput
 from run_folder.files import append_row
 from studies.verdict.outcome import END_ROWS, OUTCOME_ROWS
 
@@ -26,7 +25,7 @@ PROMPT_TOKENS = 8
 """Of a text: what is given of it before it is to be predicted, and before it is gone on with."""
 
 
-class NeutralText(Diagnostic):
+class NeutralText(PolicyDiagnostic):
     """Likelihood of texts that nobody trains on and nobody prefers, and samples that go on from their beginnings.
 
     Rows `outcome`: `neutral/nll` (nats per token of each text) and `neutral/repetition` (share of 4-grams of each sample that it
@@ -55,19 +54,9 @@ class NeutralText(Diagnostic):
         super().__init__(every_n_steps)
         self._texts, self._num_texts, self._num_samples, self._max_length = Path(texts), num_texts, num_samples, max_length
         self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
-        self._measured_at = -1
-
-    @override
-    def is_due(self, step: int) -> bool:
-        return step % self.every_n_steps == 0
-
-    @override
-    def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
-        return {}
 
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        self._measured_at = trainer.global_step
         policy, tokenizer = cast(Policy, pl_module.policy), trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         ids = [tokenizer(text)["input_ids"][: self._max_length] for text in self._read()]
         beginnings, rest = [list(text[:PROMPT_TOKENS]) for text in ids], [tuple(text[PROMPT_TOKENS:]) for text in ids]
@@ -87,19 +76,6 @@ class NeutralText(Diagnostic):
     def _read(self) -> list[str]:
         lines = self._texts.read_text(encoding="utf-8").splitlines()[: self._num_texts]
         return [json.loads(line)["question"] for line in lines]
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_now(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._measured_at != trainer.global_step:
-            self._write_now(trainer, pl_module)
-
-    def _write_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.read(self.measure_policy(trainer, pl_module))
-        self.flush(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
