@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 RUNTIME = ("train.py", "demo.py", "report.py", "datamodules", "lightning_modules", "callbacks", "judges", "reports")
 DEVELOPMENT = ("tests", "bench", "studies")
-OPTIONAL = ("judges", "vllm", "fa2", "fa4")
+OPTIONAL = ("studies", "judges", "vllm", "fa2", "fa4")
 
 
 def sources(names: tuple[str, ...]) -> Iterator[Path]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from studies.verdict.families import APART, CHOSEN, DECLARED, JUDGED, Array, LabelledRun
 
@@ -61,6 +60,9 @@ def _only(run: LabelledRun, columns: Sequence[int]) -> Array:
 
 def fit(runs: Sequence[LabelledRun], sizes: Sizes) -> Model:
     """Fit the model to all readings of the runs, each run weighing 1; the most negative coefficient goes until none is left."""
+    # What the rest of the study, and its tests, do without.
+    from sklearn.linear_model import LogisticRegression
+
     parts = [sizes(run) for run in runs]
     table = np.concatenate(parts)
     labels = np.concatenate([np.full(len(part), run.outcome.is_wrong) for run, part in zip(runs, parts, strict=True)])
@@ -150,6 +152,8 @@ def threshold_without(scored: Sequence[Scored], family: str) -> float:
 
 def probability_of(scored: Sequence[Scored]) -> tuple[float, float]:
     """(slope, intercept) of the log-odds that a run ends wrong in its highest held-out score; the family apart is left out."""
+    from sklearn.linear_model import LogisticRegression
+
     trained = [one for one in scored if one.run.family != APART]
     scores = np.array([[one.highest] for one in trained])
     labels = np.array([one.run.outcome.is_wrong for one in trained])
