@@ -17,7 +17,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 RUNTIME = ("train.py", "demo.py", "report.py", "datamodules", "lightning_modules", "callbacks", "judges", "reports")
 DEVELOPMENT = ("tests", "bench", "studies")
-OPTIONAL = ("studies", "judges", "vllm", "fa2", "fa4")
+OPTIONAL = ("studies", "judges", "qlora", "vllm", "fa2", "fa4")
+IMPORTED_AS = {"sklearn": "scikit-learn"}
+"""Packages whose module has another name, where they are not installed to say so themselves."""
 
 
 def sources(names: tuple[str, ...]) -> Iterator[Path]:
@@ -58,7 +60,7 @@ def test_every_package_that_is_imported_is_declared(files: tuple[str, ...], extr
     missing = {
         module
         for module in third_party(files)
-        if not any(canonicalize_name(name) in known for name in distributions.get(module, [module]))
+        if not any(canonicalize_name(name) in known for name in distributions.get(module, [IMPORTED_AS.get(module, module)]))
     }
     assert missing == set()
 
