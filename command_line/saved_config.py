@@ -7,13 +7,15 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
+
+from run_folder.files import run_folder
 
 _UNREAD = re.compile(r"config\.yaml|hparams\.yaml|events\.out\..*|data_\w+\.json")
 """What is written before the first step, and is made again by the next try."""
@@ -45,7 +47,9 @@ class SaveRunConfig(SaveConfigCallback):
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Called on one rank, after the file was written. A report says how to run it again.
-        path = Path(cast(str, cast(Any, trainer.logger).log_dir)) / self.config_filename
+        folder = run_folder(trainer)
+        assert folder is not None, "setup refuses a run without one"
+        path = folder / self.config_filename
         path.write_text(f"# python train.py {TrainerFn(stage).value}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
 
     @override

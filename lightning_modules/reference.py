@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
@@ -140,7 +139,7 @@ def _gathered(own: dict[int, Tensor]) -> list[dict[int, Tensor]]:
         return [own]
     shards: list[dict[int, Tensor] | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shards, own)
-    return cast(list[dict[int, Tensor]], shards)
+    return [shard for shard in shards if shard is not None]
 
 
 def _agreed(found: bool) -> bool:

@@ -7,7 +7,7 @@ training nearly every step is. Rounded up with a probability equal to the distan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class StochasticAdamW(Optimizer):
         # End to end, so that a step of hundreds of parameters is some calls and not some for each parameter.
         stepped, gradients = (
             torch.cat([tensor.reshape(-1) for tensor in tensors]).to(wide)
-            for tensors in (weights, [_local(cast(Tensor, parameter.grad)) for parameter in chunk])
+            for tensors in (weights, [_local(parameter.grad) for parameter in chunk if parameter.grad is not None])
         )
         sizes = [weight.numel() for weight in weights]
         first, second = ([_local(state[name]).view(-1) for state in states] for name in _MOMENTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,5 +98,5 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 
 
 def _on_device(sums: Sums, device: torch.device) -> Sums:
-    moved = {name: value.detach().to(device) for name, value in vars(sums).items() if isinstance(value, Tensor)}
-    return replace(sums, **cast(Any, moved))
+    moved: dict[str, Any] = {name: value.detach().to(device) for name, value in vars(sums).items() if isinstance(value, Tensor)}
+    return replace(sums, **moved)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -42,5 +42,5 @@ def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
     """The TensorBoard writer of this rank; None where there is none."""
     if not trainer.is_global_zero:
         return None
-    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return cast(SummaryWriter, writers[0]) if writers else None
+    writers: list[SummaryWriter] = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return writers[0] if writers else None

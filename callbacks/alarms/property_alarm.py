@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
@@ -18,7 +18,8 @@ from callbacks.alarms.watch import Alarm, AlarmWatch
 from callbacks.base import ReadingListener
 from callbacks.output.console import say
 from callbacks.schedule import step_of
-from lightning_modules.models.policy import Policy
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy
 from run_folder.files import append_row, tensorboard_writer
 from run_folder.verdict import HARM
 
@@ -180,7 +181,7 @@ class PropertyAlarm(ReadingListener):
 
 
 def _setting_of(pl_module: LightningModule) -> Setting:
-    policy = cast(Policy, pl_module.policy)
+    policy = require(pl_module, HasPolicy).policy
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     vocabulary = getattr(policy, "vocab_size", None)
     return Setting(parameters, vocabulary, type(getattr(pl_module, "loss", pl_module)).__name__)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +86,8 @@ class DataDoctor(Callback):
             return
         facts = self._pair_facts(dataset)
         if facts:
-            highest = bank.pop("highest_ches_rows", [])
-            self._tell(trainer, facts | bank, cast(list[str], highest))
+            highest: list[str] = bank.pop("highest_ches_rows", [])
+            self._tell(trainer, facts | bank, highest)
 
     def _pair_facts(self, dataset: SplitDataset) -> dict[str, Any]:
         keys: list[tuple[int, int, int]] = []

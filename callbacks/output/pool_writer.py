@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -82,7 +82,7 @@ class PoolWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        groups = cast(Sequence[Sequence[list[int]]], outputs)
+        groups: Sequence[Sequence[list[int]]] = outputs
         policy = require(pl_module, HasPolicy).policy
         rows = [self._row(prompt.item, group, batch, policy) for prompt, group in zip(batch.prompts, groups, strict=True)]
         parts = of_all_ranks(lambda: self._judged(rows, [prompt.item for prompt in batch.prompts]))

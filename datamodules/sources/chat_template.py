@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from datamodules.sources.messages import LINKS, SAID
 from datamodules.sources.records import BadRowError, Fault, Message
@@ -178,7 +178,8 @@ def _as_json(text: str) -> object:
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
-        return cast(object, json.loads(text))
+        loaded: object = json.loads(text)
+        return loaded
     except ValueError:
         return None
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from datamodules.sources.records import BadRowError, Fault
 from datamodules.sources.streams import (
@@ -193,7 +193,8 @@ def _batch_rows(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: Path
 
 def _arrow_row(row: pa.RecordBatch, file: Path) -> RawRow:
     try:
-        return cast(Mapping[str, object], row.to_pylist()[0])
+        first: Mapping[str, object] = row.to_pylist()[0]
+        return first
     except Exception as error:
         return BadRowError(Fault.MALFORMED_CELLS, f"{file.name}: {type(error).__name__}: {error}")
 

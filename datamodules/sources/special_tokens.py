@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datamodules.sources.records import BadRowError, Fault
 
@@ -55,11 +55,15 @@ class SpecialTokens:
 
     def mark_all(self, value: T) -> T:
         """Every text in a JSON value marked."""
+        marked: Any = value
         if isinstance(value, str):
-            return cast(T, self.mark(value))
-        if isinstance(value, dict):
-            return cast(T, {key: self.mark_all(item) for key, item in value.items()})
-        return cast(T, [self.mark_all(item) for item in value]) if isinstance(value, list) else value
+            marked = self.mark(value)
+        elif isinstance(value, dict):
+            marked = {key: self.mark_all(item) for key, item in value.items()}
+        elif isinstance(value, list):
+            marked = [self.mark_all(item) for item in value]
+        same_kind: T = marked
+        return same_kind
 
     def mark_completion(self, text: str) -> str:
         """Likewise, but an end of sequence at the very end is one: no second comes after it."""

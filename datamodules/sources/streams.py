@@ -9,7 +9,7 @@ import io
 import lzma
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 from datamodules.sources.records import BadRowError, Fault
 
@@ -23,15 +23,12 @@ def _zst(path: Path) -> IO[bytes]:
     import pyarrow
 
     raw = pyarrow.input_stream(str(path), compression="zstd")
-    return cast(IO[bytes], io.BufferedReader(raw))
+    stream: IO[bytes] = io.BufferedReader(raw)
+    return stream
 
 
-OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: cast(IO[bytes], gzip.GzipFile(path)),
-    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),  # noqa: SIM115 (the caller closes it)
-    ".bz2": lambda path: cast(IO[bytes], bz2.BZ2File(path)),
-    ".zst": _zst,
-}
+# Their classes read bytes like any file, and only some say so to a type checker.
+OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile, ".bz2": bz2.BZ2File, ".zst": _zst}
 """Ending -> how such a file is decompressed."""
 
 
@@ -49,7 +46,8 @@ def open_bytes(file: Path) -> IO[bytes]:
     with contextlib.suppress(EOFError), OPENERS[file.suffix](file) as stream:
         while stream.read(2**20):
             pass
-    return OPENERS[file.suffix](file)
+    content: IO[bytes] = OPENERS[file.suffix](file)
+    return content
 
 
 def format_suffix(file: Path) -> str:

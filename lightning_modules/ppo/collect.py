@@ -200,9 +200,10 @@ def require_whole_distribution(prompts: PromptBatch) -> None:
     Raises:
         ValueError: if temperature or top_p is not 1.
     """
-    if (prompts.sampling.temperature, prompts.sampling.top_p) != (1, 1):
+    temperature, top_p = prompts.sampling.temperature, prompts.sampling.top_p
+    if (temperature, top_p) != (1, 1):
         raise ValueError(
-            f"expected prompts that are answered at temperature 1 and top_p 1, got {prompts.sampling}: what is "
+            f"expected prompts that are answered at temperature 1 and top_p 1, got {temperature} and {top_p}: what is "
             "drawn otherwise is no sample of the policy whose probability PPO's ratio divides by. Set both to 1 in the data."
         )
 

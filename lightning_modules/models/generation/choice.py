@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -33,7 +33,8 @@ def body_of(model: PreTrainedModel) -> nn.Module:
     head = model.get_output_embeddings()
     for body in (model.get_decoder(), model.base_model):
         if isinstance(body, PreTrainedModel) and not any(module is head for module in body.modules()):
-            return cast(nn.Module, body)
+            below: nn.Module = body
+            return below
     raise ValueError(f"expected a causal LM whose layers run without its head, got {type(model).__name__}. It cannot be a policy.")
 
 

@@ -152,10 +152,11 @@ class Warm(Prompts):
 
     def __init__(self, temperature: float, top_p: float) -> None:
         super().__init__()
-        self._otherwise = {"temperature": temperature, "top_p": top_p}
+        self._temperature, self._top_p = temperature, top_p
 
     def rollout_prompts(self, number: int) -> PromptBatch:
-        return replace(super().rollout_prompts(number), **self._otherwise)  # type: ignore[arg-type]
+        batch = super().rollout_prompts(number)
+        return replace(batch, sampling=replace(batch.sampling, temperature=self._temperature, top_p=self._top_p))
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 1.0), (1.0, 0.9), (0.0, 1.0)])
