@@ -18,10 +18,11 @@ from datamodules.pool.scenarios import PairRules, view_scenario
 ASSETS = Path(__file__).parents[1] / "assets" / "arithmetic"
 STEPS, SAVED = 40, 10
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "dpo": {"loss_type": ["sigmoid"]},
-    "dpo_sft": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]},
+    "dpo": {"learning_rate": 2e-4},
+    "dpo_sft": {"learning_rate": 2e-4, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]},
+    "dpo_slow": {"learning_rate": 2e-5},
 }
-"""The same rate, pairs and steps; the second adds the negative log-likelihood of the chosen answer, per token."""
+"""The same pairs and steps; the second adds the negative log-likelihood of the chosen answer, per token; the third has a lower rate."""
 
 
 def write_pairs(path: Path) -> int:
@@ -50,7 +51,6 @@ def train(recipe: str, pairs: Path, output: Path, seed: int) -> None:
         max_steps=STEPS,
         save_steps=SAVED,
         logging_steps=SAVED,
-        learning_rate=2e-4,
         lr_scheduler_type="constant",
         per_device_train_batch_size=32,
         beta=0.1,
