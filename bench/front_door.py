@@ -22,7 +22,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "dpo_sft": {"learning_rate": 2e-4, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]},
     "dpo_slow": {"learning_rate": 2e-5},
 }
-"""The same pairs and steps; the second adds the negative log-likelihood of the chosen answer, per token; the third has a lower rate."""
+"""The same pairs and steps; the second adds the negative log-likelihood of chosen, per token; the third has a lower rate."""
 
 
 def write_pairs(path: Path) -> int:
