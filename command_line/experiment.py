@@ -17,6 +17,7 @@ from callbacks.control.stop_on_signal import StopOnSignal
 from callbacks.output.checkpoint_file import require_whole
 from callbacks.output.console import silence_libraries
 from command_line.advice import Asked
+from command_line.appending_parts import require_no_appending_parts
 from command_line.help import FULL
 from command_line.jsonargparse_rules import our_rules
 from command_line.parser import ExperimentParser
@@ -70,7 +71,9 @@ class ExperimentCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         given = sys.argv[1:] if args is None else args
-        given = with_shipped_files(given) if isinstance(given, list) else given
+        if isinstance(given, list):
+            given = with_shipped_files(given)
+            require_no_appending_parts(given)
         asked = Asked(given if isinstance(given, list) else ())
         for one in (parser, *self._subcommand_parsers.values()):
             one.asked = asked

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-_ENDS = {".yaml", ".yml", ".json"}
+ENDS = {".yaml", ".yml", ".json"}
+"""Of config files."""
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
@@ -36,12 +37,13 @@ def shown(file: Path) -> str:
 
 
 def _places(file: Path, keys: Sequence[str]) -> Iterator[str]:
-    root = _read(file)
+    root = read_yaml(file)
     if root is not None:
         yield from _within(file, root, keys)
 
 
-def _read(file: Path) -> yaml.Node | None:
+def read_yaml(file: Path) -> yaml.Node | None:
+    """The tree of a file; None where it cannot be read."""
     try:
         return yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError):
@@ -49,7 +51,7 @@ def _read(file: Path) -> yaml.Node | None:
 
 
 def _within(file: Path, node: yaml.Node, keys: Sequence[str]) -> Iterator[str]:
-    if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in _ENDS:
+    if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in ENDS:
         yield from _places(file.parent / node.value, keys)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:

@@ -76,6 +76,13 @@ MISTAKES = [
     Mistake("class of another kind", "--model.loss torch.optim.AdamW", ("PreferenceLoss", "got torch.optim.AdamW", *LOSSES)),
     Mistake("format", "--data.format sharegtp", ("Did you mean sharegpt?", "hh", "columns")),
     Mistake("optimizer", "--model.optimizer Adamm", ("Did you mean Adam?", "AdamW")),
+    Mistake(
+        "part that appends",
+        "--trainer own.yaml",
+        ("callbacks+: a part is read alone", "own.yaml, line 1", "--trainer.callbacks+"),
+        code=1,
+        config="callbacks+:\n  - class_path: lightning.pytorch.callbacks.DeviceStatsMonitor\n",
+    ),
     Mistake("callback", "--trainer.callbacks+ RunSumary", ("got RunSumary", "Did you mean RunSummary?")),
     Mistake("data module", "--data SFTDataModul", ("Did you mean SFTDataModule?", "preference")),
     Mistake("precision", "--trainer.precision bf17", ("bf16-mixed", "got bf17")),

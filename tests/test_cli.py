@@ -151,6 +151,22 @@ def test_callbacks_are_appended(run: Run, experiment: Path) -> None:
     assert {"RunCheckpoint", "LearningRateMonitor"} <= set(kinds)
 
 
+def test_callbacks_of_a_config_are_appended_and_those_of_a_part_refused(
+    run: Run, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"callbacks+": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]}
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump(part))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"trainer": part}))
+    (tmp_path / "names_it.yaml").write_text("trainer: part.yaml\n")
+    with pytest.raises(SystemExit):
+        run("fit", "--config", experiment, "--config", tmp_path / "own.yaml", "--print_config")
+    printed = capsys.readouterr().out
+    assert printed.index("RunCheckpoint") < printed.index("LearningRateMonitor")
+    for option, file in (("--trainer", "part.yaml"), ("--config", "names_it.yaml")):
+        with pytest.raises(ValueError, match="part is read alone"):
+            run("fit", "--config", experiment, option, tmp_path / file, "--print_config")
+
+
 def test_callbacks_in_the_same_place_of_two_lists_share_nothing(run: Run, experiment: Path) -> None:
     other = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_top_k": -1}}]
     cli = run("fit", "--config", experiment, "--trainer.callbacks", str(other), "--trainer.fast_dev_run", 1)
