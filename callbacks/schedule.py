@@ -1,4 +1,4 @@
-"""When a callback acts on a training: at the start, every n optimizer steps, at the end; once at each step."""
+"""The schedule of a callback in a training: at the start, every n optimizer steps, at the end; once at each step."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `train.py` is made of: the experiment's command line, its short names, its help, and its errors."""
+"""The parts of `train.py`: the experiment's command line, its short names, its help, and its errors."""

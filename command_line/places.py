@@ -1,4 +1,4 @@
-"""Where in config files a key stands: `configs/model/dpo.yaml, line 12`."""
+"""Finds the place of a key in config files: `configs/model/dpo.yaml, line 12`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which completions of a prompt a reward model compares, decided where batches are packed: a device would have to be waited for."""
+"""Finds the completions of a prompt that are compared, where batches are packed: a device would have to be waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What modules and callbacks may ask of a data module, and how they ask: `require` says in words what one lacks."""
+"""Contracts that modules and callbacks may ask of a data module; `require` says in words what an object lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the examples of a split are: all that a step plan needs to know of them."""
+"""Lengths of the examples of a split: all that a step plan needs to know of them."""
 
 from __future__ import annotations
 

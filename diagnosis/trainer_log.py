@@ -1,4 +1,4 @@
-"""What a trainer logged itself, from the `trainer_state.json` of its checkpoints: loss and rewards, drawn beside ours."""
+"""Reads a trainer's own log from the `trainer_state.json` of its checkpoints: loss and rewards, drawn beside ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diagnosis found, in a few lines, and how sure that is."""
+"""The verdict of a diagnosis in a few lines, and how sure it is."""
 
 from __future__ import annotations
 

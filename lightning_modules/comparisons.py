@@ -1,4 +1,4 @@
-"""Which responses of a batch are compared with which."""
+"""Finds the responses of a batch that are compared with one another."""
 
 from __future__ import annotations
 

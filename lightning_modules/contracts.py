@@ -1,4 +1,4 @@
-"""What callbacks may ask of a module, which they never import: `datamodules.contracts.require` holds one against it."""
+"""Contracts that callbacks may ask of a module, which they never import; `datamodules.contracts.require` holds one against it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a long scoring is done, kept on disk while it goes on: a killed run takes it up again."""
+"""Keeps the parts of a long scoring on disk while it goes on: a killed run takes it up again."""
 
 from __future__ import annotations
 

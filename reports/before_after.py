@@ -1,4 +1,4 @@
-"""What the policy writes to the same prompts before and after, side by side."""
+"""Answers of the policy to the same prompts before and after, side by side."""
 
 from __future__ import annotations
 

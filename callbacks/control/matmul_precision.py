@@ -1,4 +1,4 @@
-"""How exactly a GPU multiplies float32 matrices."""
+"""Sets how exactly a GPU multiplies float32 matrices."""
 
 from __future__ import annotations
 

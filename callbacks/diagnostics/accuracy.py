@@ -1,4 +1,4 @@
-"""How many held-out problems of the task the policy solves."""
+"""The policy's answers to held-out problems of the task, judged while it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objective says of a checkpoint, and how far its pairs moved, with intervals over the pairs."""
+"""The objective's values and the pairs' movements under a checkpoint, with intervals over the pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the objective still learns the chosen side: the paper's Degradation into response suppression (Property 2)."""
+"""Monitor of the paper's Degradation into response suppression (Property 2): displacement, quadrants, saturation of pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a pair's step can move its sides apart: the disentanglement band at the output layer (docs/derivations.md 5.4)."""
+"""Monitor of the disentanglement band: whether a step can move a pair's sides apart (docs/derivations.md 5.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the probability mass goes: the paper's Dispersion (Property 3), on the training batches and on a frozen probe bank."""
+"""Monitor of the paper's Dispersion (Property 3): where the mass goes, on training batches and on a frozen bank."""
 
 from __future__ import annotations
 

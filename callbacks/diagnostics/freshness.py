@@ -1,4 +1,4 @@
-"""How on-policy the pairs of a pool are for the policy that is about to be trained on them."""
+"""Reading of a pool's pairs before training: the share that the policy wrote itself."""
 
 from __future__ import annotations
 

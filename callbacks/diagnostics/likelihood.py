@@ -1,4 +1,4 @@
-"""How likely the completions are, and how that has changed: the paper's Drastic drop (Property 1, Figures 2-3, Table 7)."""
+"""Monitor of the completions' likelihoods and their change: the paper's Drastic drop (Property 1, Figures 2-3, Table 7)."""
 
 from __future__ import annotations
 

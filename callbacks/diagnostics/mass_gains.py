@@ -1,4 +1,4 @@
-"""Where the probability went since training started, token by token, on the frozen bank (docs/derivations.md 6.3)."""
+"""Monitor of the probability that moved since training started, token by token, on the frozen bank (docs/derivations.md 6.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a model tells chosen from rejected, on named sets of pairs, step by step (paper Sec. 5.3, Figures 4, 11 and 12)."""
+"""Reading of how well a model tells chosen from rejected, on named sets of pairs (paper Sec. 5.3, Figures 4, 11 and 12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the policy would write before training, put into the probe bank: responses outside the pairs, within the distribution."""
+"""Probes that the policy writes before training: responses outside the pairs, within the distribution."""
 
 from __future__ import annotations
 

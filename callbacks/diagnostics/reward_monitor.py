@@ -1,4 +1,4 @@
-"""What a reward model says of the pairs it trains on: margins, and the gradient at both rewards (paper Sec. 3.4)."""
+"""Monitor of a reward model on the pairs it trains on: margins, and the gradient at both rewards (paper Sec. 3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorBoard's HParams tab compares runs by: the settings that people change, and where the run ended."""
+"""Settings and ends of runs for TensorBoard's HParams tab: what people change, and where the run ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run did to its completions, as one table on the terminal when it has ended, and where to look next."""
+"""The table on the terminal when a run has ended: its completions before and after, and where to look next."""
 
 from __future__ import annotations
 

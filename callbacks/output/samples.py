@@ -1,4 +1,4 @@
-"""What the policy writes, for eyes: a few fixed prompts answered again and again while it trains."""
+"""A few fixed prompts, answered again and again while the policy trains, for people to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a split a run is going to read: the examples of its planned steps, and of the validation batches that it takes."""
+"""Finds the examples that a run is going to read: those of its planned steps, and of the validation batches that it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How decoder layers are run: options that policies, reward models and critics share, and that change no result."""
+"""Options of how decoder layers are run, which policies, reward models and critics share and which change no result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the two sides of a pair can be moved apart at all: the geometry of their gradients at the output layer."""
+"""Figure of the disentanglement band: the geometry of the two sides' gradients at the output layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the probability mass goes: the paper's Property 3."""
+"""Figure of the paper's Property 3: where the probability mass goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which side the margin was bought on: the paper's Property 1."""
+"""Figure of the paper's Property 1: the side on which the margin was bought."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the field reads of a run: loss, margin, accuracies."""
+"""Figure of the objective as the field reads it: loss, margin, accuracies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prompts start when: as many as there is room for, of like length."""
+"""Decides which prompts start when: as many as there is room for, of like length."""
 
 from __future__ import annotations
 

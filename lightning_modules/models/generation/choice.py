@@ -1,4 +1,4 @@
-"""Which decoder samples a model: the first whose next-token distributions are those of whole passes over the same tokens."""
+"""Chooses the decoder that samples a model: the first whose next-token distributions are those of whole passes."""
 
 from __future__ import annotations
 
