@@ -13,6 +13,7 @@ from tqdm import tqdm
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.sources.encoding import EncodedRecord, PromptEncoder
 from datamodules.sources.formats import Row, RowFormat
+from datamodules.sources.likely_format import likely_format
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.records import BadRowError, Fault, Record, is_blank
@@ -102,7 +103,12 @@ class Preparation:
 
     def _parsed(self, row: Row, row_number: int) -> Record:
         watched = WatchedRow(row)
-        record = self._format.read(watched, row_number)
+        try:
+            record = self._format.read(watched, row_number)
+        except BadRowError as error:
+            if error.fault in (Fault.MISSING_FIELD, Fault.WRONG_TYPE):
+                self._report.note_likely(likely_format(row), self._format.short_name)
+            raise
         self._check(record)
         self._report.note_unread(watched.unread())
         return record

@@ -45,6 +45,8 @@ class RowReport:
     """Key of a message that the chat template does not name -> rows that have it."""
     unread_columns: dict[str, int] = field(default_factory=dict)
     """Column with something to say that the format does not read -> rows that have it."""
+    likely_formats: dict[str, int] = field(default_factory=dict)
+    """Short name of another format -> bad rows that look like those of it."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Why good rows were left out, as asked -> rows."""
     faults: dict[str, FaultCount] = field(default_factory=dict)
@@ -67,6 +69,11 @@ class RowReport:
     def note_unread(self, columns: Iterable[str]) -> None:
         """Count a good row's columns that were not read."""
         _count(self.unread_columns, columns)
+
+    def note_likely(self, other: str, chosen: str) -> None:
+        """Count a bad row that looks like one of another format than the chosen one."""
+        if other and other != chosen:
+            _count(self.likely_formats, [other])
 
     def leave_out(self, reason: str) -> None:
         """Count a good row that is left out as asked."""
@@ -102,6 +109,8 @@ class RowReport:
         return "\n".join([head, *(_describe(name, count) for name, count in self.faults.items()), *self._notes()])
 
     def _notes(self) -> Iterator[str]:
+        for name, count in self.likely_formats.items():
+            yield f"  {count} bad rows look like those of another format: --data.format {name}"
         if self.spelled_special:
             yield f"  {self.spelled_special} rows spell a special token; it was encoded as the words it is"
         if self.laid_out:
