@@ -20,7 +20,7 @@ from studies.readings import Floats, Reading, groups_of, markdown_table, spread
 from studies.study import Study
 
 Runs = Mapping[str, Group]
-"""Name of the cell -> its run, ten seeds side by side."""
+"""Cell -> its run, ten seeds side by side."""
 LAST = 2000
 CLASSES = ("own_chosen", "own_rejected", "other_chosen", "other_rejected", "unseen")
 FAMILIES: Mapping[str, Sequence[str]] = {
@@ -35,7 +35,7 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 
 
 def write(study: Study) -> None:
-    """Write tables.md and four figures; scenarios that have not been run are left out."""
+    """Write tables.md and the figures; scenarios that have not been run are left out."""
     groups = groups_of(study, over=())
     runs = {group.runs[0].folder.parent.name: group for group in groups}
     scenarios = [scenario for scenario in PAPER if f"scenario{scenario}_dpo" in runs]
@@ -54,8 +54,7 @@ def write(study: Study) -> None:
         "scenarios": figure_3(runs, scenarios),
         "ledger": ledger.draw([runs[f"scenario{scenario}_dpo"] for scenario in scenarios]),
         "gradients": figure_gradients(runs, [scenario for scenario in (1, 4) if scenario in scenarios]),
-        "variants": figure_settings(runs, 1),
-        "variants_scenario_4": figure_settings(runs, 4) if 4 in scenarios else None,
+        "variants": figure_settings(runs),
     }
     for name, figure in figures.items():
         if figure is not None:
@@ -230,13 +229,14 @@ def figure_gradients(runs: Runs, scenarios: Sequence[int]) -> Figure:
     return figure
 
 
-def figure_settings(runs: Runs, scenario: int) -> Figure | None:
-    """The chosen probability of a scenario under other settings, by passes over the prompts: mini-batches take more steps."""
+def figure_settings(runs: Runs) -> Figure | None:
+    """The chosen probability of scenario 1 by passes over the prompts (mini-batches take more steps); None without settings."""
     families = {
-        title: [(name, runs[cell]) for name in names if (cell := f"scenario{scenario}_{name}") in runs]
-        for title, names in FAMILIES.items()
+        title: [(name, runs[cell]) for name in names if (cell := f"scenario1_{name}") in runs] for title, names in FAMILIES.items()
     }
     shown = {title: members for title, members in families.items() if len(members) > 1}
+    if not shown:
+        return None
     figure, axes = new_figure(len(shown), height=3.2)
     with styled():
         for own, (title, members) in zip(axes, shown.items(), strict=True):

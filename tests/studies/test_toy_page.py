@@ -49,15 +49,15 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def test_the_page_shows_what_is_there(study: Study) -> None:
     for cell in study.cells:
-        if cell.name in ("scenario1_dpo", "scenario2_dpo", "scenario1_tanh", "scenario1_steps500"):
+        if cell.name in ("scenario1_dpo", "scenario2_dpo", "scenario4_dpo", "scenario1_tanh", "scenario1_steps500"):
             write_run(cell, 1000, 0.3)
     toy.write(study)
     text = (study.out / "tables.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    landmarks = {line[0]: line[1:] for line in lines if len(line) == 5}
+    landmarks = {line[0]: line[1:] for line in lines if len(line) == 7}
     # Seeds at 0.5 and 0.55: mean 0.525, standard deviation 0.05 / sqrt(2).
-    assert landmarks["chosen, peak"] == ["0.525 ± 0.035", "0.585", "0.525 ± 0.035", "0.489"]
-    assert landmarks["... at step"] == ["1000 ± 0", "1000", "1000 ± 0", "590"]
+    assert landmarks["chosen, peak"] == ["0.525 ± 0.035", "0.585", "0.525 ± 0.035", "0.489", "0.525 ± 0.035", "0.401"]
+    assert landmarks["... at step"] == ["1000 ± 0", "1000", "1000 ± 0", "590", "1000 ± 0", "660"]
     assert landmarks["rejected below 0.005"][0] == "300 ± 0"
     assert "| scenario 1, tanh | 2 | 0.525 ± 0.035 | 1000 ± 0 | 0.315 ± 0.021 | 2 of 2 |" in text
     assert f"({PAPER[1].chosen_peak:.3f})" not in text
