@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,16 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.schedule import Schedule, step_of
+from datamodules.contracts import require
+from lightning_modules.contracts import HasPolicy
 from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.policy import Policy
-
-
-@runtime_checkable
-class HasOnlineReference(Protocol):
-    """A module that asks its reference in every step."""
-
-    policy: Policy
-    online_reference: FrozenPolicy | None
 
 
 class SyncReference(Callback):
@@ -55,7 +49,7 @@ class SyncReference(Callback):
                 "expected a reference that is asked in every step, to move it, got one whose log-probs are scored before the first "
                 "one. Set --model.reference online, with a loss that reads a reference."
             )
-        require_own_weights(reference.policy, pl_module.policy)  # type: ignore[arg-type]
+        require_own_weights(reference.policy, require(pl_module, HasPolicy).policy)
         self._reference = reference.policy
         if self._restored is not None:
             self._reference.load_state_dict(self._restored)
@@ -64,9 +58,8 @@ class SyncReference(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, completes = step_of(trainer, batch_idx)
         if completes and self.schedule.is_due(step):
-            assert isinstance(pl_module, HasOnlineReference), "on_train_start refuses others"
             assert self._reference is not None, "on_train_start has found it"
-            mix(self._reference, pl_module.policy, self.share)
+            mix(self._reference, require(pl_module, HasPolicy).policy, self.share)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow
 import pyarrow.parquet
@@ -103,7 +104,7 @@ def test_a_line_longer_than_any_row_is_passed_over_in_pieces(
 
     class Watched:
         def __init__(self, path: Path) -> None:
-            self._stream = opener(path)
+            self._stream: IO[bytes] = opener(path)
 
         def readline(self, size: int = -1) -> bytes:
             asked.append(size)
