@@ -34,11 +34,8 @@ class Judgement:
 
     @property
     def property(self) -> str:
-        """The paper's property that weighs most in it."""
-        weights: dict[str, float] = {}
-        for feature in FEATURES:
-            weights[feature.property] = weights.get(feature.property, 0.0) + self.contributions[feature.name]
-        return max(weights, key=lambda name: weights[name])
+        """The property that its heaviest feature is a sign of."""
+        return max(FEATURES, key=lambda feature: self.contributions[feature.name]).property
 
 
 class HarmWatch:

@@ -9,7 +9,7 @@ import numpy as np
 
 from callbacks.alarms.calibration import FILE
 from studies.study import ROOT, Study
-from studies.verdict import figures, further
+from studies.verdict import figures, further, noticed
 from studies.verdict.evaluation import (
     BASELINES,
     baseline,
@@ -72,6 +72,10 @@ def write(study: Study) -> None:
         "## Beside baselines and the old rules",
         "Each at a threshold chosen as the warning's, on the same runs (toy left out).",
         compared(runs, scored, threshold),
+        "## Notices",
+        "How often each shows, the toy left out. They claim no harm, and are calibrated on nothing. The last two: runs with "
+        "rewards from outside (PPO, RLOO, and RLOO on a reward that can be hacked).",
+        noticed.table(runs),
         "## What further information would give",
         further.table(runs),
         "## The model that is shipped",

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from callbacks.alarms.features import FEATURES
 from studies.verdict.families import APART, Array, LabelledRun
-from studies.verdict.fit import Scored, threshold_of, threshold_without
+from studies.verdict.fit import Scored, smallest, threshold_without
 
 BOOTSTRAPS = 400
 
@@ -94,9 +94,9 @@ def labels_of(scored: Sequence[Scored]) -> Array:
 
 
 def recall_at(scored: Sequence[Scored], rate: float = 0.05) -> str:
-    """Recall at the threshold that `rate` of all fine runs reach."""
+    """Recall at the threshold that `rate` of all fine runs together reach."""
     trained = [one for one in scored if one.run.family != APART]
-    threshold = threshold_of(trained, rate)
+    threshold = smallest([one.highest for one in trained if not one.run.outcome.is_wrong], rate)
     wrong = [one for one in trained if one.run.outcome.is_wrong]
     return wilson(sum(one.highest >= threshold for one in wrong), len(wrong))
 
@@ -140,8 +140,5 @@ BASELINES: dict[str, Track] = {
 
 
 def property_of(weights: Array, sizes: Array) -> str:
-    """The property whose features weigh most in a reading."""
-    sums: dict[str, float] = {}
-    for feature, contribution in zip(FEATURES, (weights * sizes).tolist(), strict=True):
-        sums[feature.property] = sums.get(feature.property, 0.0) + contribution
-    return max(sums, key=lambda name: sums[name])
+    """The property that the heaviest feature of a reading is a sign of."""
+    return FEATURES[int((weights * sizes).argmax())].property

@@ -135,10 +135,10 @@ def threshold_of(scored: Sequence[Scored], rate: float = FALSE_ALARMS) -> float:
     for family in dict.fromkeys(one.run.family for one in fine):
         members = [one for one in fine if one.run.family == family]
         groups += [members] if len(members) >= MIN_FINE else []
-    return max(_smallest([one.highest for one in group], rate) for group in groups)
+    return max(smallest([one.highest for one in group], rate) for group in groups)
 
 
-def _smallest(scores: Sequence[float], rate: float) -> float:
+def smallest(scores: Sequence[float], rate: float) -> float:
     """The smallest threshold that at most `rate` of the scores reach: just above the highest that must not."""
     allowed = int(rate * len(scores) + 1e-9)
     ranked = sorted(scores, reverse=True)
