@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
-
 from callbacks.alarms.features import FEATURES
 from studies.verdict.families import APART, Array, LabelledRun
 from studies.verdict.fit import Scored, smallest, threshold_without
@@ -75,6 +73,8 @@ def lead_of(wrong: Sequence[Warned]) -> str:
 
 def auc_of(scored: Sequence[Scored]) -> str:
     """Area under the ROC curve with a 95% bootstrap interval over cells."""
+    from sklearn.metrics import roc_auc_score
+
     labels, scores = labels_of(scored), np.array([one.highest for one in scored])
     if len(set(labels.tolist())) < 2:
         return "-"
