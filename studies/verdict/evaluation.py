@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+
 from callbacks.alarms.features import FEATURES
 from studies.verdict.families import APART, Array, LabelledRun
 from studies.verdict.fit import Scored, smallest, threshold_without

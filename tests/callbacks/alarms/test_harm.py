@@ -148,7 +148,7 @@ def test_judged_answers_bring_a_calibration_of_their_own() -> None:
     assert watch.calibration == shipped(is_judged=True) != shipped()
     calm = judged(watch, 10, FIRST | {"task/accuracy": 0.69})
     # What the likelihoods do not show, answers do.
-    worse = judged(watch, 20, FIRST | {"task/accuracy": 0.3})
+    worse = judged(watch, 20, FIRST | {"task/accuracy": 0.02})
     assert (calm.is_warning, worse.is_warning, worse.property) == (False, True, "worse_answers")
 
 
