@@ -10,9 +10,10 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,10 @@ class Difference(NamedTuple):
     """Largest relative difference of a parameter, |a - b| / |b|."""
     logged: float
     """Largest difference of a logged point or of a number in a row, relative beyond 1."""
+
+
+Table = dict[str, dict[str, Difference]]
+"""Stage -> run -> difference."""
 
 
 def callbacks_of(experiment: str) -> list[dict[str, Any]]:
@@ -174,10 +179,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def compare(home: Path, stages: Sequence[str], strategies: Sequence[str], sizes: Sequence[int]) -> dict[str, dict[str, Difference]]:
-    """Run everything and hold each run against that of one process: stage -> run -> difference."""
+def compare(home: Path, stages: Sequence[str], strategies: Sequence[str], sizes: Sequence[int]) -> Iterator[Table]:
+    """Run everything and hold each run against that of one process; gives what there is after each number of processes."""
     together(1, fit, home, stages, ["one"], 1)
-    found: dict[str, dict[str, Difference]] = {stage: {} for stage in stages}
+    found: Table = {stage: {} for stage in stages}
     for size in sizes:
         together(size, fit, home, stages, strategies, size)
         for stage in stages:
@@ -185,10 +190,10 @@ def compare(home: Path, stages: Sequence[str], strategies: Sequence[str], sizes:
             for strategy in strategies:
                 run = home / folder_name(stage, strategy, size)
                 found[stage][f"{strategy.upper()}, {size}"] = difference(alone, run)
-    return found
+        yield found
 
 
-def page(found: Mapping[str, Mapping[str, Difference]], command: str) -> str:
+def page(found: Table, command: str) -> str:
     """The results as Markdown."""
     names = list(next(iter(found.values())))
     lines = ["| stage | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -221,12 +226,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
     out = None if options.out is None else options.out.absolute()
     home = (options.folder or Path(tempfile.mkdtemp()) / "runs").absolute()
     home.mkdir(parents=True)
-    found = compare(home, options.stages, options.strategies, options.sizes)
-    text = page(found, " ".join(["python -m bench.strategies", *sys.argv[1:]]))
-    print(text)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+    for found in compare(home, options.stages, options.strategies, options.sizes):
+        text = page(found, shlex.join(["python", "-m", "bench.strategies", *sys.argv[1:]]))
+        print(text)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
