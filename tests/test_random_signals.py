@@ -71,10 +71,10 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def moments() -> Iterator[tuple[str, int, int, float]]:
-    """Twenty: every stage and number of processes that it can have, signals and seconds drawn from a seed."""
+    """Twenty-four: every stage and number of processes that it can have, signals and seconds drawn from a seed."""
     draw = random.Random(SEED)
-    cases = [("sft", 1), ("dpo", 1), ("rm", 1), ("ppo", 1), ("sft", 2), ("dpo", 2), ("rm", 2)]
-    for number in range(20):
+    cases = [("sft", 1), ("dpo", 1), ("rm", 1), ("ppo", 1), ("sft", 2), ("dpo", 2), ("rm", 2), ("ppo", 2)]
+    for number in range(24):
         stage, processes = cases[number % len(cases)]
         yield stage, processes, draw.choice(list(CODES)), draw.uniform(0, 4)
 

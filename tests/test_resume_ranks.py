@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import yaml
 
 from bench.gloo import together
 from tests import tiny
-from tests.test_strategies import FSDP2, largest_difference, points, weights
+from tests.test_strategies import FSDP2, ROOT, largest_difference, points, weights
 from train import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning", "ignore:You defined a `validation_step`")
@@ -115,3 +119,22 @@ def test_a_step_of_other_microbatches_is_refused(tmp_path: Path) -> None:
     assert both.state_dict()["position"] == 1
     with pytest.raises(ValueError, match=r"batch size: \(40, 2\), now \(40, 4\).*keep that product"):
         loader(2, 4).load_state_dict(alone.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_nodes_take_the_steps_of_one_process(tmp_path: Path) -> None:
+    """Two launchers of torchrun, as on two machines, with a process each."""
+    alone = take(tmp_path, "one", ("one", 1, 2, None))
+    config = write_config(tmp_path / "nodes", "ddp", 1, 1)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    nodes = []
+    for rank in range(2):
+        words = f"-m torch.distributed.run --nnodes 2 --node_rank {rank} --nproc_per_node 1 --master_addr 127.0.0.1"
+        words += f" --master_port {port} {ROOT / 'train.py'} fit --config {config} --trainer.num_nodes 2"
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        nodes.append(subprocess.Popen([sys.executable, *words.split()], cwd=tmp_path / "nodes", env=environment))
+    assert [node.wait(1000) for node in nodes] == [0, 0]
+    assert largest_difference(weights(folder_of(tmp_path / "nodes")), weights(alone)) < 1e-5

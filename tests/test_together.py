@@ -96,6 +96,29 @@ def train(folder: Path, strategies: list[str], size: int) -> None:
                     logger.save()
 
 
+def train_on(folder: Path, name: str, strategy: str, size: int, steps: tuple[int, int]) -> None:
+    """In each process: PPO with a critic up to a step, from the checkpoint of another, and a checkpoint at its end."""
+    torch.set_num_threads(1)
+    trained, (first, last) = MODULES["gae"](), steps
+    options = {"strategy": WITH[strategy](size), "devices": size, "max_steps": last}
+    trainer = fit(folder / name, trained, OddPrompts(), ckpt_path=folder / f"{first}.ckpt" if first else None, **options)
+    trainer.save_checkpoint(folder / f"{last}.ckpt")
+    weights = {key: whole(parameter.detach()) for key, parameter in trained.named_parameters()}
+    if trainer.is_global_zero:
+        torch.save(weights, folder / name / "weights.pt")
+
+
+@pytest.mark.parametrize("journey", [("ddp", "one", "ddp"), ("fsdp2", "fsdp2", "fsdp2")], ids=["ddp", "fsdp2"])
+def test_ppo_goes_on_in_the_middle_of_a_rollout_on_another_number_of_processes(
+    runs: Path, tmp_path: Path, journey: tuple[str, str, str]
+) -> None:
+    for number, (strategy, size, steps) in enumerate(zip(journey, (2, 1, 2), ((0, 1), (1, 3), (3, STEPS)), strict=True)):
+        together(size, train_on, tmp_path, str(number), strategy, size, steps)
+    expected, found = torch.load(runs / "gae_one" / "weights.pt"), torch.load(tmp_path / "2" / "weights.pt")
+    for key, weight in expected.items():
+        assert (found[key] - weight).norm() <= 1e-5 * weight.norm(), key
+
+
 def points(run: Path) -> list[dict[str, float]]:
     with (run / "lightning_logs/version_0/metrics.csv").open(encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
