@@ -123,11 +123,13 @@ def folder_name(stage: str, strategy: str, size: int) -> str:
 
 
 def fit(home: Path, stages: Iterable[str], strategies: Iterable[str], size: int) -> None:
-    """In one of `size` processes: the runs, one after the other, each in its folder."""
+    """In one of `size` processes: the runs that are lacking, one after the other, each in its folder."""
     torch.set_num_threads(1)
     for stage in stages:
         for strategy in strategies:
             folder = home / folder_name(stage, strategy, size)
+            if any(folder.glob("runs/run/version_0/*/model.safetensors")):
+                continue
             folder.mkdir(exist_ok=True)
             os.chdir(folder)
             for part in ("assets", "configs"):
@@ -220,12 +222,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--sizes", nargs="+", type=int, default=[2, 4])
-    parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, and go on with those that are")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     out = None if options.out is None else options.out.absolute()
     home = (options.folder or Path(tempfile.mkdtemp()) / "runs").absolute()
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     for found in compare(home, options.stages, options.strategies, options.sizes):
         text = page(found, shlex.join(["python", "-m", "bench.strategies", *sys.argv[1:]]))
         print(text)

@@ -103,7 +103,7 @@ def whole_copy(model: ModuleT, *, as_computed: bool = False) -> ModuleT:
         if (layer_type := getattr(module, _LAYER_TYPE, None)) is not None:
             types.update(dict.fromkeys(module.parameters(), layer_type))
     weights = {
-        parameter: nn.Parameter(whole(parameter.detach()).to(types.get(parameter, parameter.dtype)), requires_grad=False)
+        parameter: nn.Parameter(_owned(parameter.detach()).to(types.get(parameter, parameter.dtype)), requires_grad=False)
         for parameter in model.parameters()
     }
     copies: dict[nn.Module, nn.Module] = {}
@@ -118,6 +118,11 @@ def whole_copy(model: ModuleT, *, as_computed: bool = False) -> ModuleT:
     return cast(ModuleT, copied(model))
 
 
+def _owned(tensor: Tensor) -> Tensor:
+    """The whole tensor in memory of its own: what FSDP2 has gathered already, it frees when it shards again."""
+    return whole(tensor) if isinstance(tensor, DTensor) else tensor.clone()
+
+
 def _twin(module: nn.Module) -> nn.Module:
     """A module of the same attributes, without hooks, compilation and sharding."""
     # A sharded module is of a class made of FSDPModule and its own.
@@ -125,6 +130,8 @@ def _twin(module: nn.Module) -> nn.Module:
     twin: nn.Module = object.__new__(own)
     twin.__dict__.update(module.__dict__)
     twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+    # Asked for the copy's state, they would shard the original.
+    twin._state_dict_pre_hooks, twin._state_dict_hooks = OrderedDict(), OrderedDict()
     own_forward = vars(module).get("forward")
     if isinstance(own_forward, FusedNorm):
         twin.forward = replace(own_forward, module=twin)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -130,3 +131,20 @@ def test_layers_are_gathered_in_bfloat16_and_the_head_computes_in_float32(mesh: 
         assert gradient.dtype == torch.float32
         assert float((gradient - other.grad).norm()) <= 0.01 * float(other.grad.norm()), name
     assert {parameter.dtype for parameter in whole_copy(sharded).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": LoraSpec(r=2)}], ids=["plain", "lora"])
+def test_a_whole_copy_stays_when_the_original_is_sharded_again(mesh: DeviceMesh, options: dict[str, Any], tmp_path: Path) -> None:
+    """After a pass without backward the root group stays gathered, and its memory goes when the model is asked for its state."""
+    whole_one, sharded = build(**options), build(**options)
+    sharded.shard(mesh)
+    with torch.no_grad():
+        sharded(example())
+    copied = whole_copy(sharded)
+    sharded.state_dict()
+    torch.testing.assert_close(dict(copied.state_dict()), dict(whole_one.state_dict()))
+    with torch.no_grad():
+        sharded(example())
+    sharded.save(tmp_path / "sharded")
+    whole_one.save(tmp_path / "whole")
+    torch.testing.assert_close(*(load_file(tmp_path / name / "model.safetensors") for name in ("sharded", "whole")))
