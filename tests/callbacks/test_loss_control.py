@@ -152,7 +152,7 @@ def test_a_scored_reference_cannot_follow(tmp_path: Path) -> None:
     ids=["batch_beta", "loss_schedule", "sync_reference"],
 )
 def test_a_resumed_run_ends_with_the_same_bits(loss: Loss, make: Callable[[], Callback], tmp_path: Path) -> None:
-    online = {"module": {"reference": OnlineReference()}}
+    online: dict[str, Any] = {"module": {"reference": OnlineReference()}}
     whole, _ = trained(tmp_path / "whole", loss, make(), max_epochs=2, **online)
     _, first = trained(tmp_path / "first", loss, make(), RunCheckpoint(), max_epochs=1, **online)
     checkpoint = next((Path(first.log_dir or "") / "checkpoints").glob("*.ckpt"))
@@ -182,8 +182,8 @@ def test_a_step_is_read_before_and_after(tmp_path: Path) -> None:
     chosen, rejected = sums[batch.pairs].unbind(1)
     torch.nn.functional.logsigmoid(0.5 * (chosen - chosen.detach() - rejected + rejected.detach())).neg().mean().backward()
     with torch.no_grad():
-        for p in policy.parameters():
-            assert p.grad is not None
-            p -= 0.5 * p.grad
+        for parameter in policy.parameters():
+            assert parameter.grad is not None
+            parameter.sub_(0.5 * parameter.grad)
         gains = ((policy(batch).sum_by_sequence() - sums) / batch.lengths)[batch.pairs[:, 0]]
     assert rows[0]["lazy_likelihood/chosen/gain_per_token"] == pytest.approx(gains.mean().item(), rel=1e-3)
