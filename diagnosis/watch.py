@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +122,8 @@ def _closing() -> threading.Event:
 
     def wait() -> None:
         try:
-            while sys.stdin.buffer.read(1024):
+            # Not by sys.stdin, whose lock a thread that waits would hold when the process ends: Python then aborts.
+            while os.read(0, 1024):
                 pass
         finally:
             closed.set()

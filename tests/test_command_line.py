@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +164,12 @@ def test_the_deepest_cause_of_a_message() -> None:
     assert (cause.keys, cause.class_path, cause.value) == (("model", "loss", "beta"), "a.Loss", "abc")
     assert cause.reasons == ("Expected a <class 'float'>",)
     assert innermost("anything else").reasons == ("anything else",)
+
+
+def test_help_can_be_piped_to_a_reader_that_leaves() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        command = [sys.executable, "-c", "import sys, train; sys.exit(train.command(['--help']))"]
+        finished = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (128 + signal.SIGPIPE, "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -166,3 +168,21 @@ def test_it_follows_a_trainer(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     again = diagnosed(here, "run", "--reference", "base")
     assert read_rows(folder, "checkpoints") == read_rows(again, "checkpoints")
     assert "2 checkpoints, step 10 to 20" in capsys.readouterr().out
+
+
+def started(program: str) -> subprocess.Popen[str]:
+    """A Python process in the checkout whose input is open."""
+    pipe, root = subprocess.PIPE, Path(diagnose.__file__).parent
+    return subprocess.Popen([sys.executable, "-c", program], cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_a_closed_input_ends_it_and_a_waiting_one_does_not_abort_it() -> None:
+    program = "import time\nfrom diagnosis.watch import Watch, is_input_closed as closed\n"
+    ends = "try: Watch([], seconds=0.01, is_over=closed).wait_for_first()\nexcept ValueError as error: print(error)"
+    with started(program + ends) as process:
+        assert "before its trainer ended" in process.communicate()[0]
+    with started(f"{program}closed(); time.sleep(0.2); raise SystemExit(3)") as process:
+        # Its input stays open.
+        assert process.wait() == 3
+        assert process.stdin is not None
+        process.stdin.close()
