@@ -138,7 +138,7 @@ def test_a_checkpoint_counts_when_it_is_whole_and_at_rest(tmp_path: Path) -> Non
 
 
 def test_it_follows_a_trainer(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "seconds", 0.05)
+    monkeypatch.setattr(Watch.__init__, "__kwdefaults__", (Watch.__init__.__kwdefaults__ or {}) | {"seconds": 0.05})
     # Drawn once for each checkpoint; another test looks at it.
     pages: list[list[Run]] = []
 

@@ -69,7 +69,7 @@ def test_the_diagnosis_is_the_trainers_own_evaluation(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["diagnose.py"])
-    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "seconds", 0.2)
+    monkeypatch.setattr(Watch.__init__, "__kwdefaults__", (Watch.__init__.__kwdefaults__ or {}) | {"seconds": 0.2})
     tiny.write_tokenizer(model_at(tmp_path / "base", 3))
     source = tiny.write_pairs(tmp_path / "text.jsonl", 16)
     rows = [messages(json.loads(line)) for line in source.read_text().splitlines()]
