@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from advice.answer import Answer, answered
-from advice.forks import Fit, Forks, reading_options
+from advice.forks import Fit, Forks, has_judge, reading_options
 from advice.origin import Origin, find_origin
 from advice.progress import shown_progress
 from advice.remedies import all_remedies, chosen_remedies
@@ -72,7 +72,7 @@ def advise_origin(origin: Origin, asked: argparse.Namespace, fit: Fit, console: 
     known = all_remedies()
     remedies, untried = chosen_remedies(asked.remedies, origin.config, known)
     options = reading_options(origin.config, asked.neutral_text)
-    if asked.problems is not None and "judge" in options:
+    if asked.problems is not None:
         options["num_problems"] = asked.problems
     facts = facts_of(origin, options)
     console.print(opening(origin, asked.steps), soft_wrap=True, highlight=False)
@@ -112,7 +112,9 @@ def facts_of(origin: Origin, options: Config) -> Config:
     """What remedies may name beside the config: the judge, and what the run had measured when it is forked."""
     centre = [value for step, value in tracks_of(origin.run).get(CENTRE, []) if step <= max(origin.step, 1)]
     facts: Config = {"measured": {"centre": centre[-1]}} if centre else {}
-    return facts | {name: options[name] for name in ("judge", "max_new_tokens") if options.get(name) is not None}
+    # Null takes the judge of the task.
+    judged = {"judge": {"init_args": {"judge": options.get("judge")}}} if has_judge(origin.config, options) else {}
+    return facts | judged | {"max_new_tokens": options["max_new_tokens"]}
 
 
 def opening(origin: Origin, steps: int) -> str:

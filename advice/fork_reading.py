@@ -39,7 +39,7 @@ class ForkReading(Callback):
     Args:
         folder: where to.
         at: optimizer steps; the one that training starts from is read before it.
-        judge: scores answers; null for none.
+        judge: scores answers; null takes the judge of the data's task.
         max_new_tokens: of an answer.
         num_problems: of the held-out problems the first so many.
         neutral_text: a text file that has nothing to do with the task; null for none.
@@ -98,17 +98,17 @@ class ForkReading(Callback):
         values = bank_mass(module.probe_evaluation())
         store = cast(Any, trainer).datamodule
         problems = list(getattr(store, "task_prompts", list)())[: self.num_problems]
-        if self.judge is not None and problems:
-            return self._judged(trainer, module.policy, problems) | values
+        judge = self.judge or getattr(store, "judge", None)
+        if judge is not None and problems:
+            return self._judged(trainer, module.policy, problems, judge) | values
         return self._unjudged(trainer, module) | values
 
-    def _judged(self, trainer: Trainer, policy: Policy, problems: Sequence[TaskPrompt]) -> Values:
-        assert self.judge is not None, "asked for with one"
+    def _judged(self, trainer: Trainer, policy: Policy, problems: Sequence[TaskPrompt], judge: Judge) -> Values:
         tokenizer = cast(Any, trainer).datamodule.tokenizer
         rank, ranks = trainer.global_rank, trainer.world_size
         own = problems[rank::ranks]
         with policy.gathered():
-            values = judged(policy, own, self.judge, tokenizer, self.max_new_tokens) if own else {}
+            values = judged(policy, own, judge, tokenizer, self.max_new_tokens) if own else {}
         return _interleaved(values)
 
     def _unjudged(self, trainer: Trainer, module: Any) -> Values:  # noqa: ANN401

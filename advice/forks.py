@@ -17,9 +17,10 @@ from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, Learning
 
 from advice.measures import Values
 from advice.origin import Origin
-from advice.settings import Config, callbacks_of, class_of, judges_of, value_at, with_values
+from advice.settings import Config, callbacks_of, class_of, value_at, with_values
 from callbacks.base import Diagnostic
 from callbacks.control.band_follower import BandFollower
+from datamodules.tasks.base import Task
 
 Fit = Callable[[Path, Config], None]
 """Trains with a config file; the config beside it says on what."""
@@ -163,14 +164,21 @@ def watches(callback: Config) -> bool:
 def reading_options(config: Config, neutral_text: Path | None) -> Config:
     """What a run's own callbacks say about how its answers are judged, as arguments of ForkReading."""
     options: Config = {"neutral_text": None if neutral_text is None else str(neutral_text)}
-    if not isinstance(value_at(config, "data.task"), dict):
-        return options
-    for callback, judge in judges_of(config):
-        arguments = callback["init_args"]
-        decoding = value_at(config, "data.test_decoding.max_new_tokens")
-        tokens = arguments.get("max_new_tokens", decoding if isinstance(decoding, int) else 256)
-        return options | {"judge": judge, "max_new_tokens": tokens, "num_problems": arguments.get("num_problems")}
+    monitors = [one.get("init_args") or {} for one in callbacks_of(config) if "judge" in (one.get("init_args") or {})]
+    decoding = value_at(config, "data.test_decoding.max_new_tokens")
+    options["max_new_tokens"] = decoding if isinstance(decoding, int) else 256
+    for arguments in monitors[:1]:
+        options |= {name: arguments[name] for name in ("judge", "max_new_tokens", "num_problems") if name in arguments}
     return options
+
+
+def has_judge(config: Config, options: Config) -> bool:
+    """Whether answers to the run's held-out problems are judged: by a judge of a callback, or of its task."""
+    task = value_at(config, "data.task")
+    own = getattr(class_of(task), "own_judge", Task.own_judge)
+    return isinstance(task, dict) and bool(
+        options.get("judge") or (task.get("init_args") or {}).get("judge") or own is not Task.own_judge
+    )
 
 
 def _linked(path: Path, link: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pydoc import locate
 from typing import Any, cast
@@ -50,14 +50,6 @@ def callbacks_of(config: Config) -> list[Config]:
     given = config.get("trainer", {}).get("callbacks") or []
     listed = given if isinstance(given, list) else [given]
     return [one if isinstance(one, dict) else {"class_path": one} for one in listed]
-
-
-def judges_of(config: Config) -> Iterator[tuple[Config, Config]]:
-    """Callbacks that have a judge, each with its judge."""
-    for callback in callbacks_of(config):
-        arguments = callback.get("init_args") or {}
-        if isinstance(arguments.get("judge"), dict):
-            yield callback, arguments["judge"]
 
 
 def _within(node: Config, key: str) -> Config:

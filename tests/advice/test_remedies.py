@@ -47,7 +47,7 @@ def test_what_losses_name_are_files_and_every_file_is_named() -> None:
 
 def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
     """Fields that an overlay reads off the loss exist on every loss that asks for it."""
-    facts = {"judge": {}, "max_new_tokens": 8, "measured": {"centre": 0.5}}
+    facts = {"judge": {"init_args": {}}, "max_new_tokens": 8, "measured": {"centre": 0.5}}
     for loss in losses():
         if not getattr(loss, "__abstractmethods__", True):
             fields = dict.fromkeys(getattr(loss, "__dataclass_fields__", ()), 0.1)
