@@ -47,9 +47,10 @@ def policies(made: Sequence[Row]) -> str:
     lines = ["| policy | cases | mean - going on | better by 0.05 | worse by 0.05 (harm) |", "|---|---|---|---|---|"]
     for policy in list(made[0]["ends"])[1:]:
         gains = np.array([row["ends"][policy] - row["ends"]["going on"] for row in made])
-        low, high = bootstrap_interval([gains]) if len(gains) > 1 else (float("nan"), float("nan"))
+        low, high = bootstrap_interval([gains])
+        interval = f" [{low:+.3f}, {high:+.3f}]" if len(gains) > 1 else ""
         better, worse = int((gains >= MATTERS - 1e-9).sum()), int((gains <= 1e-9 - MATTERS).sum())
-        lines.append(f"| {policy} | {len(made)} | {gains.mean():+.3f} [{low:+.3f}, {high:+.3f}] | {better} | {worse} |")
+        lines.append(f"| {policy} | {len(made)} | {gains.mean():+.3f}{interval} | {better} | {worse} |")
     return "\n".join(lines)
 
 
