@@ -56,7 +56,8 @@ def test_a_run_is_wrong_where_the_mean_of_its_last_two_readings_fell_by_6_points
     # Step 6 was as bad, and step 12 took it back.
     assert (outcome.is_wrong, outcome.harm_step) == (True, 18)
     # 0.5 - 0.1 - sqrt((0.25 + 0.09) / 50): problems of the label move nothing here.
-    assert outcome.judged[-1] == (24, pytest.approx(0.4 - (0.34 / 50) ** 0.5))
+    step, fall = outcome.judged[-1]
+    assert (step, fall) == pytest.approx((24, 0.4 - (0.34 / 50) ** 0.5))
     fine = outcome_of(written(tmp_path, "outcome", [*rows[:-1], answers(24, 82)]), "embedded")
     assert (fine.is_wrong, fine.harm_step) == (False, None)
 
