@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from lightning_modules.models.tiled_logits import DEVICE_TILE, TileShape
+from lightning_modules.models.heads.tiled_logits import DEVICE_TILE, TileShape
 
 GIB = 2**30
 GPUS = {"a100": (312, 80), "h100": (989, 80), "h200": (989, 141)}

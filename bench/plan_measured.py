@@ -19,8 +19,8 @@ from bench.plan import Run, Shape, memory
 from datamodules.batches import CompletionBatch, Role
 from datamodules.examples import Example, TokenizedCompletion
 from datamodules.packing import pack
+from lightning_modules.models.heads.tiled_logits import CPU_TILE
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.models.tiled_logits import CPU_TILE
 
 CHECKED = {
     "6M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "vocab_size": 4096},
