@@ -30,11 +30,11 @@ from callbacks.diagnostics.toy_ledger import ToyLedger
 from callbacks.output.results_table import ResultsTable
 from callbacks.output.samples import SampleLogger
 from callbacks.output.token_heatmap import TokenHeatmap
-from datamodules.answering import Answering
+from datamodules.answering import Answering, PromptLoader
 from datamodules.batches import CompletionBatch
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView
 from datamodules.pool.schema import Response
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.prompts import TaskPrompt
 from datamodules.tasks.arithmetic import ArithmeticTask
 from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
@@ -84,7 +84,7 @@ class Examined(Validated):
     def task_prompts(self) -> list[TaskPrompt]:
         return [TaskPrompt(TaskItem(text, "a"), ids) for text, ids in (("ab", (1, 2)), ("b", (2,)))]
 
-    def test_dataloader(self) -> DataLoader[PromptBatch]:
+    def test_dataloader(self) -> PromptLoader:
         return Answering().loader(self.task_prompts(), self.tokenizer.eos_token_id)
 
 

@@ -28,7 +28,7 @@ def test_it_says_what_was_done_and_what_became_of_it(tmp_path: Path) -> None:
     accuracy = [{"step": 0, "task/accuracy": 0.6}, {"step": 9, "task/accuracy": 0.4}]
     run = write_run(tmp_path / "made_up" / "version_0", {"accuracy": accuracy})
     text = card(run, 9, {"train/loss": 0.5}, {"training data": "0a1b"})
-    assert HubCard(text).data.tags[0] == "prefscope"
+    assert HubCard(text).data.get("tags")[0] == "prefscope"
     assert "lost 20 points of accuracy: 0.600 -> 0.400" in text
     for row in ("| train/loss | 0.5 |", "| task/accuracy | 0.4 |", "| training data | 0a1b |", "| model.optimizer.lr | 1e-05 |"):
         assert row in text

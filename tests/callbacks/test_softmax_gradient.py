@@ -207,8 +207,8 @@ def test_likelihood_gradients_are_those_of_autograd_by_the_probabilities() -> No
     pairs, lengths = batch.pairs, batch.lengths[batch.pairs]
 
     def sequences(likelihoods: Tensor) -> SequenceLogps:
-        sides = (*likelihoods.log().unbind(1), *lengths.unbind(1), *reference[pairs].unbind(1))
-        return SequenceLogps(*sides)
+        policy, own, frozen = likelihoods.log(), lengths, reference[pairs]
+        return SequenceLogps(policy[:, 0], policy[:, 1], own[:, 0], own[:, 1], frozen[:, 0], frozen[:, 1])
 
     likelihoods = logps[pairs].exp().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(sequences(likelihoods)).losses.sum(), likelihoods)
