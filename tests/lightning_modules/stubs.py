@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import CompletionBatch, Role, StepShare
 from datamodules.examples import Example, TokenizedCompletion
+from datamodules.loading.loader import SplitDataset
 from datamodules.packing import pack
 from lightning_modules.models.specs import RandomPolicy
 
@@ -60,6 +61,11 @@ class InMemoryPairs(LightningDataModule):
         super().__init__()
         self.examples, self.microbatches, self.accumulate = examples, microbatches, accumulate
         self.reference: dict[str, Tensor] = {}
+
+    max_tokens_per_batch = 8192
+
+    def dataset(self, split: str) -> SplitDataset:
+        raise ValueError("expected no data set of in-memory pairs to be asked for.")
 
     def packed(self, split: str, examples: Sequence[int], share: StepShare) -> CompletionBatch:
         return self._pack(examples, share)
