@@ -174,10 +174,6 @@ class Loss(ABC):
         """Whether each pair is pushed by sigma(-margin) of the rewards that the loss gives, times a constant; False by default."""
         return False
 
-    def likelihood_remedy(self) -> str:
-        """First clause of an alarm's advice where likelihoods fall; a loss with a term that holds chosen names its weight."""
-        return "Add a likelihood term (SFTDPOLoss)"
-
 
 class PreferenceLoss(Loss):
     """A loss of the two log-probs of each pair, summed over tokens."""

@@ -38,10 +38,6 @@ class CalibratedLoss(PreferenceLoss):
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
         object.__setattr__(self, "needs_step", self.loss.needs_step)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return self.loss.likelihood_remedy()
-
     def require_score_gaps(self, gaps: Sequence[float | None]) -> None:
         """See PreferenceLoss."""
         self.loss.require_score_gaps(gaps)

@@ -24,10 +24,6 @@ class ChosenSFTLoss(PreferenceLoss):
     per_token: bool = False
     """Divide by the chosen length, so that long completions do not dominate."""
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return "Keep the loss, which is the likelihood of chosen alone"
-
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         return PreferenceLossOutput(chosen_nll(logps, self.per_token), logps.policy_chosen.detach(), logps.policy_rejected.detach())

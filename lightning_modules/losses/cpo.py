@@ -37,10 +37,6 @@ class CPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(weight=self.weight)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return f"Raise weight, that of the likelihood term (now {self.weight:g})"
-
     @property
     def is_logistic(self) -> bool:
         """See PreferenceLoss."""

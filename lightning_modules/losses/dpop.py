@@ -32,10 +32,6 @@ class DPOPLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(penalty=self.penalty)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return f"Raise penalty, the weight of the term that holds chosen (now {self.penalty:g})"
-
     @property
     def is_logistic(self) -> bool:
         """See PreferenceLoss."""

@@ -43,10 +43,6 @@ class GatedLoss(PreferenceLoss):
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
         object.__setattr__(self, "needs_step", self.loss.needs_step)
 
-    def likelihood_remedy(self) -> str:
-        """See Loss."""
-        return self.loss.likelihood_remedy()
-
     def require_score_gaps(self, gaps: Sequence[float | None]) -> None:
         """See Loss."""
         self.loss.require_score_gaps(gaps)

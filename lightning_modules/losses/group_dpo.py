@@ -46,10 +46,6 @@ class GroupDPOLoss(Loss):
         """See Loss."""
         require_scores(gaps, type(self).__name__)
 
-    def likelihood_remedy(self) -> str:
-        """See Loss."""
-        return "Raise gamma of GroupDPOLoss"
-
     def of(self, completions: Completions) -> PreferenceLossOutput:
         """Losses of the prompts, `[P]`; rewards of the best and the worst of each."""
         sums, scores = completions.sums, completions.scores()

@@ -36,10 +36,6 @@ class ImportanceSampledLoss(PreferenceLoss):
         # The class attribute is that of the default loss. A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, "needs_step", self.loss.needs_step)
 
-    def likelihood_remedy(self) -> str:
-        """See Loss."""
-        return self.loss.likelihood_remedy()
-
     def require_score_gaps(self, gaps: Sequence[float | None]) -> None:
         """See Loss."""
         self.loss.require_score_gaps(gaps)

@@ -28,11 +28,6 @@ class LNDPOLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_positive(beta=self.beta)
 
-    @property
-    def is_logistic(self) -> bool:
-        """See Loss: times beta / len, which differs between the sides."""
-        return True
-
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen_ratios, rejected_ratios = logps.logratios()

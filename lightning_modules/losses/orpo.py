@@ -33,10 +33,6 @@ class ORPOLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_non_negative(weight=self.weight)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return f"Lower weight, that of the odds ratio beside the likelihood term (now {self.weight:g})"
-
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = mean_logps(logps)

@@ -39,10 +39,6 @@ class SFTDPOLoss(PreferenceLoss):
         require_positive(beta=self.beta)
         require_non_negative(gamma=self.gamma)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return f"Raise gamma, the weight of the likelihood term (now {self.gamma:g})"
-
     @property
     def is_logistic(self) -> bool:
         """See PreferenceLoss."""

@@ -34,10 +34,6 @@ class SLiCLoss(PreferenceLoss):
     def __post_init__(self) -> None:
         require_non_negative(delta=self.delta, eta=self.eta)
 
-    def likelihood_remedy(self) -> str:
-        """See PreferenceLoss."""
-        return f"Raise eta, the weight of the likelihood term (now {self.eta:g})"
-
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         chosen, rejected = logps.policy_chosen, logps.policy_rejected

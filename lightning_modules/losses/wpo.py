@@ -33,10 +33,6 @@ class WPOLoss(Loss):
         """See Loss."""
         self.loss.require_score_gaps(gaps)
 
-    def likelihood_remedy(self) -> str:
-        """See Loss."""
-        return self.loss.likelihood_remedy()
-
     def of(self, completions: Completions) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""
         tokens = completions.tokens
