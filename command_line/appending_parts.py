@@ -25,7 +25,7 @@ def require_no_appending_parts(arguments: Sequence[str]) -> None:
                 raise ValueError(
                     f"expected {name} in a part, got {key.value}: a part is read alone, so it would replace the list it adds to.\n"
                     f"at: {shown(file)}, line {key.start_mark.line + 1}\n"
-                    f"Put it under its section in a file of its own, and add that by --config; or use --trainer.{name}+ <class>."
+                    f"Put it under its section in a file of its own, and add that by --config; or use --trainer.{name}+ CLASS."
                 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from run_folder.rows import read_rows
+from run_folder.verdict import HARM
 
 
 def write_result(file: Path, folder: Path, page: Path, lines: Sequence[str]) -> None:
@@ -19,9 +20,11 @@ def write_result(file: Path, folder: Path, page: Path, lines: Sequence[str]) -> 
         lines: of the verdict.
     """
     judged = read_rows(folder, "judged")
+    verdicts: dict[str, str] = judged[-1]["verdicts"] if judged else {}
     result = {
         "verdict": list(lines),
-        "properties": judged[-1]["verdicts"] if judged else {},
+        "properties": {name: found for name, found in verdicts.items() if name != HARM},
+        "harm": verdicts.get(HARM, "not judged"),
         "checkpoints": read_rows(folder, "checkpoints"),
         "alarms": read_rows(folder, "alarms"),
         "page": str(page.resolve()),

@@ -31,6 +31,8 @@ class Diagnosis:
     """A few lines: what the likelihoods did, how sure that is, and what was not judged."""
     properties: dict[str, str]
     """Property -> `shows ...`, `no sign`, or `not judged: ...` with the reason."""
+    harm: str
+    """How likely it is that the answers got worse, by the calibrated warning; or `not judged: ...` with the reason."""
     table: DataFrame
     """A row a checkpoint (`step`), a column a metric: likelihoods, rewards and accuracies, with 95% intervals over pairs."""
     page: Path
@@ -108,6 +110,7 @@ def _read(result: dict[str, Any]) -> Diagnosis:
     return Diagnosis(
         verdict="\n".join(result["verdict"]),
         properties=result["properties"],
+        harm=result["harm"],
         table=table.set_index("step") if "step" in table else table,
         page=Path(result["page"]),
         folder=Path(result["folder"]),

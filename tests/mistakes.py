@@ -73,7 +73,11 @@ MISTAKES = [
     Mistake("loss", "--model.loss simp", ("got simp", "Did you mean simpo?", *LOSSES)),
     Mistake("class of a loss", "--model.loss lightning_modules.losses.simpo.SimPOLos", ("Did you mean SimPOLoss?", *LOSSES)),
     Mistake("module of a loss", "--model.loss no.where.Loss", ("got no.where.Loss", *LOSSES)),
-    Mistake("class of another kind", "--model.loss torch.optim.AdamW", ("PreferenceLoss", "got torch.optim.AdamW", *LOSSES)),
+    Mistake(
+        "class of another kind",
+        "--model.loss torch.optim.AdamW",
+        ("expected a Loss for model.loss", "got torch.optim.AdamW", *LOSSES),
+    ),
     Mistake("format", "--data.format sharegtp", ("Did you mean sharegpt?", "hh", "columns")),
     Mistake("optimizer", "--model.optimizer Adamm", ("Did you mean Adam?", "AdamW")),
     Mistake(

@@ -100,14 +100,15 @@ def test_a_checkpoint_is_diagnosed_from_another_folder(environment: Path, tmp_pa
 import prefscope, json, sys
 found = prefscope.diagnose("run", reference="base", pairs="pairs.jsonl", options=%r)
 print(found)
-print(json.dumps([found.properties, found.table.reset_index().to_dict("records"), str(found.page), str(found.folder)]))
+print(json.dumps([found.properties, found.harm, found.table.reset_index().to_dict("records"), str(found.page), str(found.folder)]))
 assert "callbacks" not in sys.modules and "torch" not in sys.modules
 """
     options = ["--trainer.accelerator=cpu", "--data.num_probe_prompts=2", "--data.max_length=60"]
     said = checked(environment / "python", "-c", program % options, cwd=tmp_path, OMP_NUM_THREADS="1").splitlines()
     assert said[0].startswith("1 checkpoint, step 7, beside base, on 12 pairs.")
-    properties, [row], page, folder = json.loads(said[-1])
+    properties, harm, [row], page, folder = json.loads(said[-1])
     assert set(properties) == {"drastic_drop", "suppression", "dispersion"}
+    assert harm
     assert row["step"] == 7
     # The checkpoint is a copy of the base.
     assert row["pairs/chosen/change"] == pytest.approx(0, abs=1e-6)

@@ -44,6 +44,7 @@ def _objects() -> dict[str, object]:
         # torch: which gradients the float16 scaler saw overflow; a module's parts, to make a copy of it without its weights.
         "_found_inf_per_device": torch.amp.GradScaler,
         **dict.fromkeys(("_parameters", "_modules", "_buffers", "_forward_hooks", "_forward_pre_hooks"), module),
+        **dict.fromkeys(("_state_dict_hooks", "_state_dict_pre_hooks"), module),
         "_version": torch.zeros(1),
         "_get_file_writer": SummaryWriter,
         # transformers: which attention a model has, and its layers for FSDP2.

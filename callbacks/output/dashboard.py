@@ -26,7 +26,6 @@ LAYOUT: Layout = {
         "drop share of the margin (above 1: chosen falls too)": _lines("likelihood/bank/drop_share", "likelihood/drop_share"),
         "mass off the data, off the pair": _lines("dispersion/bank/(off_data_mass|off_pair_mass)"),
         "gradient at the logits, by side (L2, mean token)": _lines("softmax_grad/(chosen|rejected|sample)/l2"),
-        "probability that the run ends worse than it began": _lines("harm/probability"),
         "KL to the reference, repeated 4-grams of samples": _lines(
             "on_policy/kl_per_token", "on_policy/(repetition|out_of_reference)", "objective/kl"
         ),
@@ -45,6 +44,7 @@ LAYOUT: Layout = {
         "rejected tokens in a valley (p < 0.001)": _lines("likelihood/(bank/)?(chosen|rejected)/valley"),
     },
     "2 Degradation": {
+        "probability that the run ends worse than it began": _lines("harm/probability"),
         "pairs by direction of (chosen, rejected), training": _lines("degradation/quadrant/.*"),
         "pairs by direction of (chosen, rejected), probe bank": _lines("degradation/bank/quadrant/.*"),
         "pairs whose own step leaves the disentanglement band": _lines("head/band_violated"),

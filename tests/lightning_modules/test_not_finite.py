@@ -127,7 +127,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_never_applied(
 def test_the_last_finite_checkpoint_stays_and_nothing_is_exported(step: int, optimizer: str, folder: Path, tmp_path: Path) -> None:
     module = module_of("rm", OPTIMIZERS[optimizer], folder)
     with pytest.raises(ValueError, match=rf"in step {step}, .*Go on from the last checkpoint with --ckpt_path .*={step - 1}.ckpt"):
-        fit(module, "rm", tmp_path, Spoil(step), RunCheckpoint(1), RewardExport())
+        fit(module, "rm", tmp_path, Spoil(step), RunCheckpoint(1, keep_older=0), RewardExport())
     [kept] = tmp_path.rglob("epoch=*.ckpt")
     state = torch.load(kept.with_name("last.ckpt"), weights_only=True)
     assert state["global_step"] == step - 1
