@@ -137,7 +137,8 @@ def test_a_server_that_dies_half_way_is_given_up_and_another_takes_over(serve: S
     with pytest.raises(JudgeError, match="no verdict on 30 of 40 responses; the first reason: Connection error") as caught:
         make(dying, tmp_path / "v.sqlite", concurrency=2, max_attempts=2, give_up_after=3).judge_many(["p"] * 40, texts)
     assert sum(reason.startswith("not tried: 3 responses in a row failed") for reason in caught.value.failures.values()) >= 25
-    assert len(dying.seen) < 20
+    # Ten answers, and two attempts at each of the five that may have been under way.
+    assert len(dying.seen) <= 20
     healthy = serve(lambda *_: 2)
     verdicts = make(healthy, tmp_path / "v.sqlite").judge_many(["p"] * 40, texts)
     assert Counter(verdict.score for verdict in verdicts) == {4.0: 10, 2.0: 30}
