@@ -142,7 +142,7 @@ def train(run: Run, arguments: list[str]) -> None:
 def ask(arguments: list[str]) -> None:
     """Another command of `prefscope`, in this process."""
     extra = ["--trainer.accelerator=cpu", "--data.max_length=60"] if arguments[0] == "diagnose" else []
-    extra += ["--until-idle", "0"] if "--follow" in arguments else []
+    extra += ["--until-idle", "6"] if "--follow" in arguments else []
     extra += ["--steps", "1", "--remedies", "lower_rate,stop_here"] if arguments[0] == "advise" else []
     # tests/test_demo.py runs the demo; the quick suite draws no pool.
     if arguments[0] == "demo" or (arguments[0] == "pool" and not Path(arguments[-1]).exists()):
@@ -167,6 +167,8 @@ def execute(command: list[str]) -> None:
 
 # PEFT with transformers 5.23.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# The tiny model has 64 positions, and a prompt with a sample of the reference may have more.
+@pytest.mark.filterwarnings("ignore:The probe bank has sequences of up to:UserWarning")
 # Dozens of trainings: on a busy machine longer than a test should take.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
