@@ -25,7 +25,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a remedy is than the control on one measure; above 0 is better, whichever way the measure goes."""
+    """How much better a remedy is than the control on one measure. Above 0 is better, also of measures that should fall."""
 
     value: float
     """The remedy's mean."""

@@ -155,7 +155,7 @@ def _held_out(trainer: Trainer) -> Iterator[CompletionBatch]:
 
 
 def _interleaved(own: Values) -> Values:
-    """The values of all ranks, each of which had every so-manieth problem, in the problems' order."""
+    """The values of all ranks in the order of the problems. Rank r of n had the problems r, r + n, r + 2n, ..."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return own
     parts: list[Values] = [{} for _ in range(distributed.get_world_size())]

@@ -15,7 +15,7 @@ class Schedule:
 
     Args:
         every_n_steps: cadence in optimizer steps, >= 1.
-        also_step_1: whether step 1 is due at any cadence: the first of which training batches tell anything.
+        also_step_1: whether step 1 is always due. Training batches tell nothing of step 0.
 
     Raises:
         ValueError: if the cadence is below 1.

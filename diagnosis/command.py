@@ -43,7 +43,9 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
         "--until-idle", type=float, default=math.inf, metavar="SECONDS", help="with --follow: end after so long without a new one"
     )
     parser.add_argument(
-        "--until-closed", action="store_true", help="with --follow: end when the standard input closes, with whoever opened it"
+        "--until-closed",
+        action="store_true",
+        help="with --follow: end when the standard input closes, as it does when the program that opened it ends",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write verdict, properties and rows for programs too")
     asked, further = parser.parse_known_args(args)

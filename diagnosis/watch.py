@@ -112,7 +112,7 @@ def _look(path: str) -> Look:
 
 
 def is_input_closed() -> bool:
-    """Whether whoever started this process has closed its standard input, or has ended, however that came."""
+    """Whether the program that started this process has closed its standard input, or has ended."""
     return _closing().is_set()
 
 

@@ -103,7 +103,7 @@ def _reason(told: str) -> str:
 
 
 def _read(result: dict[str, Any]) -> Diagnosis:
-    # Not above: whoever imports the package to train has no use for it, and it takes half a second.
+    # Not above: a program that imports the package to train has no use for it, and it takes half a second.
     from pandas import DataFrame
 
     table = DataFrame(result["checkpoints"])

@@ -26,7 +26,7 @@ class ModelCard(Callback):
     """Writes `README.md` into the exported folder when a fit has ended, and pushes the folder to the hub where that is asked for.
 
     The card has the verdict, what was noticed and warned of, settings, final metrics and the digests of data and reference, so that
-    whoever takes the weights can see what they are. List it behind the export and the alarms.
+    a person who takes the weights can see what they are. List it behind the export and the alarms.
 
     Args:
         push_to: repository on the Hugging Face hub (`name/model`), made if it is not there, private; null pushes nothing. It takes

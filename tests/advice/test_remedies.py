@@ -48,6 +48,7 @@ def test_what_losses_name_are_files_and_every_file_is_named() -> None:
 def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
     """Fields that an overlay reads off the loss exist on every loss that asks for it."""
     facts = {"judge": {"init_args": {}}, "max_new_tokens": 8, "measured": {"centre": 0.5}}
+    tried: set[str] = set()
     for loss in losses():
         if not getattr(loss, "__abstractmethods__", True):
             fields = dict.fromkeys(getattr(loss, "__dataclass_fields__", ()), 0.1)
@@ -59,7 +60,9 @@ def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
             config["model"]["init_args"] |= {key: {"init_args": {"lr": 1.0}} for key in MODEL_PARTS}
             for name in sensible_remedies(config):
                 if KNOWN[name].trains:
-                    applied(KNOWN[name], config, facts)
+                    assert applied(KNOWN[name], config, facts) != config, (path, name)
+                    tried.add(name)
+    assert tried == {name for name, remedy in KNOWN.items() if remedy.trains}
 
 
 def dpo_config_without_files() -> dict[str, Any]:
