@@ -12,6 +12,7 @@ from datamodules.tasks.arithmetic_problems import Split, generate
 from datamodules.tasks.arithmetic_slips import SLIP, slips
 from datamodules.tasks.arithmetic_templates import Step, Template
 from datamodules.tasks.base import Task, TaskItem
+from judges.arithmetic import ArithmeticJudge
 
 CHORES = (
     Template(
@@ -89,3 +90,7 @@ class ChoresTask(Task):
             others = tuple((SLIP, text) for text in slips(problem, self.num_slips, self.seed))
             # The line break ends the prompt, so that no token spans prompt and answer.
             yield TaskItem(f"{problem.prompt}\n", problem.terse, solution, others)
+
+    @override
+    def own_judge(self) -> ArithmeticJudge:
+        return ArithmeticJudge()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from studies.verdict import labels
+from studies.verdict.chores import ChoresTask
 from studies.verdict.evaluation import Warned, lead_of, wilson
 from studies.verdict.families import LabelledRun
 from studies.verdict.fit import Model, Scored, fit, threshold_of, threshold_without
@@ -116,3 +117,12 @@ def test_no_coefficient_is_negative_and_what_helps_is_kept() -> None:
     # It falls where runs end wrong: a reading that grows with harm has no such part.
     assert model.weights[1] == 0
     assert model.weights.min() >= 0
+
+
+def test_the_second_family_has_the_judge_of_its_own_problems() -> None:
+    task = ChoresTask(num_test=20, num_slips=1)
+    judge = task.scorer
+    assert judge is not None
+    for item in task.items("test"):
+        assert judge.judge(item.prompt, str(item.solution), item.answer).score >= 4, item
+        assert judge.judge(item.prompt, item.others[0][1], item.answer).score < 4, item
