@@ -21,9 +21,6 @@ from run_folder.rows import tracks_of
 CENTRE = "head/centre"
 """Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it (docs/derivations.md 5.5)."""
 
-CENTRE = "head/centre"
-"""Geometric mean over pairs of ||s_w|| / ||s_l||, as DisentanglementMonitor writes it."""
-
 
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, parsed; what it does not know is kept in `further`, for `train.py fit` of another trainer's checkpoint."""

@@ -1,9 +1,8 @@
-"""The wrong runs that advice is tried on: those of the verdict study that are complete, in an order that was drawn once."""
+"""The wrong runs that advice is tried on: those of the verdict study, in an order that was drawn once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +42,18 @@ class Case:
         return self.cell.folder
 
 
-def wrong_cases() -> list[Case]:
-    """Complete runs whose label is wrong, by a key that has nothing to do with how they ended."""
-    return sorted(_wrong(), key=lambda case: hashlib.sha256(case.name.encode()).hexdigest())
+def cells_in_order() -> list[tuple[str, Cell]]:
+    """Family and run of every cell there is, by a key that has nothing to do with how they end."""
+    found = [(family, cell) for family, study in FAMILIES.items() for cell in load_study(study).cells]
+    return sorted(found, key=lambda one: hashlib.sha256(f"{one[0]}_{one[1].name}".encode()).hexdigest())
 
 
-def _wrong() -> Iterator[Case]:
-    for family, study in FAMILIES.items():
-        for cell in load_study(study).cells:
-            if cell.is_complete:
-                start, end = outcome_of(ROOT / cell.folder)
-                if end <= start - FALL[family] + 1e-9:
-                    yield Case(family, cell, start, end)
+def wrong_case(family: str, cell: Cell) -> Case | None:
+    """The case of a complete run whose label is wrong; None of others."""
+    if not cell.is_complete:
+        return None
+    start, end = outcome_of(ROOT / cell.folder)
+    return Case(family, cell, start, end) if end <= start - FALL[family] + 1e-9 else None
 
 
 def outcome_of(folder: Path) -> tuple[float, float]:

@@ -21,7 +21,8 @@ from advice.forks import Fit, Forks, reading_options
 from advice.origin import Origin, find_origin
 from advice.remedies import all_remedies, applied
 from advice.settings import Config, value_at, with_values
-from studies.advice.cases import Case, wrong_cases
+from studies import running
+from studies.advice.cases import Case, cells_in_order, wrong_case
 from studies.study import ROOT
 
 RUNS = Path("runs") / "studies" / "advice"
@@ -32,12 +33,12 @@ TRIED, JUDGED = 100, 200
 """Held-out problems: the first so many choose a remedy, those from there to the second number judge what became of it."""
 FRESH_SEED = 1000
 REMEDIES = {
-    "DPOLoss": "lower_rate,band_centre,likelihood_term,dpop,reward_calibration,length_normalised,stop_here",
-    "FlexDPOLoss": "lower_rate,band_centre,likelihood_term,dpop,reward_calibration,length_normalised,stop_here",
-    "SFTDPOLoss": "lower_rate,stronger_term,reward_calibration,stop_here",
+    "DPOLoss": "lower_rate,band_centre,likelihood_term,dpop,reward_calibration,length_normalised,on_policy,stop_here",
+    "FlexDPOLoss": "lower_rate,band_centre,likelihood_term,dpop,reward_calibration,length_normalised,on_policy,stop_here",
+    "SFTDPOLoss": "lower_rate,stronger_term,reward_calibration,on_policy,stop_here",
 }
-"""The default ones but for fresh on-policy pairs, whose sampling takes most of the time; others have `_OTHERS`."""
-_OTHERS = "lower_rate,sft_dpo_instead,reward_calibration,stop_here"
+"""The default ones when the plan was written; others have `_OTHERS`."""
+_OTHERS = "lower_rate,sft_dpo_instead,reward_calibration,on_policy,stop_here"
 HABITS = {
     "always a likelihood term": ("likelihood_term", "stronger_term", "sft_dpo_instead"),
     "always a lower rate": ("lower_rate",),
@@ -46,16 +47,32 @@ HABITS = {
 
 
 def make(fit: Fit, number: int, say: Callable[[str], object] = print) -> None:
-    """Make what is missing of the first so many cases; a case that was cut off goes on where it was."""
+    """Make what is missing of the first so many cases; a case that was cut off goes on where it was.
+
+    Cells are walked in their order, and a run that nobody has made is made when it is come to.
+    """
+    found = 0
+    for family, cell in cells_in_order():
+        running.make([cell])
+        case = wrong_case(family, cell)
+        if case is None:
+            continue
+        make_case(case, fit, say)
+        found += 1
+        if found == number:
+            return
+
+
+def make_case(case: Case, fit: Fit, say: Callable[[str], object] = print) -> None:
+    """Make one case and write its row, unless it is there."""
+    if case.name in {row["case"] for row in rows()}:
+        return
     with chdir(ROOT):
-        made = {row["case"] for row in rows()}
-        for case in wrong_cases()[:number]:
-            if case.name not in made:
-                row = evidence_of(case, fit)
-                ROWS.parent.mkdir(parents=True, exist_ok=True)
-                with ROWS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                say(f"{case.name}: {row['sentence']} {row['ends']}")
+        row = evidence_of(case, fit)
+        ROWS.parent.mkdir(parents=True, exist_ok=True)
+        with ROWS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    say(f"{case.name}: {row['sentence']} {row['ends']}")
 
 
 def rows() -> list[dict[str, Any]]:
