@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Statistic = Literal["level", "change", "growth", "drift"]
+Statistic = Literal["level", "change", "growth", "drift", "trend"]
 """level: mean of the last `window` readings. change: that minus the first reading of the run. growth: the change as a share of the
-first reading. drift: the level minus the mean of the `window` readings before."""
+first reading. drift: the level minus the mean of the `window` readings before. trend: Kendall's tau of the last `window` readings
+with their order, in the standard errors that it has where there is no order."""
 
 MAX_WINDOW = 8
-"""Readings; twice as many are kept."""
+"""Readings; twice as many are kept, and a trend may have as many."""
 
 
 @dataclass
@@ -21,9 +22,16 @@ class History:
 
     first: float
     recent: list[float] = field(default_factory=list)
+    count: int = 0
+    """Readings so far."""
+
+    def __post_init__(self) -> None:
+        # Checkpoints of earlier versions have no count.
+        self.count = max(self.count, len(self.recent))
 
     def add(self, value: float) -> None:
         """Add the newest reading."""
+        self.count += 1
         self.recent = [*self.recent[1 - 2 * MAX_WINDOW :], value]
 
 
@@ -55,7 +63,7 @@ class Histories:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
-        return {name: {"first": history.first, "recent": history.recent} for name, history in self._histories.items()}
+        return {name: asdict(history) for name, history in self._histories.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave; metrics that no rule reads any more are dropped."""
@@ -78,18 +86,25 @@ class Condition:
     below: float = math.inf
     """Exclusive, in the metric's unit."""
     window: int = 2
-    """Readings that are averaged, in [1, 8]."""
+    """Readings that are averaged, in [1, 8]; those of a trend in [4, 16]."""
+    share: float = 0.0
+    """Of the readings so far: where that is more than `window`, so many are taken, up to the most that a window may have. In
+    [0, 0.5], of a trend in [0, 1]."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.window <= MAX_WINDOW:
-            raise ValueError(f"expected window in [1, {MAX_WINDOW}], got {self.window}. It counts readings, not steps.")
+        low, high, most = (4, 2 * MAX_WINDOW, 1.0) if self.of == "trend" else (1, MAX_WINDOW, 0.5)
+        if not low <= self.window <= high:
+            raise ValueError(f"expected window in [{low}, {high}], got {self.window}. It counts readings, not steps.")
+        if not 0 <= self.share <= most:
+            raise ValueError(f"expected share in [0, {most:g}], got {self.share}. It is a part of the readings so far.")
         if self.above == -math.inf and self.below == math.inf:
             raise ValueError(f"expected a bound for {self.metric}, got neither above nor below. Set one of them.")
 
     @property
     def num_readings(self) -> int:
         """Readings without which there is no statistic."""
-        return {"level": self.window, "change": self.window + 1, "growth": self.window + 1, "drift": 2 * self.window}[self.of]
+        further = {"change": 1, "growth": 1, "drift": self.window}
+        return self.window + further.get(self.of, 0)
 
     def holds(self, histories: Histories) -> bool | None:
         """Whether it holds now; None where that cannot be said."""
@@ -111,12 +126,19 @@ class Condition:
         """The statistic; None while there are too few readings."""
         if history is None or len(history.recent) < self.num_readings:
             return None
-        level = _mean(history.recent[-self.window :])
+        window = self._window(history)
+        if self.of == "trend":
+            return _trend(history.recent[-window:])
+        level = _mean(history.recent[-window:])
         if self.of == "drift":
-            return level - _mean(history.recent[-2 * self.window : -self.window])
+            return level - _mean(history.recent[-2 * window : -window])
         if self.of == "growth":
             return (level - history.first) / abs(history.first) if history.first else None
         return level - history.first if self.of == "change" else level
+
+    def _window(self, history: History) -> int:
+        longest = 2 * MAX_WINDOW if self.of == "trend" else MAX_WINDOW
+        return max(self.window, min(int(self.share * history.count), longest))
 
     def __str__(self) -> str:
         of = "" if self.of == "level" else f"{self.of} of "
@@ -126,3 +148,10 @@ class Condition:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _trend(values: list[float]) -> float:
+    """z = tau / sqrt(2 (2n + 5) / (9 n (n - 1))), tau = mean over pairs of the sign of later - earlier (Kendall 1938)."""
+    n = len(values)
+    signs = [(later > earlier) - (later < earlier) for place, earlier in enumerate(values) for later in values[place + 1 :]]
+    return sum(signs) / len(signs) / math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))

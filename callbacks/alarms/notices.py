@@ -14,6 +14,11 @@ _OTHERS, _COLLATERAL, _CHOSEN = f"{PREFIX}/others_fall", f"{PREFIX}/collateral",
 _OFF_DATA, _OFF_PAIR = f"{PREFIX}/off_data_growth", f"{PREFIX}/off_pair_growth"
 _DROP_SHARE = "likelihood/bank/drop_share"
 
+_QUARTER = 0.25
+"""Of the readings so far: they are averaged, and are two at the least, so that a run of 24 steps is judged as one of 2,000 is."""
+_BEYOND_CHANCE = 1.64
+"""Standard errors that a trend comes above in one of twenty series without any order."""
+
 PROPERTY_NOTICES = (
     AlarmRule(
         property="drastic_drop",
@@ -56,8 +61,8 @@ REINFORCEMENT_NOTICES = (
         property="reward_hacking",
         needs_rewards=True,
         conditions=(
-            Condition(metric="objective/rlhf_reward", of="change", above=0.0, window=4),
-            Condition(metric="objective/rlhf_reward", of="drift", above=0.0, window=4),
+            Condition(metric="objective/rlhf_reward", of="change", above=0.0, window=2, share=_QUARTER),
+            Condition(metric="objective/rlhf_reward", of="trend", above=_BEYOND_CHANCE, window=4, share=1.0),
             Condition(metric="task/accuracy", of="change", below=-0.05, window=1),
         ),
         says=(
@@ -68,7 +73,10 @@ REINFORCEMENT_NOTICES = (
     AlarmRule(
         property="kl_blow_up",
         needs_rewards=True,
-        conditions=(Condition(metric=KL_RATIO, above=1.0, window=2), Condition(metric=KL_RATIO, of="drift", above=0.1, window=2)),
+        conditions=(
+            Condition(metric=KL_RATIO, above=1.0, window=2, share=_QUARTER),
+            Condition(metric=KL_RATIO, of="drift", above=0.1, window=2, share=_QUARTER),
+        ),
         says=(
             "Since step {since} the policy's own answers are {harm/kl_ratio:.1f} times as far from the reference (sampled KL) as "
             "they were surprising at the start, and the distance grows.",

@@ -67,14 +67,14 @@ class AlarmRule:
 def over_checkpoints(rules: Sequence[AlarmRule]) -> tuple[AlarmRule, ...]:
     """Rules for a diagnosis, where a reading is a mean over all pairs and not over one step's.
 
-    Windows and patience are there to average over steps: a level or a change is judged on one reading here. A drift compares
-    a stretch of the run with the one before, and keeps its window: it needs as many checkpoints as it needs readings.
+    Windows and patience are there to average over steps: a level or a change is judged on one reading here. A drift or a trend
+    reads a stretch of the run, and keeps its window: it needs as many checkpoints as it needs readings.
     """
     return tuple(
         replace(
             rule,
             patience=1,
-            conditions=tuple(own if own.of == "drift" else replace(own, window=1) for own in rule.conditions),
+            conditions=tuple(own if own.of in ("drift", "trend") else replace(own, window=1, share=0.0) for own in rule.conditions),
         )
         for rule in rules
     )

@@ -76,6 +76,25 @@ def test_statistics_of_a_window_of_two(of: Any, values: list[float], expected: f
     assert Condition(metric="m", of=of, above=0.0).value(history(values)) == expected
 
 
+def test_a_share_of_the_readings_so_far_takes_the_place_of_a_shorter_window() -> None:
+    drift = Condition(metric="m", of="drift", window=2, share=0.25, above=0.0)
+    # Of a ramp the drift is as long as its window: two readings at first, a quarter of them later, eight at the most.
+    lengths = {count: drift.value(history([float(n) for n in range(count)])) for count in (3, 4, 8, 12, 20, 32, 400)}
+    assert lengths == {3: None, 4: 2.0, 8: 2.0, 12: 3.0, 20: 5.0, 32: 8.0, 400: 8.0}
+
+
+@pytest.mark.parametrize("length", [4, 7, 16, 40])
+def test_a_trend_is_kendalls_tau_in_its_standard_errors(length: int) -> None:
+    values = torch.randn(length, generator=torch.Generator().manual_seed(length)).add(0.1 * torch.arange(length)).tolist()
+    last = values[-16:]
+    signs = (torch.tensor(last)[None, :] - torch.tensor(last)[:, None]).sign().triu()
+    tau = float(signs.sum()) / math.comb(len(last), 2)
+    error = math.sqrt(2 * (2 * len(last) + 5) / (9 * len(last) * (len(last) - 1)))
+    trend = Condition(metric="m", of="trend", window=4, share=1.0, above=0.0)
+    assert trend.value(history(values)) == pytest.approx(tau / error)
+    assert trend.value(history(values[:3])) is None
+
+
 def test_a_history_forgets_all_but_the_first_and_the_last_readings() -> None:
     long = history([float(n) for n in range(100)])
     assert long.first == 0.0
@@ -96,6 +115,10 @@ def test_bounds_are_exclusive_and_what_was_never_read_holds_nothing() -> None:
 def test_mistaken_rules_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected window in \[1, 8\], got 9"):
         Condition(metric="m", above=0.0, window=9)
+    with pytest.raises(ValueError, match=r"expected window in \[4, 16\], got 2"):
+        Condition(metric="m", above=0.0, of="trend")
+    with pytest.raises(ValueError, match=r"expected share in \[0, 0.5\], got 0.6"):
+        Condition(metric="m", above=0.0, share=0.6)
     with pytest.raises(ValueError, match="expected a bound for m"):
         Condition(metric="m")
     with pytest.raises(ValueError, match="expected conditions and patience >= 1 of the rule for p"):
@@ -221,3 +244,30 @@ def test_notices_of_reinforcement(expected: str | None, series: list[list[dict[s
             watch.hear(part[step])
         watch.judge(step)
     assert list(watch.fired) == ([] if expected is None else [expected])
+
+
+def noticed(rewards: Sequence[float], accuracy: Sequence[float]) -> dict[str, int]:
+    """What is noticed of a run whose reward is read every third step, and whose held-out problems every sixth and at first."""
+    watch = AlarmWatch(REINFORCEMENT_NOTICES)
+    watch.hear({"task/accuracy": accuracy[0]})
+    for number, reward in enumerate(rewards, start=1):
+        watch.hear({"objective/rlhf_reward": reward})
+        if number % 2 == 0:
+            watch.hear({"task/accuracy": accuracy[number // 2]})
+        watch.judge(3 * number)
+    return dict(watch.fired)
+
+
+FALLS = [0.7, 0.66, 0.6, 0.5, 0.4]
+
+
+def test_a_run_of_24_steps_is_long_enough_to_see_a_reward_hacked() -> None:
+    hacked = [1.0, 1.4, 1.3, 1.9, 2.2, 2.1, 2.8, 3.0]
+    assert noticed(hacked, FALLS) == {"reward_hacking": 18}
+    assert noticed(hacked, [0.7, 0.72, 0.68, 0.7, 0.69]) == {}, "the problems are solved as before"
+    assert noticed(hacked[::-1], FALLS) == {}, "the reward falls with them"
+
+
+def test_a_reward_that_wavers_is_seldom_taken_for_one_that_rises() -> None:
+    draws = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).tolist()
+    assert sum(bool(noticed(rewards, FALLS)) for rewards in draws) < 0.1 * len(draws)
