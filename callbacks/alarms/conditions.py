@@ -151,7 +151,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _trend(values: list[float]) -> float:
-    """z = tau / sqrt(2 (2n + 5) / (9 n (n - 1))), tau = mean over pairs of the sign of later - earlier (Kendall 1938)."""
+    """Kendall (1938): z = tau / sqrt(2 (2n + 5) / (9 n (n - 1))), tau = mean over pairs of the sign of later - earlier."""
     n = len(values)
     signs = [(later > earlier) - (later < earlier) for place, earlier in enumerate(values) for later in values[place + 1 :]]
     return sum(signs) / len(signs) / math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
