@@ -12,7 +12,7 @@ import yaml
 from studies.study import Complete, Level, Study
 
 FOLDER = Path(__file__).parent
-_GIVEN = ("title", "experiment", "options", "grid", "skip", "complete", "quick", "page", "prepare")
+_GIVEN = ("title", "experiment", "options", "grid", "skip", "complete", "quick", "page", "prepare", "needed")
 
 
 def study_names() -> list[str]:
@@ -47,6 +47,7 @@ def load_study(name: str, *, is_quick: bool = False) -> Study:
         quick={str(factor): _options(names) for factor, names in (content.get("quick") or {}).items()},
         page=content.get("page"),
         prepare=content.get("prepare"),
+        needed=content.get("needed"),
         settings={key: value for key, value in content.items() if key not in _GIVEN},
         is_quick=is_quick,
     )

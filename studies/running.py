@@ -61,9 +61,10 @@ def make(cells: Sequence[Cell]) -> list[str]:
         for number, cell in enumerate(missing):
             left = expected_seconds(cell.study, missing[number:])
             bar.update(task, description=cell.name, left=left, since=time.monotonic())
-            said = _make_one(cell)
+            is_needed = cell.is_needed
+            said = _make_one(cell) if is_needed else f"{cell.name}: not made, because the page does not read it"
             bar.console.print(said, markup=False, highlight=False)
-            failures += [] if cell.is_complete else [said]
+            failures += [said] if is_needed and not cell.is_complete else []
             bar.update(task, advance=1, left=[])
     return failures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,11 @@ class Cell:
         return self.study.complete.holds(ROOT / self.folder)
 
     @property
+    def is_needed(self) -> bool:
+        """Whether the page would read it, as far as the runs that are there tell."""
+        return self.study.needed is None or bool(importlib.import_module(self.study.needed).is_needed(self))
+
+    @property
     def chosen(self) -> list[Level]:
         """Its level of every factor."""
         return [self.study.grid[factor][level] for factor, level in self.levels.items()]
@@ -134,6 +140,8 @@ class Study:
     """Module whose `write(study)` writes the page."""
     prepare: str | None = None
     """Module whose `prepare(study)` writes files that the runs read."""
+    needed: str | None = None
+    """Module whose `is_needed(cell)` says whether the page reads a run: what runs before it may decide that."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the YAML says beside all this: settings of the page."""
     is_quick: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,8 +15,15 @@ from callbacks.diagnostics.accuracy import AccuracyMonitor
 from callbacks.readings import Values
 from judges.base import Judge
 from run_folder.files import append_row
+from run_folder.rows import read_rows
+from studies.study import ROOT, Cell
 
 OUTCOME_ROWS, END_ROWS = "outcome", "ended"
+
+
+def accuracies(cell: Cell, problems: slice) -> list[float]:
+    """Share of some of the held-out problems that a run solves, at each reading of an `OutcomeMonitor`."""
+    return [mean(row["task/accuracy"][problems]) for row in read_rows(ROOT / cell.folder, OUTCOME_ROWS)]
 
 
 class OutcomeMonitor(AccuracyMonitor):

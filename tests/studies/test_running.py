@@ -56,6 +56,20 @@ def test_a_whole_run_is_not_made_again(tiny: Study, monkeypatch: pytest.MonkeyPa
     assert made == ["bad", "unread", "good"]
 
 
+def test_what_the_page_does_not_read_is_not_made(tiny: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked right before each run: the runs before it may have decided."""
+    made: list[str] = []
+
+    def pretend(cell: study.Cell) -> str:
+        made.append(cell.name)
+        return cell.name
+
+    monkeypatch.setattr(running, "_make_one", pretend)
+    monkeypatch.setattr(study.Cell, "is_needed", property(lambda cell: cell.name != "unread" or "bad" not in made))
+    assert make(tiny.cells) == ["bad", "good"]
+    assert made == ["bad", "good"]
+
+
 def test_a_signal_ends_the_study(tiny: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(command: Sequence[str], output: Path) -> None:
         raise SystemExit(143)
