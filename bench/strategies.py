@@ -54,6 +54,8 @@ STAGES: Mapping[str, tuple[str, str]] = {
         "--model.kl.horizon 100 --model.critic lightning_modules.models.critic.SharedBody",
     ),
     "PPO, RLOO": ("arithmetic_rloo", f"{_ROLLOUTS} --data.prompts_per_rollout 7"),
+    "GRPO": ("arithmetic_grpo", f"{_ROLLOUTS} --data.prompts_per_rollout 7"),
+    "Dr. GRPO, LLDS": ("arithmetic_dr_grpo", f"{_ROLLOUTS} --data.prompts_per_rollout 7 --model.settings.preservation 0.1"),
     "PPO, ReMax": ("arithmetic_rloo", f"{_ROLLOUTS} --data.prompts_per_rollout 7 --model.advantages ReMax"),
 }
 """Stage -> experiment, and what makes it small. Numbers are such that ranks have parts of different sizes, or none."""
@@ -98,6 +100,7 @@ MONITORS = [
     "degradation.DegradationMonitor",
     "dispersion.DispersionMonitor",
     "mass_gains.MassMonitor",
+    "lazy_likelihood.LazyLikelihood",
 ]
 
 

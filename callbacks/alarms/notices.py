@@ -13,6 +13,7 @@ KL_RATIO = f"{PREFIX}/kl_ratio"
 _OTHERS, _COLLATERAL, _CHOSEN = f"{PREFIX}/others_fall", f"{PREFIX}/collateral", f"{PREFIX}/chosen_fall"
 _OFF_DATA, _OFF_PAIR = f"{PREFIX}/off_data_growth", f"{PREFIX}/off_pair_growth"
 _DROP_SHARE = "likelihood/bank/drop_share"
+_LIFT, _BAD_GAIN = "lazy_likelihood/lift", "lazy_likelihood/sample_below/gain_per_token"
 
 _QUARTER = 0.25
 """Of the readings so far: they are averaged, and are two at the least, so that a run of 24 steps is judged as one of 2,000 is."""
@@ -80,6 +81,16 @@ REINFORCEMENT_NOTICES = (
         says=(
             "Since step {since} the policy's own answers are {harm/kl_ratio:.1f} times as far from the reference (sampled KL) as "
             "they were surprising at the start, and the distance grows.",
+        ),
+    ),
+    AlarmRule(
+        property="lazy_likelihood",
+        needs_rewards=True,
+        conditions=(Condition(metric=_LIFT, window=4, below=0.05), Condition(metric=_BAD_GAIN, window=4, below=0.0)),
+        says=(
+            "Since step {since} steps push bad answers down ({lazy_likelihood/sample_below/gain_per_token:.1e} nats per token) and "
+            "no longer lift good ones ({lazy_likelihood/sample_above/gain_per_token:+.1e}; {lazy_likelihood/sample_above/fell:.0%} "
+            "of them fall).",
         ),
     ),
 )

@@ -187,3 +187,5 @@ def test_a_step_is_read_before_and_after(tmp_path: Path) -> None:
             parameter.sub_(0.5 * parameter.grad)
         gains = ((policy(batch).sum_by_sequence() - sums) / batch.lengths)[batch.pairs[:, 0]]
     assert rows[0]["lazy_likelihood/chosen/gain_per_token"] == pytest.approx(gains.mean().item(), rel=1e-3)
+    chosen, rejected = (rows[0][f"lazy_likelihood/{side}/gain_per_token"] for side in ("chosen", "rejected"))
+    assert rows[0]["lazy_likelihood/lift"] == pytest.approx(chosen / (abs(chosen) + abs(rejected)))
