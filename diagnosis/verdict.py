@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from run_folder.properties import shown_properties
 from run_folder.rows import read_rows, tracks_of
 
 _OFF_DATA = "dispersion/bank/off_data_mass"
@@ -66,9 +67,8 @@ def _properties(folder: Path) -> list[str]:
     if not verdicts:
         return ["The three properties: not judged (no PropertyAlarm among the callbacks)."]
     said = read_rows(folder, "alarms")
-    since = {row["property"]: row.get("since", row["step"]) for row in said if row.get("level") != "warning"}
     warned = [f"Warning at step {row['step']}: {row['message']}" for row in said if row.get("level") == "warning"]
-    shown = [f"{_words(name)} from step {step}" for name, step in since.items()]
+    shown = [f"{_words(name)} {one.said()}" for name, one in shown_properties(said, verdicts).items()]
     silent = [_words(name) for name, verdict in verdicts.items() if verdict == "no sign"]
     no_sign = f" No sign of: {', '.join(silent)}." if silent else ""
     lines = [*warned, f"Properties that show: {', '.join(shown) or 'none'}.{no_sign}"]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from reports.runs import Run
 from reports.style import SIDES
-from run_folder.rows import Track, read_rows
+from run_folder.properties import Shown, shown_properties
+from run_folder.rows import read_rows
 
 _WORST = 3
 """Tokens that a card names."""
 
-_MOST_FELL, _GREW = 0.5, 0.05
-"""Share of pairs, and share of the mass at the start, above which a property is said to show."""
+_FELL = ("degradation/bank/displaced", "degradation/displaced")
 
 STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .8rem; margin: .6rem 0 }
@@ -29,14 +29,13 @@ STYLE = """
 class Card:
     """One property of one run."""
 
+    property: str
+    """As notices name it, which alone say whether and since when it shows (`callbacks.alarms.notices`)."""
     title: str
     meaning: str
     """What it is, for readers who meet it here."""
-    is_measured: bool
-    size: str = ""
-    """Its number, in words."""
-    since: int | None = None
-    """The step from which it has shown up to the end; None where it does not show at the end."""
+    size: str | None
+    """Its numbers at the end, in words; None where nothing was measured."""
     tokens: tuple[str, ...] = ()
     """The worst ones, each with its numbers."""
 
@@ -51,54 +50,57 @@ def cards_html(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         title = f"<h3>{escape(run.name)}</h3>\n" if len(runs) > 1 else ""
-        rows.append(f'{title}<div class="cards">{"".join(map(_card_html, cards_of(run)))}</div>')
+        rows.append(f'{title}<div class="cards">{"".join(_card_html(card, run) for card in cards_of(run))}</div>')
     return "\n".join(rows)
 
 
-def shown_since(track: Track, holds: Callable[[float], bool]) -> int | None:
-    """First step of the readings at the end that all hold; None where the last one does not."""
-    since = None
-    for step, value in reversed(track):
-        if not holds(value):
-            break
-        since = step
-    return since
+def state_of(card: Card, run: Run) -> str:
+    """Whether the property shows, in words: as the run's own notices said."""
+    shown = _shown(card, run)
+    if shown is not None:
+        return f"{'showed' if shown.is_over else 'shows'}, {shown.said()}"
+    if card.size is None:
+        return "not measured"
+    verdict = run.verdicts.get(card.property)
+    if verdict is not None:
+        return "does not show" if verdict == "no sign" else verdict
+    return "no sign so far" if run.alarms else "not judged: nobody listened to the end (PropertyAlarm)"
+
+
+def _shown(card: Card, run: Run) -> Shown | None:
+    return shown_properties(run.alarms, run.verdicts).get(card.property)
+
+
+def _last(run: Run, name: str) -> float | None:
+    track = run.tracks.get(name)
+    return track[-1][1] if track else None
 
 
 def _drop(run: Run) -> Card:
-    track = run.tracks.get("likelihood/bank/drop_share", [])
-    meaning = "The margin grows because rejected answers fall, not because chosen ones rise. Above 1 the chosen ones fall too."
-    if not track:
-        return Card(
-            "Drastic drop", meaning, is_measured="likelihood/bank/chosen/change" in run.tracks, size="the margin did not grow"
-        )
-    changes = {side: run.tracks.get(f"likelihood/bank/{side}/change") for side in SIDES}
-    sides = ", ".join(f"{side} {change[-1][1]:+.1f} nats" for side, change in changes.items() if change)
-    size = f"drop share {track[-1][1]:.2f}" + (f" ({sides})" if sides else "")
-    return Card("Drastic drop", meaning, True, size, shown_since(track, lambda share: share > 1), _fallen(run, "rejected"))
+    meaning = "Rejected answers fall, and other prompts' chosen answers fall with them, though no pair asks for it."
+    changes = {side: _last(run, f"likelihood/bank/{side}/change") for side in SIDES}
+    sides = ", ".join(f"{side} {change:+.1f} nats" for side, change in changes.items() if change is not None)
+    others, ratio = _last(run, "harm/others_fall"), _last(run, "harm/collateral")
+    far = "" if others is None or ratio is None else f"others fell by {others:.2f} of their spread, {ratio:.2f} times as far"
+    size = " ".join(filter(None, (far, f"({sides})" if far and sides else sides)))
+    return Card("drastic_drop", "Drastic drop", meaning, size or None, _fallen(run, "rejected"))
 
 
 def _degradation(run: Run) -> Card:
-    names = ("degradation/bank/displaced", "degradation/displaced")
-    track = next((run.tracks[name] for name in names if name in run.tracks), None)
-    meaning = "Chosen answers become less likely than they were before training: the model unlearns what it was shown as good."
-    if not track:
-        return Card("Degradation", meaning, is_measured=False)
-    size = f"chosen fell in {track[-1][1]:.0%} of the pairs"
-    return Card("Degradation", meaning, True, size, shown_since(track, lambda share: share > _MOST_FELL), _fallen(run, "chosen"))
+    meaning = "The margin grows while chosen answers fall: the model unlearns what it was shown as good."
+    share = _last(run, "likelihood/bank/drop_share")
+    fell = next((value for name in _FELL if (value := _last(run, name)) is not None), None)
+    parts = ["" if share is None else f"drop share {share:.2f}", "" if fell is None else f"chosen fell in {fell:.0%} of the pairs"]
+    return Card("suppression", "Degradation", meaning, ", ".join(filter(None, parts)) or None, _fallen(run, "chosen"))
 
 
 def _dispersion(run: Run) -> Card:
     track = run.tracks.get("dispersion/bank/off_data_mass")
     meaning = "Probability leaves every answer that the data knows for a prompt, and goes where nobody has looked."
-    if not track:
-        return Card("Dispersion", meaning, is_measured=False)
-    start, end = track[0][1], track[-1][1]
-    size = f"off the data: {start:.3f} → {end:.3f} a token"
-    since = shown_since(track, lambda mass: mass > (1 + _GREW) * start)
+    size = f"off the data: {track[0][1]:.3f} → {track[-1][1]:.3f} a token" if track else None
     rows = read_rows(run.folder, "gaining_tokens")
     gained = zip(rows[-1]["tokens"], rows[-1]["gains"], strict=True) if rows else ()
-    return Card("Dispersion", meaning, True, size, since, tuple(f"{token} +{gain:.4f}" for token, gain in gained)[:_WORST])
+    return Card("dispersion", "Dispersion", meaning, size, tuple(f"{token} +{gain:.4f}" for token, gain in gained)[:_WORST])
 
 
 def _fallen(run: Run, side: str) -> tuple[str, ...]:
@@ -118,15 +120,11 @@ def _ends(run: Run) -> tuple[int, int]:
     return min(steps), max(steps)
 
 
-def _card_html(card: Card) -> str:
-    if not card.is_measured:
-        state, shows = "not measured", ""
-    elif card.since is None:
-        state, shows = "does not show at the end", ""
-    else:
-        state, shows = f"shows, since step {card.since}", " shows"
-    size = f'<p class="size">{escape(card.size)}</p>' if card.is_measured else ""
+def _card_html(card: Card, run: Run) -> str:
+    shown = _shown(card, run)
+    shows = " shows" if shown is not None and not shown.is_over else ""
+    size = f'<p class="size">{escape(card.size)}</p>' if card.size is not None else ""
     worst = ", ".join(f"<code>{escape(token)}</code>" for token in card.tokens)
     named = f'<p class="note">Worst tokens: {worst}</p>' if worst else ""
-    return f"""<div class="card{shows}"><h3>{escape(card.title)}</h3><p><b>{state}</b></p>{size}
+    return f"""<div class="card{shows}"><h3>{escape(card.title)}</h3><p><b>{escape(state_of(card, run))}</b></p>{size}
 <p class="note">{escape(card.meaning)}</p>{named}</div>"""

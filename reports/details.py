@@ -14,6 +14,7 @@ from reports.groups import Group, differences, settings
 from reports.runs import CONFIG, Run
 from reports.start_end import table
 from run_folder.program import spelled
+from run_folder.properties import says_it_showed
 
 ALARM, DOCTOR = "callbacks.alarms.property_alarm.PropertyAlarm", "callbacks.output.data_doctor.DataDoctor"
 
@@ -75,7 +76,9 @@ def _style(row: Mapping[str, Any]) -> str:
 
 def _verdicts_of(run: Run) -> str:
     """What became of the properties that nothing was said of, and of the warning."""
-    silent = {name: verdict for name, verdict in run.verdicts.items() if not verdict.startswith(("shows", "warned", "fired"))}
+    silent = {
+        name: verdict for name, verdict in run.verdicts.items() if not (says_it_showed(verdict) or verdict.startswith("warned"))
+    }
     if not silent:
         return ""
     said = "; ".join(f"{name.replace('_', ' ')}: {verdict}" for name, verdict in silent.items())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from run_folder.properties import shown_properties
 from run_folder.rows import Track
 
 _BANK = "likelihood/bank"
@@ -71,9 +72,6 @@ def method_of(config: Mapping[str, Any]) -> str:
         return "The policy"
     if module.startswith("Reward"):
         return "The reward model"
-    if module.startswith("Diagnosis"):
-        # Checkpoints of any trainer.
-        return "The policy"
     # A preference run is named for its loss, a reinforcement run for how it gets advantages where that is not PPO's way.
     own = arguments.get("loss") or arguments.get("advantages") or {}
     name = _class_name(own) if isinstance(own, Mapping) else ""
@@ -122,9 +120,10 @@ def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str
     if not alarms and all(found.startswith("not judged") for found in judged.values()):
         return "Warnings and notices: not judged."
     warnings = [row for row in alarms if row.get("level") == "warning"]
-    notices = [row for row in alarms if row not in warnings]
+    shown = shown_properties(alarms, judged)
     said = [_warning(row) for row in warnings] or [_no_warning(judged.get(HARM, ""))]
-    said += [f"Shows: {', '.join(map(_named, notices))}."] if notices else ["No property shows."] * bool(judged)
+    named = ", ".join(f"{name.replace('_', ' ')} ({one.said()})" for name, one in shown.items())
+    said += [f"Shows: {named}."] if shown else ["No property shows."] * bool(judged)
     properties = {name.replace("_", " "): found for name, found in judged.items() if name != HARM}
     unknown = [name for name, found in properties.items() if found.startswith("not judged")]
     partly = [name for name, found in properties.items() if "the rest not judged" in found]
@@ -145,10 +144,6 @@ def _no_warning(found: str) -> str:
     if found.startswith("not judged"):
         return "Whether harm is likely was not judged."
     return f"{found[:1].upper()}{found[1:]}." if found else ""
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    return f"{str(row.get('property')).replace('_', ' ')} (step {row['step']})"
 
 
 def _change(points: float, words: str) -> str:

@@ -98,7 +98,9 @@ RULES: dict[str, Callable[[str], bool]] = {
         within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder", "reports.page", "reports.runs")(name)
         and name not in concrete_modules()
     ),
-    "reports": within("reports", *(f"run_folder.{name}" for name in ("rows", "heatmap_figure", "verdict", "program"))),
+    "reports": within(
+        "reports", *(f"run_folder.{name}" for name in ("rows", "heatmap_figure", "properties", "verdict", "program"))
+    ),
     "run_folder": within("run_folder"),
     "diagnosis": lambda name: (
         within("diagnosis", "callbacks", "datamodules.contracts", "lightning_modules", "reports", "run_folder")(name)

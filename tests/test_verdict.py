@@ -95,7 +95,7 @@ WARNING = {"step": 12, "property": "suppression", "level": "warning", "probabili
 
 
 def test_a_warning_and_accuracy_are_reconciled() -> None:
-    assert alarm_sentence(ROWS, {}, judged("worse")) == "Shows: drastic drop (step 15), suppression (step 18)."
+    assert alarm_sentence(ROWS, {}, judged("worse")) == "Shows: drastic drop (since step 15), suppression (since step 18)."
     # A notice claims no harm: there is nothing to take back.
     assert alarm_sentence(ROWS, {}, judged("better")) == alarm_sentence(ROWS, {}, judged("worse"))
     warned = alarm_sentence([*ROWS, WARNING], {}, judged("worse"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from callbacks.alarms.conditions import Histories
 from callbacks.alarms.rules import AlarmRule, Level
+from run_folder.properties import Shown, verdict_on
 
 Derived = Callable[[Mapping[str, float]], Mapping[str, float | str]]
 """Further numbers and words for sentences, from the latest readings."""
@@ -42,6 +43,7 @@ class AlarmWatch:
         self._fresh: frozenset[str] = frozenset()
         self._streaks: dict[int, tuple[int, int]] = {}
         self._fired: dict[str, int] = {}
+        self._since: dict[str, int] = {}
         self._judged: set[int] = set()
 
     @property
@@ -62,12 +64,13 @@ class AlarmWatch:
         """
         alarms: list[Alarm] = []
         for number, rule in enumerate(self._rules):
-            if rule.property in self._fired or not rule.metrics() & self._fresh:
+            if not rule.metrics() & self._fresh:
                 continue
             if rule.holds(self._histories) is not None:
                 self._judged.add(number)
-            if self._streak(number, rule, step) >= rule.patience:
-                self._fired[rule.property] = step
+            # Also of what was said: whether it still shows at the end is told then.
+            if self._streak(number, rule, step) >= rule.patience and rule.property not in self._fired:
+                self._fired[rule.property], self._since[rule.property] = step, self._streaks[number][1]
                 alarms.append(self._alarm(rule, step, self._streaks[number][1], derived))
         self._fresh = frozenset()
         return alarms
@@ -94,7 +97,7 @@ class AlarmWatch:
 
     def _verdict(self, name: str, numbers: Sequence[int]) -> str:
         if name in self._fired:
-            return f"shows from step {self._fired[name]}"
+            return verdict_on(Shown(self._since[name], is_over=not any(number in self._streaks for number in numbers)))
         open_ones = [self._lack(number) for number in numbers if number not in self._judged or number in self._streaks]
         if not open_ones:
             return "no sign"
@@ -119,7 +122,8 @@ class AlarmWatch:
         """What `load_state_dict` takes; taken between judgements."""
         streaks = {self._key(number): list(streak) for number, streak in self._streaks.items()}
         judged = sorted(self._key(number) for number in self._judged)
-        return {"histories": self._histories.state_dict(), "streaks": streaks, "fired": dict(self._fired), "judged": judged}
+        said = {"fired": dict(self._fired), "since": dict(self._since)}
+        return {"histories": self._histories.state_dict(), "streaks": streaks, **said, "judged": judged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave. A rule whose conditions have changed since starts its count anew."""
@@ -127,7 +131,8 @@ class AlarmWatch:
         keys = {self._key(number): number for number in range(len(self._rules))}
         self._streaks = {keys[key]: (count, since) for key, (count, since) in state["streaks"].items() if key in keys}
         self._fired = dict(state["fired"])
-        # Checkpoints of earlier versions do not say what had been judged.
+        # Checkpoints of earlier versions do not say since when, nor what had been judged.
+        self._since = dict(state.get("since", self._fired))
         self._judged = {keys[key] for key in state.get("judged", ()) if key in keys}
 
     def _key(self, number: int) -> str:

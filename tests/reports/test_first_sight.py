@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.before_after import marked, samples_html
-from reports.cards import cards_html, cards_of, shown_since
+from reports.cards import cards_html, cards_of, state_of
 from reports.headline import headline_html
 from reports.page import report_page
 from reports.runs import Run, load_run
@@ -45,30 +45,37 @@ def test_the_headline_of_what_nobody_judged_is_no_all_clear(tmp_path: Path) -> N
     assert "better" not in re.sub(r"whether answers got better is not known", "", page)
 
 
-def test_a_property_shows_from_the_first_of_its_last_readings() -> None:
-    track = [(0, 2.0), (10, 0.5), (20, 1.5), (30, 1.2)]
-    assert shown_since(track, lambda value: value > 1) == 20
-    assert shown_since(track[:2], lambda value: value > 1) is None
-
-
-def test_cards_have_size_step_and_tokens(tmp_path: Path) -> None:
+def test_cards_say_since_when_as_the_notices_do(tmp_path: Path) -> None:
     first, last = heatmap_rows()
     after = last["rejected"] | {"probs": [0.9, 0.05]}
+    notices = [{"step": 25, "since": 20, "property": "drastic_drop"}, {"step": 15, "since": 10, "property": "dispersion"}]
+    verdicts = {"drastic_drop": "shows from step 20", "suppression": "no sign"}
     rows = {
         **rows_of("likelihood", likelihood__bank__drop_share=[0.5, 1.5, 1.25], likelihood__bank__chosen__change=[0.0, -1.0, -2.0]),
+        **rows_of("harm", harm__others_fall=[0.1, 0.2, 0.5], harm__collateral=[0.1, 0.2, 0.25]),
         **rows_of("degradation", degradation__bank__displaced=[0.0, 0.4, 0.25]),
         **rows_of("dispersion", dispersion__bank__off_data_mass=[0.1, 0.1, 0.2]),
         "token_heatmap": [first, {**last, "rejected": after}],
         "gaining_tokens": [{"step": 20, "tokens": ["x", "y"], "gains": [0.25, 0.125]}],
+        "alarms": notices,
+        "judged": [{"step": 30, "verdicts": verdicts | {"dispersion": "showed from step 10, no longer at the end"}}],
     }
     run = run_with(tmp_path, **rows)
     drop, degradation, dispersion = cards_of(run)
-    assert (drop.size, drop.since, drop.tokens) == ("drop share 1.25 (chosen -2.0 nats)", 10, ("d 0.20 → 0.05",))
-    assert (degradation.size, degradation.since, degradation.tokens) == ("chosen fell in 25% of the pairs", None, ())
-    assert (dispersion.since, dispersion.tokens) == (20, ("x +0.2500", "y +0.1250"))
+    assert drop.size == "others fell by 0.50 of their spread, 0.25 times as far (chosen -2.0 nats)"
+    assert (drop.tokens, dispersion.tokens) == (("d 0.20 → 0.05",), ("x +0.2500", "y +0.1250"))
+    assert (degradation.size, degradation.tokens) == ("drop share 1.25, chosen fell in 25% of the pairs", ())
+    states = ["shows, since step 20", "does not show", "showed, from step 10, no longer at the end"]
+    assert [state_of(card, run) for card in (drop, degradation, dispersion)] == states
+    assert cards_html([run]).count('class="card shows"') == 1
+    said = "Shows: drastic drop (since step 20), dispersion (from step 10, no longer at the end)."
+    assert said in headline_html([run])
+
+
+def test_a_property_that_nobody_judged_is_not_absent(tmp_path: Path) -> None:
+    run = run_with(tmp_path, **rows_of("dispersion", dispersion__bank__off_data_mass=[0.1, 0.1, 0.9]))
     page = cards_html([run])
-    assert page.count('class="card shows"') == 2
-    assert "does not show at the end" in page
+    assert (page.count("not measured"), page.count("not judged: nobody listened")) == (2, 1)
 
 
 def test_a_property_that_was_not_measured_is_not_absent(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def test_an_alarm_needs_all_conditions_in_a_row_and_comes_once() -> None:
     assert alarm.message == "Since 4: a is 3.0. c is 0.25. Try 1.500."
 
 
+def test_what_showed_and_no_longer_does_is_said_so_and_since_when_it_did() -> None:
+    watch = AlarmWatch([RULE])
+    alarms(watch, SERIES[:6])
+    assert watch.verdicts() == {"p": "shows from step 4"}, "not from step 6, at which it was said"
+    alarms(watch, [(7, {"a": 0.0})])
+    assert watch.verdicts() == {"p": "showed from step 4, no longer at the end"}
+
+
 def test_a_sentence_without_its_numbers_is_left_out() -> None:
     watch = AlarmWatch([RULE])
     [alarm] = alarms(watch, [(step, {"a": 2.0, "b": -float(step)}) for step in range(4)])
