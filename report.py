@@ -11,7 +11,7 @@ from reports.catalogue import PLOTS
 from reports.groups import grouped
 from reports.page import report_page
 from reports.runs import load_run
-from reports.start_end import markdown_table
+from reports.sections.start_end import markdown_table
 from run_folder.program import spelled
 
 _DPI = 110

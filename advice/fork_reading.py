@@ -15,12 +15,12 @@ from torch import Tensor, distributed
 from typing_extensions import override
 
 from advice.measures import SAMPLED_PROMPTS, Values, bank_mass, judged, neutral, pair_logps, passages_of, ranked, sampled
-from callbacks.output.texts import decoder_of
-from datamodules.batches import CompletionBatch
+from callbacks.answers.texts import decoder_of
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import TaskPrompt
+from datamodules.contracts.ranges import require_at_least
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
-from datamodules.prompts import TaskPrompt
-from datamodules.ranges import require_at_least
 from judges.base import Judge
 from lightning_modules.models.policy import Policy
 

@@ -135,7 +135,7 @@ class Forks:
             {
                 "trainer.callbacks": [
                     *(one for one in callbacks_of(config) if not watches(one)),
-                    {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": _NEVER}},
+                    {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": _NEVER}},
                     {"class_path": "advice.fork_reading.ForkReading", "init_args": reading},
                 ],
                 "trainer.logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger},

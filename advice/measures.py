@@ -13,11 +13,11 @@ from callbacks.diagnostics.accuracy import examine
 from callbacks.diagnostics.pair_accuracy import ordered
 from callbacks.mathematics.sample_statistics import logps_under, repetition, score
 from callbacks.mathematics.token_trie import off_data_mass, token_trie
-from datamodules.batches import CompletionBatch, Role, sum_by_sequence
-from datamodules.contracts import Tokenizer
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling, TaskPrompt
+from datamodules.contracts.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling, TaskPrompt
+from datamodules.contracts.stores import Tokenizer
 from judges.base import Judge
 from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats

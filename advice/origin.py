@@ -98,7 +98,7 @@ def _beginning(config: Config, run: Path) -> tuple[Path | None, int]:
             return kept[min(kept)], min(kept)
         raise ValueError(
             f"expected the checkpoint that {run} was resumed from, {path}, or one of its own, got neither. It cannot be forked: "
-            "keep checkpoints (callbacks.output.checkpoint.RunCheckpoint)."
+            "keep checkpoints (callbacks.saving.checkpoint.RunCheckpoint)."
         )
     return Path(path), int(named[1])
 

@@ -12,7 +12,7 @@ import yaml
 
 from advice.origin import Origin
 from advice.settings import Config
-from lightning_modules.models.adapters import base_of, is_adapter
+from lightning_modules.models.adapters.peft_format import base_of, is_adapter
 from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of, has_template, tokenizer_at
 
 Printed = Callable[[Sequence[str]], str]

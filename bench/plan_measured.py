@@ -16,9 +16,9 @@ from transformers import AutoConfig
 
 from bench.measure import peak_bytes
 from bench.plan import Run, Shape, memory
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.models.heads.tiled_logits import CPU_TILE
 from lightning_modules.models.specs import RandomPolicy
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from lightning_modules.models import causal_lm, fused_norms
+from lightning_modules.models import causal_lm
 from lightning_modules.models.attention_backends import selection
 from lightning_modules.models.attention_backends.base import AttentionBackend
 from lightning_modules.models.generation.batching import TOKENS_PER_READ, Batching
@@ -21,7 +21,8 @@ from lightning_modules.models.generation.decoders import decoder, packed_cohort
 from lightning_modules.models.heads import head, tiled_log_probs
 from lightning_modules.models.heads.tile_kernels import TileKernels, TileSums
 from lightning_modules.models.heads.tiled_logits import DEVICE_TILE
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers import fused_norms
+from lightning_modules.models.layers.segments import PackedSegments
 
 
 class _WideProducts(TorchDispatchMode):

@@ -51,7 +51,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "PPO, adaptive KL, small passes": (
         "arithmetic_ppo",
         f"{_ROLLOUTS} --data.prompts_per_rollout 9 --model.settings.max_tokens_per_batch 300 --model.kl.target 0.1 "
-        "--model.kl.horizon 100 --model.critic lightning_modules.models.critic.SharedBody",
+        "--model.kl.horizon 100 --model.critic lightning_modules.models.scalars.critic.SharedBody",
     ),
     "PPO, RLOO": ("arithmetic_rloo", f"{_ROLLOUTS} --data.prompts_per_rollout 7"),
     "GRPO": ("arithmetic_grpo", f"{_ROLLOUTS} --data.prompts_per_rollout 7"),
@@ -82,15 +82,15 @@ def callbacks_of(experiment: str) -> list[dict[str, Any]]:
     names = ["reward_monitor.RewardMonitor"] if experiment == "arithmetic_rm" else MONITORS
     measured = [{"class_path": f"callbacks.diagnostics.{name}", "init_args": every} for name in names]
     if experiment == "arithmetic_rm":
-        return [*measured, {"class_path": "callbacks.output.reward_export.RewardExport"}]
+        return [*measured, {"class_path": "callbacks.saving.reward_export.RewardExport"}]
     examined = {"num_problems": 7, "max_new_tokens": 40, "every_n_steps": 4} | judge
     answers = {"every_n_steps": 4, "num_samples": 2, "num_prompts": 2, "sampling": {"max_new_tokens": 20}}
     return [
         *measured,
         {"class_path": "callbacks.diagnostics.accuracy.AccuracyMonitor", "init_args": examined},
-        {"class_path": "callbacks.output.samples.SampleLogger", "init_args": answers},
+        {"class_path": "callbacks.answers.samples.SampleLogger", "init_args": answers},
         alarm,
-        {"class_path": "callbacks.output.policy_export.PolicyExport"},
+        {"class_path": "callbacks.saving.policy_export.PolicyExport"},
     ]
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from callbacks.readings import Readings, Values
 from callbacks.schedule import Schedule, Scheduled, step_of
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from run_folder.files import append_row, tensorboard_writer
 
 OutputT = TypeVar("OutputT")

@@ -14,8 +14,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from typing_extensions import override
 
 from callbacks.control.stop_on_signal import StopOnSignal
-from callbacks.output.checkpoint_file import require_whole
 from callbacks.output.console import silence_libraries
+from callbacks.saving.checkpoint_file import require_whole
 from command_line.advice import Asked
 from command_line.appending_parts import require_no_appending_parts
 from command_line.help import FULL
@@ -26,8 +26,8 @@ from command_line.shipped import find_shipped, with_shipped_files
 from datamodules.base import BaseDataModule
 from datamodules.toy.scenarios import initial_row
 from lightning_modules.models.files.checkpoint_folders import tokenizer_at
-from lightning_modules.precision import require_supported_precision
-from lightning_modules.strategies import require_readable_checkpoint, require_supported_name
+from lightning_modules.optimization.precision import require_supported_precision
+from lightning_modules.processes.strategies import require_readable_checkpoint, require_supported_name
 from lightning_modules.trained import TrainedModule
 from prefscope import __version__
 

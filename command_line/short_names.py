@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("datamodules", "lightning_modules", "callbacks", "judges")
 """Where the classes are that a config may name."""
 
-_PLAIN_FILES = frozenset({"module", "data", "base"})
+_PLAIN_FILES = frozenset({"module", "data", "base", "task"})
 """File names that say nothing: the folder's name is taken."""
 
 _KINDS = ("DataModule", "Module", "PolicySpec", "Policy", "Loss", "Task", "Judge")

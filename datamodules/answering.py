@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from datamodules.batches import Demand
-from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
-from datamodules.ranges import require_at_least
+from datamodules.contracts.batches import Demand
+from datamodules.contracts.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
+from datamodules.contracts.ranges import require_at_least
 
 
 @dataclass(frozen=True)

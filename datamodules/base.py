@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, Demand, StepShare, demand_of
-from datamodules.contracts import Tokenizer
-from datamodules.examples import Example
+from datamodules.contracts.batches import CompletionBatch, Demand, StepShare, demand_of
+from datamodules.contracts.examples import Example
+from datamodules.contracts.partition import greedy_runs
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import Tokenizer
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset, packing_loader
-from datamodules.loading.partition import greedy_runs
 from datamodules.loading.planned import Passes, planned_passes, require_whole_steps, validated_passes
 from datamodules.loading.sampler import Microbatch, StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 from datamodules.probes import probe_examples, with_more_probes
-from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -31,8 +31,8 @@ class BaseDataModule(LightningDataModule, ABC):
     """Packed batches of prompts and completions, with the same optimizer steps on one rank and on many.
 
     A subclass says what the examples of a split are (`examples`) and how text is made of ids (`tokenizer`). It is a
-    SplitStore, a ReferenceStore and a ProbeStore (datamodules.contracts). `use_distributed_sampler` of the trainer has no effect:
-    every rank takes its own microbatches of a common plan.
+    SplitStore, a ReferenceStore and a ProbeStore (datamodules.contracts.stores). `use_distributed_sampler` of the trainer has no
+    effect: every rank takes its own microbatches of a common plan.
 
     Args:
         batch_size: prompts per optimizer step over all ranks and accumulation steps; null fills every microbatch to

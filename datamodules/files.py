@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from datamodules.formats.columns import RowFormat
 from datamodules.sources.file_examples import FileExamples, HeldOut
-from datamodules.sources.formats import RowFormat
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.readers import DataSource
 from datamodules.sources.row_report import RowReport

@@ -12,10 +12,10 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.examples import Example
-from datamodules.ranges import require_at_least
+from datamodules.contracts.examples import Example
+from datamodules.contracts.ranges import require_at_least
+from datamodules.formats.columns import RowFormat
 from datamodules.sources.file_examples import FileExamples, HeldOut
-from datamodules.sources.formats import RowFormat
 from datamodules.sources.readers import DataSource
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.token_cache import TokenCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from datamodules.files import FileDataModule
-from datamodules.sources.formats import RowFormat
+from datamodules.formats.columns import RowFormat
 
 
 class PreferenceDataModule(FileDataModule):

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 
 
 def probe_examples(examples: Sequence[Example], indices: Sequence[int], seed: int) -> list[Example]:

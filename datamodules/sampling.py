@@ -8,10 +8,10 @@ from functools import cached_property
 from typing_extensions import override
 
 from datamodules.answering import Answering, PromptLoader
-from datamodules.batches import Demand
-from datamodules.examples import Example
-from datamodules.prompts import TaskPrompt
-from datamodules.sources.records import Text
+from datamodules.contracts.batches import Demand
+from datamodules.contracts.examples import Example
+from datamodules.contracts.prompts import TaskPrompt
+from datamodules.contracts.records import Text
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule
 from datamodules.text import encode_prompts

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from typing_extensions import override
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.files import FileDataModule
-from datamodules.sources.formats import RowFormat
+from datamodules.formats.columns import RowFormat
 
 
 class SFTDataModule(FileDataModule):

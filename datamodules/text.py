@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.prompts import TaskPrompt
-from datamodules.sources.encoding import PromptEncoder
+from datamodules.contracts.prompts import TaskPrompt
+from datamodules.contracts.records import Record
 from datamodules.sources.preparation import LengthLimits
-from datamodules.sources.records import Record
 from datamodules.sources.text_reading import OnBadRow, TextReading
 from datamodules.tasks.base import TaskItem
+from datamodules.tokens.encoding import PromptEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

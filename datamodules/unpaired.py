@@ -10,11 +10,11 @@ import numpy as np
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.files import FileDataModule
+from datamodules.formats.columns import RowFormat
 from datamodules.pool.data import PoolDataModule
-from datamodules.sources.formats import RowFormat
 from datamodules.sources.store import ExampleStore
 
 MISMATCHED = "mismatched"

@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
-from datamodules.contracts import require
+from callbacks.diagnostics.checkpoints.static_diagnosis import StaticDiagnosis
+from datamodules.contracts.stores import require
 from diagnosis.trainer_log import write_trainer_log
 from diagnosis.watch import Watch, is_input_closed
 from lightning_modules.contracts import HasCheckpoints

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from diagnosis.watch import Watch, is_input_closed
-from lightning_modules.models.adapters import base_of, is_adapter
+from lightning_modules.models.adapters.peft_format import base_of, is_adapter
 from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of, has_template, tokenizer_at
 from lightning_modules.models.files.pretrained import config_at
 from run_folder.program import spelled
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
-_STATIC = "callbacks.diagnostics.static_diagnosis.StaticDiagnosis"
+_STATIC = "callbacks.diagnostics.checkpoints.static_diagnosis.StaticDiagnosis"
 _OURS = "diagnosis.checkpoint_verdict.CheckpointVerdict"
 
 

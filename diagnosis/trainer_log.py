@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_modules.models.adapters import read_json
+from lightning_modules.models.adapters.peft_format import read_json
 from run_folder.rows import ROWS
 
 _NAMES = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.batches import Role
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.layout import text_layout
-from datamodules.sources.records import BadRowError, CompletionRecord, Message, Record, Text, reply_to
-from datamodules.sources.special_tokens import Ids
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Message, Record, Text, reply_to
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
+from datamodules.tokens.layout import text_layout
+from datamodules.tokens.special_tokens import Ids
 from judges.base import Judge, JudgeError, Verdict, zip_items
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Item = tuple[str, str, str | None]
 """Prompt, response, gold answer."""
 _POOLING = "reward_pooling"
-"""Configuration entry of a model whose head this project trained (`lightning_modules.models.scalar`)."""
+"""Configuration entry of a model whose head this project trained (`lightning_modules.models.scalars.scalar_model`)."""
 
 VERSION = "2"
 NUM_SAMPLES = 16  # of each file; training changes weights everywhere, so reading gigabytes would tell no more

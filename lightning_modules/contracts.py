@@ -1,4 +1,4 @@
-"""Contracts that callbacks may ask of a module, which they never import; `datamodules.contracts.require` holds one against it."""
+"""Contracts that callbacks may ask of a module, which they never import (`require` of datamodules.contracts.stores checks one)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, device
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 
 if TYPE_CHECKING:
     from lightning_modules.losses.base import Loss
-    from lightning_modules.models.reward_model import RewardModel
+    from lightning_modules.models.scalars.reward_model import RewardModel
 
 
 class HasPolicy(Protocol):

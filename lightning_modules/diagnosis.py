@@ -10,13 +10,13 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_modules.frozen import frozen
 from lightning_modules.losses.base import Loss
 from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of, step_numbers
 from lightning_modules.models.online_reference import recipe_of
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.references.frozen import frozen
 
 
 class DiagnosisModule(PreferenceModule):

@@ -7,8 +7,8 @@ from abc import abstractmethod
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptBatch
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import PromptBatch
 from lightning_modules.policy_module import PolicyModule
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput, StepOutput, TrainingStepOutput
 from lightning_modules.token_stats import TokenStats

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch, Role, StepShare
-from datamodules.contracts import PromptStore, data_of, require
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import PromptBatch
-from lightning_modules.frozen import FrozenPolicy
+from datamodules.contracts.batches import CompletionBatch, Role, StepShare
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import PromptBatch
+from datamodules.contracts.stores import PromptStore, data_of, require
 from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.models.online_reference import recipe_of
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.ranks import block, of_all_ranks, parts_of, place
+from lightning_modules.processes.ranks import block, of_all_ranks, parts_of, place
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource, TotalRewards, prepare, total_rewards
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.rewards.samples import Samples, draw

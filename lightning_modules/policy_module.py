@@ -8,13 +8,13 @@ from contextlib import ExitStack
 import torch
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import ProbeStore, data_of, require
-from datamodules.prompts import PromptBatch
-from lightning_modules.frozen import frozen
-from lightning_modules.models.adapted_base import base_of_adapted
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import PromptBatch
+from datamodules.contracts.stores import ProbeStore, data_of, require
+from lightning_modules.models.adapters.adapted_base import base_of_adapted
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable, gathers
+from lightning_modules.references.frozen import frozen
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
@@ -31,7 +31,7 @@ class PolicyModule(TrainedModule):
 
     policy: Policy
     on_sampling_progress: OnProgress | None = None
-    """Told how far the batch in hand has come while responses are drawn (`callbacks.output.sampling_bar`)."""
+    """Told how far the batch in hand has come while responses are drawn (`callbacks.answers.sampling_bar`)."""
 
     def __init__(self, policy: PolicySpec, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__(optimizer, lr_scheduler)

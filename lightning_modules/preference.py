@@ -12,22 +12,22 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import ReferenceStore, SplitStore, data_of, meets, require
-from lightning_modules.frozen import FrozenPolicy, frozen
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import ReferenceStore, SplitStore, data_of, meets, require
 from lightning_modules.losses.base import Loss, Reads
 from lightning_modules.losses.completions import Completions, Sums, SumsOfStep, Tokens
 from lightning_modules.models.online_reference import OnlineReference, recipe_of
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
-from lightning_modules.preference_checks import require_pairs, require_single
-from lightning_modules.preference_metrics import labelled_metrics, pair_metrics
-from lightning_modules.reference import ReferenceScorer
+from lightning_modules.references.frozen import FrozenPolicy, frozen
+from lightning_modules.references.log_probs import ReferenceScorer
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
+from lightning_modules.steps.preference_checks import require_pairs, require_single
+from lightning_modules.steps.preference_metrics import labelled_metrics, pair_metrics
+from lightning_modules.steps.whole_step import WholeStep
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
-from lightning_modules.whole_step import WholeStep
 
 
 class Stage(Enum):

@@ -11,12 +11,12 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryCalibrationError
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptBatch
-from lightning_modules.comparisons import comparisons
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import PromptBatch
 from lightning_modules.losses.bradley_terry import BradleyTerry
-from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModel, RewardModelSpec
 from lightning_modules.reward_output import RewardOutput
+from lightning_modules.steps.comparisons import comparisons
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable, TrainedModule
 
 _NO_ANSWERS = "A reward model answers nothing: `validate` measures it on pairs, judges.reward_model.RewardModelJudge scores text."

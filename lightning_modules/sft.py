@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import data_of
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import data_of
 from lightning_modules.losses.token_gates import TokenGate
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.objective_module import ObjectiveModule

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.batches import sum_by_sequence
+from datamodules.contracts.batches import sum_by_sequence
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,17 +12,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from datamodules.contracts import data_of
-from lightning_modules.adapter_checkpoints import FrozenBase
-from lightning_modules.guarded import GuardedModule
-from lightning_modules.means import CountedMeans
+from datamodules.contracts.stores import data_of
+from lightning_modules.models.adapters.adapter_checkpoints import FrozenBase
 from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.sharding import Shardable, whole
-from lightning_modules.precision import gathering_of, parameter_precision
-from lightning_modules.resuming import Hyperparameters, apply_changes, count_batches_anew, hyperparameters, require_same
-from lightning_modules.stochastic_rounding import require_weights_that_move
-from lightning_modules.strategies import require_tested
-from lightning_modules.trainer_options import settle_options
+from lightning_modules.optimization.precision import gathering_of, parameter_precision
+from lightning_modules.optimization.resuming import (
+    Hyperparameters,
+    apply_changes,
+    count_batches_anew,
+    hyperparameters,
+    require_same,
+)
+from lightning_modules.optimization.stochastic_rounding import require_weights_that_move
+from lightning_modules.optimization.trainer_options import settle_options
+from lightning_modules.processes.strategies import require_tested
+from lightning_modules.steps.guarded import GuardedModule
+from lightning_modules.steps.means import CountedMeans
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from reports.advice import MEANING as ADVICE_MEANING
-from reports.advice import advice_html
-from reports.before_after import CALLBACK as SAMPLES_CALLBACK
-from reports.before_after import MEANING as SAMPLES_MEANING
-from reports.before_after import STYLE as SAMPLES_STYLE
-from reports.before_after import samples_html
-from reports.cards import STYLE as CARDS_STYLE
-from reports.cards import cards_html
 from reports.catalogue import PLOTS
-from reports.details import alarms_html, doctor_html, runs_html
 from reports.groups import Group, grouped
-from reports.headline import STYLE as HEADLINE_STYLE
-from reports.headline import headline_html
-from reports.heatmaps import CALLBACK, MEANING, heatmaps_html
 from reports.hover import STYLE as HOVER_STYLE
 from reports.plot import Plot
 from reports.runs import Run
-from reports.start_end import html_table
+from reports.sections.advice import MEANING as ADVICE_MEANING
+from reports.sections.advice import advice_html
+from reports.sections.before_after import CALLBACK as SAMPLES_CALLBACK
+from reports.sections.before_after import MEANING as SAMPLES_MEANING
+from reports.sections.before_after import STYLE as SAMPLES_STYLE
+from reports.sections.before_after import samples_html
+from reports.sections.cards import STYLE as CARDS_STYLE
+from reports.sections.cards import cards_html
+from reports.sections.details import alarms_html, doctor_html, runs_html
+from reports.sections.headline import STYLE as HEADLINE_STYLE
+from reports.sections.headline import headline_html
+from reports.sections.heatmaps import CALLBACK, MEANING, heatmaps_html
+from reports.sections.start_end import html_table
+from reports.sections.terms import STYLE as TERMS_STYLE
+from reports.sections.terms import terms_html
 from reports.style import DARK_TWINS
 from reports.svg import panels_svg, variable
-from reports.terms import STYLE as TERMS_STYLE
-from reports.terms import terms_html
 from run_folder.heatmap_figure import STYLE
 
 NOTICED = "Warnings and notices"

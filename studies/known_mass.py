@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 
 KNOWN = ("chosen", "rejected", "leftover")
 """Kinds of the bank's completions that were drawn from a model or stand in the data; each text once a prompt."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datamodules.tasks.arithmetic_problems import Problem, generate
-from datamodules.tasks.arithmetic_templates import TEMPLATES, Step, Template
+from datamodules.tasks.arithmetic.problems import Problem, generate
+from datamodules.tasks.arithmetic.templates import TEMPLATES, Step, Template
 from studies.study import ROOT, Study
 
 OTHER_STORIES = (

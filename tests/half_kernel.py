@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightning_modules.models import causal_lm, layer_options, scalar
+from lightning_modules.models import causal_lm
 from lightning_modules.models.attention_backends import per_segment
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.generation.choice import first_right
 from lightning_modules.models.generation.decoders.decoder import Decoder
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers import layer_options
+from lightning_modules.models.layers.segments import PackedSegments
+from lightning_modules.models.scalars import scalar_model as scalar
 
 HALVES = (torch.float16, torch.bfloat16)
 

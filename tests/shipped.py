@@ -12,7 +12,7 @@ import yaml
 from datamodules.pool.files import read_pool, write_pool
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.tasks.characters import character_tokenizer
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from tests import tiny
 
@@ -109,7 +109,7 @@ class Shipped:
     def _rows(self, value: Config) -> Config:
         if "path" in value:
             return {"path": self.pairs}
-        plain = {"class_path": "datamodules.sources.formats.PairColumns"}
+        plain = {"class_path": "datamodules.formats.columns.PairColumns"}
         return {name: {**part, "train": {"path": self.pairs}, "format": plain} for name, part in value.items()}
 
     def _task(self, task: Config) -> Config:
@@ -139,7 +139,7 @@ class Shipped:
         if "max_new_tokens" in arguments:
             options["max_new_tokens"] = 80 if "Rollout" in data["class_path"] else 8
         if "format" in arguments:
-            options |= {"format": {"class_path": "datamodules.sources.formats.PairColumns"}, "val_fraction": 0.2, "val": None}
+            options |= {"format": {"class_path": "datamodules.formats.columns.PairColumns"}, "val_fraction": 0.2, "val": None}
         return options
 
     def _shorten(self, callback: Config) -> None:

@@ -27,19 +27,10 @@ MEASURING = ("bench", "studies")
 OURS = (*PACKAGES, "train", "report", *MEASURING, "tests")
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
 
-# What a batch, a step and a verdict are: the contracts that every package may know of datamodules and judges.
-CONTRACTS = {
-    *(
-        f"datamodules.{name}"
-        for name in ("batches", "contracts", "examples", "loading.partition", "one_copy", "packing", "prompts")
-    ),
-    "judges.base",
-}
-# What the token ids of a conversation are: a judge that is a model reads what training made for it, by the same function.
-CONVERSATIONS = {
-    "datamodules.batches",
-    *(f"datamodules.sources.{name}" for name in ("encoding", "layout", "records", "special_tokens")),
-}
+# A batch, a prompt, a data store, a verdict: what every package may know of datamodules and judges.
+CONTRACTS = ("datamodules.contracts", "judges.base")
+# The token ids of a conversation: a judge that is a model reads what training made for it, by the same function.
+CONVERSATIONS = ("datamodules.tokens", "datamodules.contracts")
 
 
 @cache
@@ -88,12 +79,12 @@ def within(*allowed: str) -> Callable[[str], bool]:
 
 RULES: dict[str, Callable[[str], bool]] = {
     "datamodules": within("datamodules", "judges"),
-    "judges": lambda name: name in CONVERSATIONS or within("judges")(name),
+    "judges": within("judges", *CONVERSATIONS),
     "lightning_modules/losses": within("lightning_modules.losses"),
-    "lightning_modules/models": lambda name: (
-        name in CONTRACTS or within("lightning_modules.models", "lightning_modules.token_stats", "lightning_modules.losses")(name)
+    "lightning_modules/models": within(
+        "lightning_modules.models", "lightning_modules.token_stats", "lightning_modules.losses", *CONTRACTS
     ),
-    "lightning_modules": lambda name: name in CONTRACTS or within("lightning_modules")(name),
+    "lightning_modules": within("lightning_modules", *CONTRACTS),
     "callbacks": lambda name: (
         within("callbacks", "judges", "lightning_modules", "datamodules", "run_folder", "reports.page", "reports.runs")(name)
         and name not in concrete_modules()

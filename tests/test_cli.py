@@ -15,14 +15,14 @@ from lightning.pytorch.cli import LightningCLI
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.models.specs import RandomPolicy
+from lightning_modules.optimization.schedules import WarmupSchedule
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.schedules import WarmupSchedule
 from lightning_modules.sft import SFTModule
 from tests import tiny
 
 Run = Callable[..., LightningCLI]
 SIMPO = "lightning_modules.losses.simpo.SimPOLoss"
-CHECKPOINT = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
+CHECKPOINT = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_checkpoint_never_overrides_the_config(run: Run, experiment: Path) -> 
 
 
 def test_schedules_step_once_per_optimizer_step_and_follow_the_config_on_resumption(run: Run, experiment: Path) -> None:
-    schedule = ("--model.lr_scheduler", "lightning_modules.schedules.LinearSchedule", "--model.lr_scheduler.num_steps")
+    schedule = ("--model.lr_scheduler", "lightning_modules.optimization.schedules.LinearSchedule", "--model.lr_scheduler.num_steps")
     first = run("fit", "--config", experiment, "--trainer.accumulate_grad_batches", 2, *schedule, 4)
     scheduler = first.trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(scheduler, WarmupSchedule)

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacks.output.samples import SampleLogger
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
+from callbacks.answers.samples import SampleLogger
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
 from judges.reward_model import RewardModelJudge
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.critic import SharedBody
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.critic import SharedBody
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.specs import ToyPolicySpec
+from lightning_modules.optimization.stochastic_rounding import StochasticAdamW
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.token_reward import TokenReward
-from lightning_modules.stochastic_rounding import StochasticAdamW
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.judges.test_reward_model import save_model

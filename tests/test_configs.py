@@ -151,7 +151,7 @@ def test_experiments_name_each_class_once(path: Path) -> None:
 def test_experiments_can_be_resumed_and_never_overwrite(path: Path) -> None:
     """One logger and no list, so that the command line can name a run: --trainer.logger.name."""
     classes = dict(composed(path))
-    assert "callbacks.output.checkpoint.RunCheckpoint" in classes.values()
+    assert "callbacks.saving.checkpoint.RunCheckpoint" in classes.values()
     assert classes[".trainer.logger"].endswith(("RunLogger", "CSVLogger"))
 
 
@@ -168,7 +168,7 @@ def test_the_gpus_trainer_is_the_default_but_for_what_a_gpu_wants(parse: Parse) 
     callbacks, others = ({entry.pop("class_path"): entry for entry in part.pop("callbacks")} for part in (gpu, default))
     assert callbacks.pop("callbacks.control.matmul_precision.MatmulPrecision") == {"init_args": {"float32": "high"}}
     every = [
-        part.pop("callbacks.output.checkpoint.RunCheckpoint")["init_args"].pop("every_n_train_steps")
+        part.pop("callbacks.saving.checkpoint.RunCheckpoint")["init_args"].pop("every_n_train_steps")
         for part in (others, callbacks)
     ]
     assert every == [50, 500]

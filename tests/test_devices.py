@@ -22,9 +22,9 @@ from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.policy_module import PolicyModule
 from lightning_modules.preference import PreferenceModule

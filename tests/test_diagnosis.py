@@ -12,19 +12,19 @@ import torch
 from lightning.pytorch import Callback
 
 from callbacks.control.adaptive_beta import AdaptiveBeta
+from callbacks.diagnostics.checkpoints.static_diagnosis import StaticDiagnosis
 from callbacks.diagnostics.reward_monitor import RewardMonitor
-from callbacks.diagnostics.static_diagnosis import StaticDiagnosis
 from callbacks.mathematics.leaf_gradients import with_gradients
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.policy_export import PolicyExport
 from callbacks.output.run_summary import RunSummary
-from datamodules.batches import CompletionBatch
+from callbacks.saving.checkpoint import RunCheckpoint
+from callbacks.saving.policy_export import PolicyExport
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.diagnosis import DiagnosisModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.files.checkpoint_folders import checkpoints_in, step_numbers
 from lightning_modules.models.specs import RandomPolicy
-from reports.details import alarms_html, command_of
 from reports.runs import event_tracks, load_run
+from reports.sections.details import alarms_html, command_of
 from run_folder.rows import read_rows, tracks_of
 from run_folder.verdict import alarm_sentence, method_of, verdict_of
 from tests import tiny
@@ -50,7 +50,7 @@ Write = Callable[..., Path]
 
 def live(folder: Path, run: Run, write_config: Write) -> Path:
     """A run of three steps that leaves its policy and its rows."""
-    callbacks = [*MONITORS, {"class_path": "callbacks.output.policy_export.PolicyExport"}]
+    callbacks = [*MONITORS, {"class_path": "callbacks.saving.policy_export.PolicyExport"}]
     config = {
         "seed_everything": 1,
         "trainer": tiny.trainer(folder, callbacks, max_steps=3),
@@ -66,7 +66,7 @@ def diagnosis(folder: Path, policy: Path, **options: Any) -> dict[str, Any]:
     model = {"policy": pretrained, "reference": tiny.POLICY, "cache_dir": str(folder / "cache")} | options
     doctor = {"class_path": "callbacks.output.data_doctor.DataDoctor"}
     static = {
-        "class_path": "callbacks.diagnostics.static_diagnosis.StaticDiagnosis",
+        "class_path": "callbacks.diagnostics.checkpoints.static_diagnosis.StaticDiagnosis",
         "init_args": {"monitors": [doctor, *MONITORS]},
     }
     return {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.output.results_table import ALL, Outcome, table_cells
+from callbacks.answers.results_table import ALL, Outcome, table_cells
+from datamodules.contracts.prompts import Sampling
 from datamodules.pool.files import write_pool
 from datamodules.pool.schema import PoolRow, Response
-from datamodules.prompts import Sampling
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from judges.base import Verdict
 from judges.slogan import SloganJudge
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
     }
     model = tiny.module(tmp_path)
     model["init_args"]["policy"] = policy(0)
-    table = {"class_path": "callbacks.output.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
+    table = {"class_path": "callbacks.answers.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
     return {
         "trainer": tiny.trainer(tmp_path, [table]),
         "model": model,

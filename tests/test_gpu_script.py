@@ -13,7 +13,7 @@ import pytest
 from bench.gpu.rows import PartOptions
 from bench.gpu.runner import Part, Run, run_all
 from bench.gpu.trained_steps import step_flops
-from bench.workload import Shape
+from bench.step.workload import Shape
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ from callbacks.diagnostics.freshness import freshness
 from datamodules.pool.files import read_pool, write_pool
 from datamodules.pool.scenarios import view_scenario
 from datamodules.pool.schema import PoolRow, Response
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from run_folder.rows import read_rows
 from tests import tiny
@@ -83,11 +83,11 @@ def _experiments(folder: Path) -> dict[str, Path]:
     }
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(folder), "name": None}}
     writer = {
-        "class_path": "callbacks.output.pool_writer.PoolWriter",
+        "class_path": "callbacks.answers.pool_writer.PoolWriter",
         "init_args": {"pool": "x.jsonl", "source": "policy", "judge": judge},
     }
-    table = {"class_path": "callbacks.output.results_table.ResultsTable", "init_args": {"judge": judge}}
-    export = {"class_path": "callbacks.output.policy_export.PolicyExport"}
+    table = {"class_path": "callbacks.answers.results_table.ResultsTable", "init_args": {"judge": judge}}
+    export = {"class_path": "callbacks.saving.policy_export.PolicyExport"}
     model = _model(folder)
     frozen = {
         "class_path": "lightning_modules.sft.SFTModule",

@@ -12,7 +12,7 @@ from torch.optim import SGD
 from transformers import AutoTokenizer
 
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.critic import OwnBody
+from lightning_modules.models.scalars.critic import OwnBody
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.module import PPOModule

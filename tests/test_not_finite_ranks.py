@@ -34,8 +34,8 @@ class SpoilSecondRank(Callback):
 def test_both_ranks_leave_the_step_out(strategy: str, is_fused: bool, tmp_path: Path) -> None:
     callbacks: list[dict[str, Any]] = [
         {"class_path": "tests.test_not_finite_ranks.SpoilSecondRank"},
-        {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}},
-        {"class_path": "callbacks.output.policy_export.PolicyExport"},
+        {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}},
+        {"class_path": "callbacks.saving.policy_export.PolicyExport"},
     ]
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "fused": is_fused}}
     options = {"devices": 2, "strategy": STRATEGIES[strategy], "max_steps": 5, "log_every_n_steps": 4}

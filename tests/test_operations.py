@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.operations import step_counts, token_counts
+from bench.parts.operations import step_counts, token_counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, 
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.objective_module import ObjectiveModule
-from lightning_modules.precision import parameter_precision, require_supported_precision
+from lightning_modules.optimization.precision import parameter_precision, require_supported_precision
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.conftest import Run
@@ -23,7 +23,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "64-true": torc
 TOLERANCES = {"bf16-true": 5e-3, "64-true": 1e-5}
 LOGP = "likelihood/chosen/logp"
 
-ROUNDED = {"class_path": "lightning_modules.stochastic_rounding.StochasticAdamW", "init_args": {"lr": 0.01}}
+ROUNDED = {"class_path": "lightning_modules.optimization.stochastic_rounding.StochasticAdamW", "init_args": {"lr": 0.01}}
 
 Fit = Callable[..., tuple[CausalLMPolicy, list[dict[str, Any]], Path]]
 
@@ -34,7 +34,7 @@ def fit(run: Run, tmp_path: Path, write_config: Callable[[Mapping[str, Any], str
 
     def fit(precision: str, *, supervised: bool = False, rounded: bool = True) -> tuple[CausalLMPolicy, list[dict[str, Any]], Path]:
         callbacks = [{"class_path": f"callbacks.diagnostics.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
-        callbacks += [{"class_path": "callbacks.output.policy_export.PolicyExport"}]
+        callbacks += [{"class_path": "callbacks.saving.policy_export.PolicyExport"}]
         config = {
             "seed_everything": 1,
             "trainer": tiny.trainer(tmp_path, callbacks, max_steps=3, precision=precision),

@@ -39,7 +39,7 @@ def _objects() -> dict[str, object]:
         "_should_check_val_fx": epoch,
         "_data_fetcher": trainer.fit_loop,
         "_accelerator_connector": trainer,
-        # What a strategy of the user averages otherwise (lightning_modules/strategies.py).
+        # What a strategy of the user averages otherwise (lightning_modules/processes/strategies.py).
         **dict.fromkeys(("_ddp_comm_hook", "_ddp_comm_wrapper", "_model_averaging_period", "_ddp_kwargs"), strategy),
         # torch: which gradients the float16 scaler saw overflow; a module's parts, to make a copy of it without its weights.
         "_found_inf_per_device": torch.amp.GradScaler,

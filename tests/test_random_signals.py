@@ -39,7 +39,7 @@ def config(stage: str, processes: int, folder: Path) -> dict[str, Any]:
             "class_path": "lightning_modules.reward.RewardModule",
             "init_args": {"reward_model": policy, "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}},
         }
-    keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 4}}
+    keeper = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 4}}
     pace = {"class_path": "tests.test_random_signals.Pace"}
     parts["trainer"] |= {"callbacks": [keeper, pace], "max_steps": STEPS, "devices": processes}
     parts["trainer"] |= {"strategy": "ddp"} if processes > 1 else {}

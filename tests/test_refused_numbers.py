@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 from torch.optim import SGD
 
+from callbacks.answers.results_table import ResultsTable
+from callbacks.answers.samples import SampleLogger
+from callbacks.answers.sampling_bar import SamplingBar
 from callbacks.diagnostics.accuracy import AccuracyMonitor
 from callbacks.diagnostics.disentanglement import DisentanglementMonitor
 from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.reference_probes import ReferenceProbes
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.results_table import ResultsTable
-from callbacks.output.samples import SampleLogger
-from callbacks.output.sampling_bar import SamplingBar
+from callbacks.saving.checkpoint import RunCheckpoint
 from datamodules.answering import Answering
+from datamodules.formats.columns import PairColumns
 from datamodules.mixture import MixtureDataModule, MixturePart
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.pool.scenarios import PairRules
 from datamodules.preference import PreferenceDataModule
 from datamodules.sampling import SamplingDataModule
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.readers import DataSource
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from datamodules.tasks.rows import TaskRows
 from datamodules.tasks.sft import TaskSFTDataModule
 from datamodules.toy.data import ToyPreferenceDataModule
@@ -36,9 +36,9 @@ from judges.chat.server import ChatServer
 from judges.maths import MathsJudge
 from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.lora import LoraSpec
-from lightning_modules.models.reward_model import RewardModelSpec
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.adapters.lora import LoraSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.estimators import GAE
 from lightning_modules.ppo.kl_penalty import KLPenalty

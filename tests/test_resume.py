@@ -46,13 +46,16 @@ def trainer(name: str) -> Config:
         arguments = callback.setdefault("init_args", {})
         for cadence in {"every_n_steps", "probe_every_n_steps", "histogram_every_n_steps"} & arguments.keys():
             arguments[cadence] = 3
-        if callback["class_path"] == "callbacks.output.checkpoint.RunCheckpoint":
+        if callback["class_path"] == "callbacks.saving.checkpoint.RunCheckpoint":
             arguments |= {"every_n_train_steps": RESUME_STEP, "keep_all": True}
     return config
 
 
 def sft(folder: Path) -> Config:
-    schedule = {"class_path": "lightning_modules.schedules.CosineSchedule", "init_args": {"num_steps": 20, "num_warmup_steps": 3}}
+    schedule = {
+        "class_path": "lightning_modules.optimization.schedules.CosineSchedule",
+        "init_args": {"num_steps": 20, "num_warmup_steps": 3},
+    }
     return {
         "trainer": trainer("default"),
         "model": tiny.module(folder, supervised=True, lr_scheduler=schedule),

@@ -13,16 +13,16 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.checkpoint_file import WholeFileIO, require_whole
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from callbacks.saving.checkpoint import RunCheckpoint
+from callbacks.saving.checkpoint_file import WholeFileIO, require_whole
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.sources.store import ExampleStore
 from tests import test_resume_ppo, tiny
 
 Run = Callable[..., LightningCLI]
 Write = Callable[[Mapping[str, Any], str], Path]
-KEEPER = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
+KEEPER = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
 STAGES = ("dpo", "ppo", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sft", "rm")))
 
 pytestmark = pytest.mark.filterwarnings("ignore:Rollout", "ignore:You have overridden `on_after_batch_transfer`")

@@ -52,7 +52,7 @@ def config(folder: Path) -> dict[str, Any]:
         "num_probe_prompts": 2,
     }
     checkpoint = {
-        "class_path": "callbacks.output.checkpoint.RunCheckpoint",
+        "class_path": "callbacks.saving.checkpoint.RunCheckpoint",
         "init_args": {"every_n_train_steps": 1, "keep_all": True},
     }
     likelihood = {

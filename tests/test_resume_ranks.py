@@ -29,10 +29,10 @@ Step = tuple[str, int, int, str | None]
 def write_config(folder: Path, strategy: str, size: int, accumulation: int) -> Path:
     """DPO with what exports, in a folder of its own."""
     sharded = {"class_path": FSDP2, "init_args": {"data_parallel_size": size, "tensor_parallel_size": 1}}
-    keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 3, "keep_all": True}}
+    keeper = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 3, "keep_all": True}}
     options: dict[str, Any] = {"strategy": {"one": "auto", "fsdp2": sharded}.get(strategy, strategy), "devices": size}
     options |= {"accumulate_grad_batches": accumulation, "max_steps": STEPS, "max_epochs": -1, "limit_val_batches": 0}
-    export = {"class_path": "callbacks.output.policy_export.PolicyExport"}
+    export = {"class_path": "callbacks.saving.policy_export.PolicyExport"}
     folder.mkdir()
     config = {"seed_everything": 0, "trainer": tiny.trainer(folder, [keeper, export], **options)}
     config |= {"model": tiny.module(folder), "data": tiny.pair_data(folder)}

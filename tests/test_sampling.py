@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
+from datamodules.contracts.prompts import Sampling
 from datamodules.pool.files import read_pool
-from datamodules.prompts import Sampling
 from datamodules.sampling import SamplingDataModule
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.task import ArithmeticTask
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from run_folder.rows import read_rows
 from tests import tiny
@@ -22,7 +22,10 @@ from tests import tiny
 Run = Callable[..., LightningCLI]
 Write = Callable[[Mapping[str, Any], str], Path]
 JUDGE = {"class_path": "judges.arithmetic.ArithmeticJudge"}
-TASK = {"class_path": "datamodules.tasks.arithmetic.ArithmeticTask", "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7}}
+TASK = {
+    "class_path": "datamodules.tasks.arithmetic.task.ArithmeticTask",
+    "init_args": {"num_train": 12, "num_pool": 10, "num_test": 7},
+}
 
 
 def policy(seed: int) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def sampling_config(folder: Path, pool: str, source: str = "policy", seed: int =
     writer = {"pool": str(folder / pool), "source": source}
     data = {"task": TASK, "tokenizer": str(folder / "tokenizer"), "num_samples": 4, "max_new_tokens": 12, "prompts_per_batch": 4}
     return {
-        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.output.pool_writer.PoolWriter", "init_args": writer}]),
+        "trainer": tiny.trainer(folder, [{"class_path": "callbacks.answers.pool_writer.PoolWriter", "init_args": writer}]),
         "model": _sft(seed),
         "data": {"class_path": "datamodules.sampling.SamplingDataModule", "init_args": data},
     }

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from datamodules.contracts.prompts import Sampling
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import SCENARIOS, PairRules, view_scenario
 from datamodules.pool.schema import PoolRow
-from datamodules.prompts import Sampling
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.task import ArithmeticTask
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from lightning_modules.models.specs import PretrainedPolicy
 

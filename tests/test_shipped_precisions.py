@@ -54,7 +54,7 @@ def execute(run: Run, write_config: Write) -> Execute:
         config["trainer"] |= {"precision": precision} | ({"max_steps": 2, "log_every_n_steps": 1} if command == "fit" else {})
         if precision == "bf16-true" and command == "fit":
             optimizer = config["model"]["init_args"]["optimizer"]
-            optimizer["class_path"] = "lightning_modules.stochastic_rounding.StochasticAdamW"
+            optimizer["class_path"] = "lightning_modules.optimization.stochastic_rounding.StochasticAdamW"
             optimizer["init_args"] = {name: value for name, value in optimizer["init_args"].items() if name != "fused"}
         losses: list[float] = []
 

@@ -52,7 +52,7 @@ def signal_at(hook: str, count: int, number: int) -> dict[str, Any]:
 
 def sft(folder: Path) -> dict[str, Any]:
     """Two microbatches a step, and a validation after every second step; checkpoints are rare."""
-    checkpoint = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 100}}
+    checkpoint = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 100}}
     likelihood = {"class_path": "callbacks.diagnostics.likelihood.LikelihoodMonitor", "init_args": {"every_n_steps": 1}}
     options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "max_epochs": -1}
     return {
@@ -128,7 +128,7 @@ def test_in_its_last_step_a_run_ends_by_itself(tmp_path: Path, run: Run, write_c
     parts = sft(tmp_path)
     parts["trainer"]["callbacks"] += [
         signal_at("on_train_batch_start", 2 * LAST_STEP, signal.SIGTERM),
-        {"class_path": "callbacks.output.policy_export.PolicyExport"},
+        {"class_path": "callbacks.saving.policy_export.PolicyExport"},
     ]
     run("fit", "--config", write_config(parts, "last"), "--trainer.max_steps", LAST_STEP)
     assert (tmp_path / "runs/last/version_0/policy/model.safetensors").is_file()

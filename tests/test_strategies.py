@@ -63,12 +63,12 @@ def stage_parts(folder: Path, stage: str, data: dict[str, Any]) -> tuple[list[di
         }
         monitor = {"class_path": "callbacks.diagnostics.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 1}}
         return (
-            [sets, monitor, {"class_path": "callbacks.output.reward_export.RewardExport"}],
+            [sets, monitor, {"class_path": "callbacks.saving.reward_export.RewardExport"}],
             module,
             tiny.pair_data(folder, **data),
         )
     callbacks = [{"class_path": f"callbacks.diagnostics.{name}", "init_args": {"every_n_steps": 1}} for name in MONITORS]
-    callbacks += [{"class_path": "callbacks.output.policy_export.PolicyExport"}]
+    callbacks += [{"class_path": "callbacks.saving.policy_export.PolicyExport"}]
     supervised = stage == "sft"
     return callbacks, tiny.module(folder, supervised=supervised), tiny.pair_data(folder, supervised=supervised, **data)
 
@@ -152,7 +152,7 @@ def resumable(folder: Path, strategy: Any, devices: int, *options: str) -> subpr
     """Four steps of DPO with checkpoints after two and four."""
     folder.mkdir()
     callbacks, module, data = stage_parts(folder, "dpo", {})
-    keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2, "keep_all": True}}
+    keeper = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2, "keep_all": True}}
     trainer = tiny.trainer(folder, [callbacks[-1], keeper], strategy=strategy, devices=devices)
     trainer |= {"accumulate_grad_batches": 2 // devices, "max_steps": 4}
     return command(folder, {"seed_everything": 0, "trainer": trainer, "model": module, "data": data}, *options)

@@ -17,10 +17,10 @@ from torch.optim import AdamW
 from bench.gloo import together
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from datamodules.prompts import PromptBatch
+from datamodules.contracts.prompts import PromptBatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.kto import KTOLoss
-from lightning_modules.models.critic import SharedBody
+from lightning_modules.models.scalars.critic import SharedBody
 from lightning_modules.models.sharding import whole
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.policy_module import PolicyModule

@@ -29,7 +29,7 @@ def write_configs(home: Path) -> None:
         folder.mkdir()
         for name, prompts_per_batch in (("begin", 3), ("rest", 4)):
             parts = sampling_config(folder, "pool.jsonl")
-            table = {"class_path": "callbacks.output.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
+            table = {"class_path": "callbacks.answers.results_table.ResultsTable", "init_args": {"judge": JUDGE}}
             parts["trainer"] |= {"strategy": value, "devices": 1 if strategy == "one" else 2}
             parts["trainer"]["callbacks"].append(table)
             decoding = {"num_samples": 2, "temperature": 1.0, "max_new_tokens": 12, "prompts_per_batch": 2}

@@ -11,15 +11,15 @@ import yaml
 
 from callbacks.diagnostics.toy_ledger import CLASS_OF_KIND
 from datamodules.toy.scenarios import SCENARIOS
-from lightning_modules.models import toy_specs
-from lightning_modules.models.toy import ToyPolicy
-from lightning_modules.models.toy_specs import SavedToyPolicySpec, ToyPolicySpec, fit_rows
+from lightning_modules.models.toy import specs as toy_specs
+from lightning_modules.models.toy.policy import ToyPolicy
+from lightning_modules.models.toy.specs import SavedToyPolicySpec, ToyPolicySpec, fit_rows
 from lightning_modules.objective_module import ObjectiveModule
 from run_folder.rows import read_rows
 from tests.conftest import Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"
-SAVED = "lightning_modules.models.toy_specs.SavedToyPolicySpec"
+SAVED = "lightning_modules.models.toy.specs.SavedToyPolicySpec"
 
 
 @pytest.fixture(autouse=True)

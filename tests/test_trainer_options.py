@@ -16,16 +16,16 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.optim import SGD
 
+from callbacks.answers.samples import SampleLogger
 from callbacks.control.matmul_precision import MatmulPrecision
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.policy_export import PolicyExport
-from callbacks.output.samples import SampleLogger
+from callbacks.saving.checkpoint import RunCheckpoint
+from callbacks.saving.policy_export import PolicyExport
+from datamodules.contracts.prompts import Sampling
 from datamodules.pool.rollouts import RolloutDataModule
-from datamodules.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.optimization.trainer_options import settle_options
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.trainer_options import settle_options
 from run_folder.rows import read_rows
 from tests import tiny
 from tests.callbacks.rig import BigramPolicy, BigramSpec, fit

@@ -80,7 +80,7 @@ def pair_data(folder: Path, *, supervised: bool = False, count: int = 24, **opti
     arguments = {
         "tokenizer": str(write_tokenizer(folder / "tokenizer")),
         "train": {"path": str(write_pairs(folder / "pairs.jsonl", count))},
-        "format": {"class_path": "datamodules.sources.formats.PairColumns"},
+        "format": {"class_path": "datamodules.formats.columns.PairColumns"},
         "val_fraction": 0.2,
         "batch_size": 4,
         "num_probe_prompts": 2,

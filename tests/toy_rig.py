@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
-from lightning_modules.models.toy import ToyPolicy
+from lightning_modules.models.toy.policy import ToyPolicy
 from lightning_modules.step_output import PairOutput, StepOutput
 
 

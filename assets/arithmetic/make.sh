@@ -6,7 +6,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-runs/arithmetic_assets}
 export OMP_NUM_THREADS=1
 
-$PYTHON -m datamodules.tasks.arithmetic_tokenizer "$OUT/tokenizer"
+$PYTHON -m datamodules.tasks.arithmetic.tokenizer "$OUT/tokenizer"
 
 # The base model: 1,200 steps of 32 problems, 15% of the solutions in bare equations.
 $PYTHON train.py fit --config configs/experiment/arithmetic_sft.yaml --data.tokenizer "$OUT/tokenizer" \

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bench.attention import Problem, largest_difference, names, prepare
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import free_memory
 from bench.measure import summary, time_in_turn
+from bench.parts.attention import Problem, largest_difference, names, prepare
 
 HEADS = ((14, 2, 64), (12, 2, 128))
 """(query heads, key heads, head width): Qwen2.5-0.5B and 1.5B."""

@@ -8,8 +8,8 @@ import torch
 
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import free_memory
-from bench.head import WAYS, Problem, largest_difference, prepare
 from bench.measure import summary, time_in_turn
+from bench.parts.head import WAYS, Problem, largest_difference, prepare
 from lightning_modules.models.heads.tile_kernels import kernels_for
 
 SIZES = ((8192, 896, 151936), (8192, 576, 49152), (4096, 1536, 151936))

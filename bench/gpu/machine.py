@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 import torch
 
-from bench.backend_parity import measure
 from bench.gpu.rows import PartOptions, part_options
 from bench.matmul_peak import best_rate
+from bench.parts.backend_parity import measure
 from lightning_modules.models.heads.tile_kernels import failure, fused
 
 PACKAGES = ("torch", "triton", "lightning", "transformers", "trl", "datasets", "jsonargparse", "peft", "flash-attn", "flash-attn-4")

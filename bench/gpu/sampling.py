@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import DrawnPolicy, free_memory, quiet
-from bench.sampling import GSM8K_LENGTHS, NO_EOS
-from datamodules.prompts import Sampling
+from bench.parts.sampling import GSM8K_LENGTHS, NO_EOS
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batching import TOKENS_PER_READ
 

@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, Trainer
 from torch.profiler import ProfilerActivity, profile
 from typing_extensions import override
 
-from bench.diagnostics import DEFAULT
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import WARM_UP, Setting, backend_choices, figures, quiet, train
 from bench.matmul_peak import best_rate
+from bench.parts.diagnostics import DEFAULT
 
 MONITORS = ("Likelihood", "SoftmaxGradient", "Degradation", "Disentanglement", "Dispersion")
 """The monitors of the shipped configuration that read training batches."""

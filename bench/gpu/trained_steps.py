@@ -25,19 +25,19 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
-from bench.side import now
-from bench.workload import SHAPES, Shape, build_pairs, read_lengths
+from bench.step.side import now
+from bench.step.workload import SHAPES, Shape, build_pairs, read_lengths
+from datamodules.formats.columns import PairColumns
 from datamodules.preference import PreferenceDataModule
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.readers import DataSource
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.attention_backends import selection
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.checkpointing import Checkpointing, enable_checkpointing
+from lightning_modules.models.layers.checkpointing import Checkpointing, enable_checkpointing
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.optimization.stochastic_rounding import StochasticAdamW
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.stochastic_rounding import StochasticAdamW
 
 WARM_UP = 3
 """Steps that are not counted."""

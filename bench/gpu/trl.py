@@ -12,8 +12,8 @@ import torch
 
 from bench.gpu.rows import PartOptions, part_options
 from bench.gpu.trained_steps import WARM_UP, DrawnPolicy, Setting, free_memory, quiet, train
-from bench.trl_side import StepTimes, dpo_trainer
-from bench.workload import build_pairs
+from bench.step.trl_side import StepTimes, dpo_trainer
+from bench.step.workload import build_pairs
 
 
 def rival(setting: Setting, accumulation: int) -> tuple[StepTimes, list[float], int]:

@@ -18,7 +18,7 @@ from callbacks.alarms.watch import Alarm, AlarmWatch
 from callbacks.base import ReadingListener
 from callbacks.output.console import say
 from callbacks.schedule import step_of
-from datamodules.contracts import require
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from run_folder.files import append_row, tensorboard_writer
 from run_folder.verdict import HARM

@@ -15,8 +15,8 @@ from typing_extensions import override
 from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import require
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasLoss, HasPolicy
 from lightning_modules.losses.base import Loss
 from lightning_modules.step_output import StepOutput

@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import require
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasLoss
 from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.step_output import StepOutput

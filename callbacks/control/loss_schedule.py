@@ -9,7 +9,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from datamodules.contracts import require
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasLoss
 from lightning_modules.losses.base import Loss
 

@@ -24,7 +24,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 from typing_extensions import override
 
-from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.saving.checkpoint import RunCheckpoint
 from callbacks.schedule import step_of
 from run_folder.files import run_folder
 from run_folder.program import spelled

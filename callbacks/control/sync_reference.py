@@ -10,10 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.schedule import Schedule, step_of
-from datamodules.contracts import require
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
-from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.models.policy import Policy
+from lightning_modules.references.frozen import FrozenPolicy
 
 
 class SyncReference(Callback):

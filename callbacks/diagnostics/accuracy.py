@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from callbacks.answers.judging import require_judge
 from callbacks.base import PolicyDiagnostic
-from callbacks.output.judging import require_judge
 from callbacks.readings import Values
-from datamodules.contracts import TaskStore, Tokenizer, data_of, require
-from datamodules.prompts import Sampling, TaskPrompt
-from datamodules.ranges import require_at_least
+from datamodules.contracts.prompts import Sampling, TaskPrompt
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import TaskStore, Tokenizer, data_of, require
 from judges.base import Judge
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy

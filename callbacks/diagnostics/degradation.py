@@ -8,7 +8,7 @@ from typing_extensions import override
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens, sums_by_class
 from callbacks.readings import Counted, Values
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import PairOutput, StepOutput
 
 Sides = tuple[Tensor, Tensor]

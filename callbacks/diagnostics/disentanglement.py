@@ -15,8 +15,8 @@ from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
 from callbacks.readings import Counted, Values
-from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
-from datamodules.contracts import require
+from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
 

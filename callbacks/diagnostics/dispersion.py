@@ -15,7 +15,7 @@ from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.mathematics.squeeze import Sharpness, squeezed
 from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
 from callbacks.readings import Counted, Values
-from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats
 

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.contracts import data_of, require
+from datamodules.contracts.stores import data_of, require
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView
 from datamodules.pool.schema import POLICY
 from lightning_modules.contracts import HasPolicy

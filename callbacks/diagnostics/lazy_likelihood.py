@@ -14,8 +14,8 @@ from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.selection import sequences_by_kind
 from callbacks.readings import Values
 from callbacks.schedule import step_of
-from datamodules.batches import CompletionBatch, Role, sum_by_sequence
-from datamodules.contracts import require
+from datamodules.contracts.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
 

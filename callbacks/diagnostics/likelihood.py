@@ -10,7 +10,7 @@ from typing_extensions import override
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.readings import Values
-from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.step_output import StepOutput
 
 MIN_MARGIN_GROWTH = 0.01

@@ -10,14 +10,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.answers.texts import decoder_of, token_texts
 from callbacks.diagnostics.probe_bank import BankBatch, BankDiagnostic
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, likely_tokens
 from callbacks.mathematics.token_trie import token_trie
-from callbacks.output.texts import decoder_of, token_texts
 from callbacks.readings import Values
-from datamodules.batches import SIDES, CompletionBatch
-from datamodules.contracts import require
-from datamodules.ranges import require_at_least
+from datamodules.contracts.batches import SIDES, CompletionBatch
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.heads.output_head import OutputHead
 from lightning_modules.token_stats import TokenStats

@@ -16,15 +16,15 @@ from typing_extensions import override
 
 from callbacks.base import PolicyDiagnostic
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import SplitStore, data_of, meets, require
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import SplitStore, data_of, meets, require
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from datamodules.sources.prompt_split import count_shared_prompts
 from datamodules.sources.store import ExampleStore
 from lightning_modules.contracts import HasObjective, HasPolicy, HasRewardModel
 from lightning_modules.losses.base import Loss, Reads
-from lightning_modules.models.reward_model import RewardModel
+from lightning_modules.models.scalars.reward_model import RewardModel
 from lightning_modules.token_stats import TokenStats
 
 

@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic, PolicyDiagnostic
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch, sum_by_sequence
-from datamodules.contracts import require
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats

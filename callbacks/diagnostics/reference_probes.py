@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.output.samples import NO_END
-from callbacks.output.texts import decoder_of, prompts_and_completions
-from datamodules.contracts import ProbeStore, data_of, require
-from datamodules.prompts import Sampling
-from datamodules.ranges import require_at_least
+from callbacks.answers.samples import NO_END
+from callbacks.answers.texts import decoder_of, prompts_and_completions
+from datamodules.contracts.prompts import Sampling
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import ProbeStore, data_of, require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Values
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.reward_output import RewardOutput
 
 

@@ -13,7 +13,7 @@ from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.pair_tokens import PairTokens, TokenClass, pair_tokens, sums_by_class
 from callbacks.mathematics.selection import sequences_by_kind, tokens_by_kind
 from callbacks.readings import Counted, Values
-from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.losses.base import Reads
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l1, softmax_gradient_l2

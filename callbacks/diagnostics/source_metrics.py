@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Readings, Values
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.step_output import PairOutput, StepOutput
 
 

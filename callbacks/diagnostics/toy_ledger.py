@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.readings import Values
-from datamodules.batches import SIDES, CompletionBatch
+from datamodules.contracts.batches import SIDES, CompletionBatch
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import softmax_gradient_l2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 
 
 def ches(hidden: Tensor, batch: CompletionBatch) -> dict[str, Tensor]:

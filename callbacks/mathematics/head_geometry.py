@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.mathematics.selection import host_lengths
-from datamodules.batches import CompletionBatch
-from datamodules.ranges import require_at_least
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.ranges import require_at_least
 from lightning_modules.models.heads.output_head import OutputHead
 from lightning_modules.models.policy import Policy
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l2

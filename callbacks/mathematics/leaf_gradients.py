@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.contracts import HasObjective
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats

@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import PairGeometry
 from callbacks.mathematics.pair_tokens import NONE, TokenClass, pair_tokens
-from datamodules.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
 from lightning_modules.token_stats import TokenStats
 
 ON_POLICY = 0.5

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 
 NONE = -1
 """Class, side or position of what does not exist."""

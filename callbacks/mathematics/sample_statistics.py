@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role, sum_by_sequence
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role, sum_by_sequence
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.models.policy import Policy, SampledCompletion
 
 FLOOR = 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 
 
 def host_lengths(batch: CompletionBatch) -> list[int]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
 
 MIN_MOVE = 0.01
 """Nats over a completion. Less is rounding."""

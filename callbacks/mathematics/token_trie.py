@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from callbacks.mathematics.selection import host_lengths
-from datamodules.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
 
 KNOWN_KINDS = frozenset({"chosen", "rejected", "leftover"})
 """Kinds of completions that the data holds as responses to the prompt; probes made for another purpose are none."""

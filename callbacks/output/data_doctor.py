@@ -20,9 +20,9 @@ from typing_extensions import override
 from callbacks.mathematics.head_geometry import HeadReader
 from callbacks.mathematics.pair_risks import model_facts, pair_facts, pair_keys, repeated, warnings
 from callbacks.output.console import say
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import SplitStore, data_of, meets
-from datamodules.lengths import Ints
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import SplitStore, data_of, meets
+from datamodules.loading.lengths import Ints
 from datamodules.loading.loader import SplitDataset
 from datamodules.loading.sampler import Microbatch
 from lightning_modules.contracts import HasPolicy

@@ -12,14 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.answers.texts import decoder_of, prompts_and_completions, text_of, token_texts
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeBaseline
 from callbacks.mathematics.leaf_gradients import with_gradients
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
-from callbacks.output.texts import decoder_of, prompts_and_completions, text_of, token_texts
 from callbacks.schedule import Schedule, Scheduled
-from datamodules.batches import Role
-from datamodules.contracts import Tokenizer, require
-from datamodules.ranges import require_at_least
+from datamodules.contracts.batches import Role
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import Tokenizer, require
 from lightning_modules.contracts import HasObjective
 from lightning_modules.token_stats import softmax_gradient_l2
 from run_folder.files import append_row, run_folder, tensorboard_writer

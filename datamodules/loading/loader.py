@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.lengths import Ints
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
+from datamodules.loading.lengths import Ints
 from datamodules.loading.sampler import Microbatch, StepPlan
-from datamodules.packing import pack
 from datamodules.sources.store import ExampleStore
 
 _OF_DATA = {"number of prompts", "lengths of the prompts"}

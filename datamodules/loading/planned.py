@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from datamodules.lengths import Ints
-from datamodules.loading.partition import greedy_runs
+from datamodules.contracts.partition import greedy_runs
+from datamodules.loading.lengths import Ints
 from datamodules.loading.sampler import StepPlan, evaluation_plan
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.batches import StepShare
-from datamodules.lengths import Ints, Lengths
-from datamodules.loading.partition import greedy_runs, split_to_multiple
+from datamodules.contracts.batches import StepShare
+from datamodules.contracts.partition import greedy_runs, split_to_multiple
+from datamodules.loading.lengths import Ints, Lengths
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from datamodules.lengths import Ints, Lengths
-from datamodules.loading.partition import balanced_runs, greedy_runs
+from datamodules.contracts.partition import balanced_runs, greedy_runs
+from datamodules.loading.lengths import Ints, Lengths
 from datamodules.loading.sampler import StepPlan
 
 # Microbatches' worth of prompts that are sorted by length together when microbatches are filled to the token budget.

@@ -8,10 +8,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.ranges import require_at_least
 from datamodules.pool.pairs import PairChoice, PoolPairs
 from datamodules.pool.scenarios import SCENARIOS, PairRules, ScenarioView
-from datamodules.ranges import require_at_least
 from datamodules.sources.prompt_split import split_by_prompt
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import Task

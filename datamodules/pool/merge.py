@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from datamodules.contracts.records import Text
 from datamodules.pool.schema import PoolRow, Response
-from datamodules.sources.records import Text
 
 
 def merge_rows(rows: Iterable[PoolRow]) -> list[PoolRow]:

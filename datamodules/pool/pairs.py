@@ -8,14 +8,14 @@ from functools import cached_property
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.batches import Role
-from datamodules.examples import TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import TokenizedCompletion
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.records import CompletionRecord, Record, reply_to
+from datamodules.formats.scored import RANKED
 from datamodules.pool.files import read_pool
 from datamodules.pool.scenarios import PairRules, ScenarioPair, ScenarioView, view_scenario
 from datamodules.pool.schema import DATASET, PoolRow, Response
-from datamodules.ranges import require_at_least
-from datamodules.sources.records import CompletionRecord, Record, reply_to
-from datamodules.sources.scored import RANKED
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.text_reading import TextReading
 from datamodules.tasks.base import Task

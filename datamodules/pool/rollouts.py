@@ -11,16 +11,16 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from datamodules.batches import Demand
+from datamodules.contracts.batches import Demand
+from datamodules.contracts.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.records import Record, Text
 from datamodules.loading.planned import require_whole_steps
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.schema import PoolRow
-from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
-from datamodules.ranges import require_at_least
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.records import Record, Text
 from datamodules.tasks.base import TaskItem
 from datamodules.text import encode_prompts
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
 
 _MAX_SEED = 2**62
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datamodules.prompts import Sampling
-from datamodules.sources.cells import number_cell, text_cell
-from datamodules.sources.messages import parse_tools
-from datamodules.sources.records import BadRowError, Fault, Text, is_blank
+from datamodules.contracts.prompts import Sampling
+from datamodules.contracts.records import BadRowError, Fault, Text, is_blank
+from datamodules.formats.cells import number_cell, text_cell
+from datamodules.formats.messages import parse_tools
 
 POLICY = "policy"
 """Source of responses sampled from the model that is being aligned."""

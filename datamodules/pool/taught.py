@@ -10,11 +10,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.batches import Role
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import CompletionRecord, Record, reply_to
+from datamodules.formats.scored import RANKED
 from datamodules.pool.data import PoolDataModule
 from datamodules.sources.prompt_split import count_shared_prompts
-from datamodules.sources.records import CompletionRecord, Record, reply_to
-from datamodules.sources.scored import RANKED
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import TaskItem
 

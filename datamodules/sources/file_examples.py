@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.lengths import Ints
-from datamodules.ranges import require_at_least
+from datamodules.contracts.ranges import require_at_least
+from datamodules.formats.columns import RowFormat
+from datamodules.loading.lengths import Ints
 from datamodules.sources.code_digest import code_digest
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import RowFormat
 from datamodules.sources.preparation import Preparation
 from datamodules.sources.prompt_split import split_by_prompt
 from datamodules.sources.readers import DataSource
@@ -21,7 +20,8 @@ from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.text_reading import TextReading
 from datamodules.sources.token_cache import TokenCache
-from datamodules.sources.tokenization import tokenizer_fingerprint
+from datamodules.tokens.encoding import PromptEncoder
+from datamodules.tokens.tokenization import tokenizer_fingerprint
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.sources.records import BadRowError, Fault
+from datamodules.contracts.records import BadRowError, Fault
 from datamodules.sources.streams import (
     MAX_ROW_BYTES,
     OPENERS,

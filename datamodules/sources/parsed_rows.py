@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 from typing import TypeVar
 
+from datamodules.contracts.records import BadRowError, Fault, RowLeftOut
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault, RowLeftOut
 from datamodules.sources.row_report import RowReport
 
 Parsed = TypeVar("Parsed")

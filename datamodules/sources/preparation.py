@@ -10,16 +10,16 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.formats import Row, RowFormat
-from datamodules.sources.likely_format import likely_format
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.records import BadRowError, Fault, Record, is_blank
+from datamodules.formats.columns import Row, RowFormat
+from datamodules.formats.likely_format import likely_format
+from datamodules.formats.watched_row import WatchedRow
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault, Record, is_blank
 from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore, StoreWriter
-from datamodules.sources.watched_row import WatchedRow
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
 
 # Records tokenised in one call: enough to keep the tokenizer's threads busy, few enough to keep memory flat.
 _CHUNK = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.lengths import Ints
+from datamodules.loading.lengths import Ints
 from datamodules.sources.store import ExampleStore
 
 

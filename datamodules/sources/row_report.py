@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from datamodules.sources.records import BadRowError, Fault
+from datamodules.contracts.records import BadRowError, Fault
 
 _EXAMPLES = 3
 _ROWS_SHOWN = 10

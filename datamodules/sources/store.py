@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from datamodules.batches import Demand, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.lengths import Ints, Lengths
+from datamodules.contracts.batches import Demand, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.loading.lengths import Ints, Lengths
 
 _TOKENS, _TABLES, _NAMES = "tokens.bin", "tables.npz", "names.json"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from datamodules.sources.records import BadRowError, Fault
+from datamodules.contracts.records import BadRowError, Fault
 
 MAX_ROW_BYTES = 2**26
 """Longest row that is read (64 MiB)."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal, cast
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.sources.encoding import PromptEncoder
+from datamodules.contracts.records import Record
+from datamodules.formats.columns import Row, RowFormat
 from datamodules.sources.file_rows import RawRow
-from datamodules.sources.formats import Row, RowFormat
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import Record
 from datamodules.sources.store import ExampleStore
-from datamodules.sources.tokenization import load_tokenizer
+from datamodules.tokens.encoding import PromptEncoder
+from datamodules.tokens.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from datamodules.sources.records import Message, Text
+from datamodules.contracts.records import Message, Text
 from judges.base import Judge
 
 

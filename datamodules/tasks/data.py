@@ -9,8 +9,8 @@ from typing import Any
 from typing_extensions import override
 
 from datamodules.answering import Answering, PromptLoader
-from datamodules.batches import Demand
-from datamodules.prompts import TaskPrompt
+from datamodules.contracts.batches import Demand
+from datamodules.contracts.prompts import TaskPrompt
 from datamodules.tasks.base import Task
 from datamodules.text import TextDataModule, encode_prompts
 from judges.base import Judge

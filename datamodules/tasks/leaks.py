@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.sources.records import Text
+from datamodules.contracts.records import Text
 from datamodules.tasks.base import TaskItem
 
 

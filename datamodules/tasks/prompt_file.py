@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from datamodules.sources.cells import joined_cells, number_cell
+from datamodules.formats.cells import joined_cells, number_cell
 from datamodules.tasks.base import TaskItem
 from datamodules.tasks.rows import Row, RowTask, words
 

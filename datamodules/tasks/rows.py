@@ -12,12 +12,12 @@ from typing import ClassVar, Literal
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.ranges import require_at_least
-from datamodules.sources.cells import text_cell
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.records import BadRowError, Fault
+from datamodules.formats.cells import text_cell
 from datamodules.sources.file_rows import NAMED_READERS
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault
 from datamodules.sources.row_report import RowReport
 from datamodules.tasks.base import Task, TaskItem
 from datamodules.tasks.leaks import prompt_key, without_held_out

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from typing_extensions import override
 
-from datamodules.batches import Role
-from datamodules.sources.records import CompletionRecord, Record, reply_to
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import CompletionRecord, Record, reply_to
 from datamodules.sources.store import ExampleStore
 from datamodules.tasks.base import Task
 from datamodules.tasks.data import TaskDataModule

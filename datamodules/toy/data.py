@@ -10,13 +10,13 @@ import torch
 from typing_extensions import override
 
 from datamodules.base import BaseDataModule
-from datamodules.batches import CompletionBatch, StepShare
-from datamodules.contracts import Tokenizer
-from datamodules.examples import Example
-from datamodules.lengths import Lengths
+from datamodules.contracts.batches import CompletionBatch, StepShare
+from datamodules.contracts.examples import Example
+from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import Tokenizer
+from datamodules.loading.lengths import Lengths
 from datamodules.loading.loader import SplitDataset
 from datamodules.loading.sampler import Microbatch, StepPlan
-from datamodules.ranges import require_at_least
 from datamodules.sources.store import ExampleStore
 from datamodules.toy.scenarios import (
     NUM_PROMPTS,

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 
 NUM_PROMPTS = 4
 NUM_RESPONSES = 10

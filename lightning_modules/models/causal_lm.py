@@ -13,25 +13,25 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from datamodules.batches import CompletionBatch
-from datamodules.prompts import Sampling
-from lightning_modules.models.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.checks.limits import ModelLimits, limits_of
-from lightning_modules.models.compiling import compile_layers, uncompiled
 from lightning_modules.models.ends import ends_of
 from lightning_modules.models.files.weights import fingerprint, save_model, try_save
-from lightning_modules.models.fused_norms import fuse_norms
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.choice import body_of, decoders_of, first_right
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.heads.head import HeadStats, ScoringHead
 from lightning_modules.models.heads.output_head import LinearHead
 from lightning_modules.models.heads.tiled_logits import LogitTransform
-from lightning_modules.models.padded import pad
+from lightning_modules.models.layers.attention import PACKED_ATTENTION, PackedCall, packing_obstacle, register_packed_attention
+from lightning_modules.models.layers.compiling import compile_layers, uncompiled
+from lightning_modules.models.layers.fused_norms import fuse_norms
+from lightning_modules.models.layers.padded import pad
+from lightning_modules.models.layers.router import balance_loss_of, row_weights
+from lightning_modules.models.layers.segments import PackedSegments
 from lightning_modules.models.policy import OnProgress, Policy, SampledCompletion
-from lightning_modules.models.router import balance_loss_of, row_weights
-from lightning_modules.models.segments import PackedSegments
 from lightning_modules.models.sharding import AS_HELD, Gathering, gathers, shard, whole, whole_copy
 from lightning_modules.token_stats import TokenStats
 

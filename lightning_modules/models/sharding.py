@@ -14,9 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.models.compiling import CompiledForward
-from lightning_modules.models.fused_norms import FusedNorm
-from lightning_modules.models.quantized import is_quantized
+from lightning_modules.models.adapters.quantized import is_quantized
+from lightning_modules.models.layers.compiling import CompiledForward
+from lightning_modules.models.layers.fused_norms import FusedNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _LAYER_TYPE = "_gathered_type"

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lightning_modules.models.adapters import base_of, is_adapter, merge_adapter
+from lightning_modules.models.adapters.lora import LoraSpec, add_adapters
+from lightning_modules.models.adapters.peft_format import base_of, is_adapter, merge_adapter
+from lightning_modules.models.adapters.quantized import four_bits, keep_gradients
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checks.finite import require_finite_weights
 from lightning_modules.models.checks.layout_check import check_log_probs
@@ -23,10 +25,8 @@ from lightning_modules.models.files.pretrained import (
     without_dropout,
 )
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
-from lightning_modules.models.layer_options import LayerOptions
-from lightning_modules.models.lora import LoraSpec, add_adapters
+from lightning_modules.models.layers.layer_options import LayerOptions
 from lightning_modules.models.policy import PolicySpec
-from lightning_modules.models.quantized import four_bits, keep_gradients
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, device
 
-from datamodules.batches import CompletionBatch, sum_by_sequence
-from datamodules.prompts import PromptBatch
-from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.models.critic import Critic
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.prompts import PromptBatch
 from lightning_modules.models.policy import Policy
+from lightning_modules.models.scalars.critic import Critic
 from lightning_modules.models.sharding import is_sharded, whole_copy
 from lightning_modules.ppo.advantages import whiten
 from lightning_modules.ppo.estimators import AdvantageEstimator, Evidence
@@ -22,7 +21,8 @@ from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.rollout import Rollout, TokenTable
 from lightning_modules.ppo.scored import Scored
 from lightning_modules.ppo.settings import PPOSettings
-from lightning_modules.ranks import block, of_all_ranks, place
+from lightning_modules.processes.ranks import block, of_all_ranks, place
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource, total_rewards
 from lightning_modules.rewards.samples import Samples, draw
 from lightning_modules.token_stats import TokenStats

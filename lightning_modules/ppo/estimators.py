@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import sum_by_sequence
+from datamodules.contracts.batches import sum_by_sequence
 from lightning_modules.ppo.advantages import generalized_advantages, group_advantages, leave_one_out_advantages
 
 

@@ -12,12 +12,11 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import PromptStore, data_of, require
-from datamodules.prompts import PromptBatch
-from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.models.critic import Critic, CriticSpec, OwnBody
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import PromptBatch
+from datamodules.contracts.stores import PromptStore, data_of, require
 from lightning_modules.models.policy import Policy, PolicySpec
+from lightning_modules.models.scalars.critic import Critic, CriticSpec, OwnBody
 from lightning_modules.models.sharding import Shardable
 from lightning_modules.policy_module import PolicyModule
 from lightning_modules.ppo.collect import Collected, Collector, Models
@@ -29,11 +28,12 @@ from lightning_modules.ppo.progress import Progress
 from lightning_modules.ppo.rollout import minibatch_plan
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.ppo.updates import Piece, Update, clip
-from lightning_modules.ranks import Part, place
+from lightning_modules.processes.ranks import Part, place
+from lightning_modules.processes.strategies import averaged
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource, prepare
 from lightning_modules.rewards.checks import check_rewards, require_fitting_models
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput, TrainingStepOutput
-from lightning_modules.strategies import averaged
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datamodules.batches import CompletionBatch, StepShare
+from datamodules.contracts.batches import CompletionBatch, StepShare
 from lightning_modules.ppo.aggregation import UpdateTotals
 from lightning_modules.ppo.rollout import Rollout
-from lightning_modules.ranks import Part, Place, parts_of, place
+from lightning_modules.processes.ranks import Part, Place, parts_of, place
 
 
 class Progress:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role, StepShare
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.one_copy import copy_to
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role, StepShare
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.one_copy import copy_to
+from datamodules.contracts.packing import pack
 
 
 @dataclass(frozen=True, eq=False)

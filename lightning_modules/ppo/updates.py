@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.models.sharding import whole
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import PromptStore
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import PromptStore
 from lightning_modules.rewards.samples import Samples
 
 MIN_SCORED = 0.5

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from datamodules.contracts import PromptStore, ReferenceStore, meets
+from datamodules.contracts.stores import PromptStore, ReferenceStore, meets
 from lightning_modules.models.policy import Policy
 from lightning_modules.rewards.base import RewardSource
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import PromptStore
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import PromptStore
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.rewards.base import Rewards, RewardSource
 from lightning_modules.rewards.samples import Samples

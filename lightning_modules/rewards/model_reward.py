@@ -10,10 +10,10 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import PromptStore, ReferenceStore, require
-from lightning_modules.models.reward_model import RewardModel, RewardModelSpec
-from lightning_modules.precision import converted
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import PromptStore, ReferenceStore, require
+from lightning_modules.models.scalars.reward_model import RewardModel, RewardModelSpec
+from lightning_modules.optimization.precision import converted
 from lightning_modules.rewards.base import Rewards, RewardSource
 from lightning_modules.rewards.checks import require_same_tokens
 from lightning_modules.rewards.samples import Samples

@@ -12,11 +12,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.loading.partition import greedy_runs
-from datamodules.packing import pack
-from datamodules.prompts import PromptBatch, TaskPrompt
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.partition import greedy_runs
+from datamodules.contracts.prompts import PromptBatch, TaskPrompt
 from lightning_modules.models.policy import Policy, SampledCompletion
 
 SAMPLE = "sample"

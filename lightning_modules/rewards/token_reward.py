@@ -9,10 +9,10 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batches import CompletionBatch
-from datamodules.contracts import PromptStore
-from lightning_modules.frozen import FrozenPolicy
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import PromptStore
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import Rewards, RewardSource
 from lightning_modules.rewards.checks import require_same_tokens
 from lightning_modules.rewards.samples import Samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.catalogue import PLOTS
-from reports.start_end import markdown_table
+from reports.sections.start_end import markdown_table
 from studies.pages.table import preface
 from studies.readings import groups_of
 from studies.study import Study

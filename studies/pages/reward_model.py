@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.scenarios import SCENARIOS, PairRules
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from studies.readings import markdown_table
 from studies.study import ROOT, SEED, Cell, Study
 

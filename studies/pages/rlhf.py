@@ -15,10 +15,10 @@ from typing import cast
 from torch import Tensor
 
 from callbacks.diagnostics.accuracy import examine
-from datamodules.prompts import Sampling, TaskPrompt
-from datamodules.sources.tokenization import load_tokenizer
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.contracts.prompts import Sampling, TaskPrompt
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from datamodules.text import encode_prompts
+from datamodules.tokens.tokenization import load_tokenizer
 from judges.arithmetic import ArithmeticJudge
 from lightning_modules.models.specs import PretrainedPolicy
 from run_folder.rows import ROWS, read_rows

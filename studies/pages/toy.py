@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_modules.models.toy import ToyPolicy
+from lightning_modules.models.toy.policy import ToyPolicy
 from reports.figures import ledger
 from reports.groups import Curve, Group
 from reports.panels import plot_curve

@@ -8,9 +8,9 @@ from typing import cast
 
 from typing_extensions import override
 
-from datamodules.tasks.arithmetic_problems import Split, generate
-from datamodules.tasks.arithmetic_slips import SLIP, slips
-from datamodules.tasks.arithmetic_templates import Step, Template
+from datamodules.tasks.arithmetic.problems import Split, generate
+from datamodules.tasks.arithmetic.slips import SLIP, slips
+from datamodules.tasks.arithmetic.templates import Step, Template
 from datamodules.tasks.base import Task, TaskItem
 from judges.arithmetic import ArithmeticJudge
 

@@ -18,6 +18,6 @@ $PYTHON train.py predict --config configs/experiment/arithmetic_sample.yaml --mo
   --data.max_new_tokens 60 --data.prompts_per_batch 100 --trainer.callbacks.init_args.pool "$OUT/second_pool.jsonl"
 
 # The poem model: docs/results/pools/poem.md, with 200 titles.
-$PYTHON -m datamodules.tasks.poem_tokenizer data/poems.jsonl.xz runs/poem_tokenizer
+$PYTHON -m datamodules.tasks.writing.poem_tokenizer data/poems.jsonl.xz runs/poem_tokenizer
 $PYTHON train.py fit --config configs/experiment/poem_sft.yaml
 $PYTHON train.py predict --config configs/experiment/poem_sample.yaml --data.task.init_args.pool.limit 200

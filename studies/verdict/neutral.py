@@ -13,10 +13,10 @@ from typing_extensions import override
 from callbacks.base import PolicyDiagnostic
 from callbacks.mathematics.sample_statistics import repetition
 from callbacks.readings import Values
-from datamodules.batches import Role, sum_by_sequence
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
+from datamodules.contracts.batches import Role, sum_by_sequence
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.policy import Policy
 from run_folder.files import append_row
 from studies.verdict.outcome import END_ROWS, OUTCOME_ROWS

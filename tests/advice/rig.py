@@ -23,7 +23,7 @@ from tests import tiny
 LAST = 12
 WATCHED: list[dict[str, Any]] = [
     {
-        "class_path": "callbacks.output.checkpoint.RunCheckpoint",
+        "class_path": "callbacks.saving.checkpoint.RunCheckpoint",
         "init_args": {"every_n_train_steps": 4, "keep_all": True},
     },
     {
@@ -31,7 +31,7 @@ WATCHED: list[dict[str, Any]] = [
         "init_args": {"every_n_steps": 1, "probe_every_n_steps": 4},
     },
     {"class_path": "callbacks.diagnostics.disentanglement.DisentanglementMonitor", "init_args": {"every_n_steps": 1}},
-    {"class_path": "callbacks.output.policy_export.PolicyExport"},
+    {"class_path": "callbacks.saving.policy_export.PolicyExport"},
 ]
 
 

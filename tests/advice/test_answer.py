@@ -19,9 +19,9 @@ from advice.measures import Values
 from advice.origin import Origin, find_origin
 from advice.remedies import all_remedies
 from advice.trial import Outcome
-from reports.advice import advice_html
 from reports.page import report_page
 from reports.runs import load_run
+from reports.sections.advice import advice_html
 from tests import tiny
 from tests.advice.rig import LAST, ask, fit
 from tests.reports.made_up import language_rows, write_run

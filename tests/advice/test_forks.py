@@ -107,7 +107,7 @@ def test_what_acts_on_a_run_stays_in_its_forks() -> None:
     acting = ["callbacks.control.adaptive_beta.AdaptiveBeta", "lightning.pytorch.callbacks.EMAWeightAveraging"]
     looking = [
         "callbacks.diagnostics.likelihood.LikelihoodMonitor",
-        "callbacks.output.policy_export.PolicyExport",
+        "callbacks.saving.policy_export.PolicyExport",
         "callbacks.alarms.property_alarm.PropertyAlarm",
         "lightning.pytorch.callbacks.TQDMProgressBar",
         "lightning.pytorch.callbacks.ModelCheckpoint",

@@ -14,7 +14,7 @@ from advice.remedies import CannotApply, all_remedies, applied
 from advice.settings import value_at
 
 ARITHMETIC = {"class_path": "judges.arithmetic.ArithmeticJudge"}
-TASK = {"class_path": "datamodules.tasks.arithmetic.ArithmeticTask", "init_args": {"judge": None}}
+TASK = {"class_path": "datamodules.tasks.arithmetic.task.ArithmeticTask", "init_args": {"judge": None}}
 OWN_PROMPTS = {"class_path": "datamodules.tasks.prompt_file.PromptFile", "init_args": {"judge": None}}
 
 

@@ -29,7 +29,7 @@ class WarnsAt(Callback):
 
 def kept(folder: Path, *callbacks: dict[str, Any], **options: Any) -> Path:
     """A run of 12 steps with a checkpoint every two."""
-    keeper = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2} | options}
+    keeper = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2} | options}
     likelihood = {"class_path": "callbacks.diagnostics.likelihood.LikelihoodMonitor", "init_args": {"every_n_steps": 1}}
     config = {
         "seed_everything": 3,

@@ -18,8 +18,8 @@ from callbacks.control.band_follower import BandFollower, followed
 from callbacks.control.reward_calibration import RewardCalibration
 from callbacks.diagnostics.disentanglement import DisentanglementMonitor
 from callbacks.mathematics.head_geometry import HeadReader
-from callbacks.output.checkpoint import RunCheckpoint
-from datamodules.packing import pack
+from callbacks.saving.checkpoint import RunCheckpoint
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.chosen_sft import ChosenSFTLoss

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from callbacks.mathematics.ches import ches
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
 from tests.lightning_modules.stubs import make_pairs
 
 

@@ -11,6 +11,7 @@ import pytest
 from torch.optim import SGD
 
 from callbacks.alarms.property_alarm import PropertyAlarm
+from callbacks.answers.samples import SampleLogger
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.disentanglement import DisentanglementMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
@@ -18,8 +19,7 @@ from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
 from callbacks.output.dashboard import LAYOUT, PropertyDashboard
-from callbacks.output.samples import SampleLogger
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from run_folder.tensorboard import is_shown

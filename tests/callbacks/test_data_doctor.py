@@ -16,7 +16,7 @@ from rich.console import Console
 from callbacks.mathematics.head_geometry import PairGeometry
 from callbacks.mathematics.pair_risks import RISKS, model_facts, pair_facts, pair_keys, repeated, warnings
 from callbacks.output.data_doctor import DataDoctor, _row_names
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
 from lightning_modules.token_stats import TokenStats
 from tests import tiny
 from tests.callbacks.rig import PAIRS, pair

@@ -8,7 +8,7 @@ import torch
 from torch.optim import SGD
 
 from callbacks.diagnostics.degradation import DegradationMonitor, chosen_change_by_class, control, quadrants, rankings
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.base import SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.hinge import HingeLoss

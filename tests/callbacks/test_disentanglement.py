@@ -11,7 +11,7 @@ from callbacks.diagnostics.disentanglement import DisentanglementMonitor, agains
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import HeadReader, PairGeometry
 from callbacks.readings import Counted
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.preference import PreferenceModule

@@ -12,11 +12,11 @@ from torch.optim import SGD
 from callbacks.diagnostics.dispersion import DispersionMonitor, changes_by_group, dispersion_index, off_pair_mass, sharpness
 from callbacks.diagnostics.probe_bank import BankBatch
 from callbacks.mathematics.squeeze import Sharpness, squeezed
-from datamodules.batches import Role
-from datamodules.examples import TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.toy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.token_stats import TokenStats
 from run_folder.rows import read_rows

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch.optim import SGD
 
-from callbacks.output.policy_export import PolicyExport
+from callbacks.saving.policy_export import PolicyExport
 from lightning_modules.losses.dpo import DPOLoss
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.lora import LoraSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from lightning_modules.preference import PreferenceModule
 from tests.callbacks.rig import fit

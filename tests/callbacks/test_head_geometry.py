@@ -12,13 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from callbacks.mathematics import head_geometry
 from callbacks.mathematics.head_geometry import HeadReader, PairGeometry, likely_tokens, pair_geometry
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.heads.output_head import LinearHead
 from lightning_modules.models.heads.tiled_logits import LogitTransform
 from lightning_modules.models.policy import Policy
-from lightning_modules.models.toy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
 from tests.callbacks.rig import PAIRS, BigramPolicy, pair
 from tests.lightning_modules.stubs import TINY, make_pairs
 

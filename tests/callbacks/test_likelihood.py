@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 
 from callbacks.diagnostics.likelihood import LikelihoodMonitor, drop_gap, drop_share, likelihoods, valley_tokens
-from callbacks.output.checkpoint import RunCheckpoint
-from datamodules.packing import pack
+from callbacks.saving.checkpoint import RunCheckpoint
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule

@@ -16,9 +16,9 @@ from callbacks.control.batch_beta import BatchBeta
 from callbacks.control.loss_schedule import LossSchedule, with_number
 from callbacks.control.sync_reference import SyncReference
 from callbacks.diagnostics.lazy_likelihood import LazyLikelihood, step_effect
-from callbacks.output.checkpoint import RunCheckpoint
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
+from callbacks.saving.checkpoint import RunCheckpoint
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.base import Loss
 from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss

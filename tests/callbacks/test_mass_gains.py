@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import SGD
 
 from callbacks.diagnostics.mass_gains import MassMonitor, Watched, distributions, gains, seen_tokens, watched_rows
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import Policy
 from lightning_modules.preference import PreferenceModule

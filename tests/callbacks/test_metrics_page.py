@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 
 from callbacks import diagnostics
 from callbacks.alarms.property_alarm import PropertyAlarm
+from callbacks.answers.results_table import ResultsTable
+from callbacks.answers.samples import SampleLogger
 from callbacks.base import Diagnostic
 from callbacks.control.adaptive_beta import AdaptiveBeta
 from callbacks.control.batch_beta import BatchBeta
@@ -27,15 +29,13 @@ from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.source_metrics import SourceMetrics
 from callbacks.diagnostics.toy_ledger import ToyLedger
-from callbacks.output.results_table import ResultsTable
-from callbacks.output.samples import SampleLogger
 from callbacks.output.token_heatmap import TokenHeatmap
 from datamodules.answering import Answering, PromptLoader
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import TaskPrompt
 from datamodules.pool.scenarios import ScenarioPair, ScenarioView
 from datamodules.pool.schema import Response
-from datamodules.prompts import TaskPrompt
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from datamodules.tasks.base import TaskItem
 from datamodules.toy.data import ToyPreferenceDataModule
 from judges.base import Judge, Verdict
@@ -43,7 +43,7 @@ from lightning_modules.losses.beta_dpo import BetaDPOLoss
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.trained import OptimizerCallable

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from torch.optim import SGD
 
-from callbacks.output import model_card
-from callbacks.output.model_card import CARD, ModelCard, card
-from callbacks.output.policy_export import PolicyExport
+from callbacks.saving import model_card
+from callbacks.saving.model_card import CARD, ModelCard, card
+from callbacks.saving.policy_export import PolicyExport
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from tests.callbacks.rig import BigramSpec, fit

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.optim import SGD
 
+from callbacks.answers.samples import SampleLogger
 from callbacks.mathematics.sample_statistics import ScoredSamples, distinct, divergence, floor_of, repetition, score, shape
-from callbacks.output.samples import SampleLogger
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import SampledCompletion
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule
 from run_folder.rows import read_rows

@@ -9,14 +9,14 @@ import pytest
 from lightning.pytorch import Callback
 from torch.optim import SGD
 
+from callbacks.answers.samples import SampleLogger
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.disentanglement import DisentanglementMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.mass_gains import MassMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from callbacks.output.samples import SampleLogger
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule

@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from torch.optim import SGD
 
+from callbacks.answers.samples import SampleLogger, as_markdown
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.policy_export import PolicyExport, free_folder
 from callbacks.output.run_summary import RunSummary, next_steps, summary_lines
-from callbacks.output.samples import SampleLogger, as_markdown
-from datamodules.prompts import Sampling
+from callbacks.saving.checkpoint import RunCheckpoint
+from callbacks.saving.policy_export import PolicyExport, free_folder
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from run_folder.rows import read_rows, tracks_of

@@ -15,16 +15,16 @@ from torch import Tensor, tensor
 from torch.optim import SGD
 
 from callbacks.diagnostics.pair_accuracy import PairAccuracy, PairSet, ordered, reward_readings
-from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.saving.checkpoint import RunCheckpoint
 from datamodules.base import BaseDataModule
-from datamodules.contracts import Tokenizer
-from datamodules.examples import Example
-from datamodules.packing import pack
+from datamodules.contracts.examples import Example
+from datamodules.contracts.packing import pack
+from datamodules.contracts.stores import Tokenizer
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.models.policy import Policy
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
 from lightning_modules.sft import SFTModule

@@ -7,8 +7,8 @@ import torch
 
 from callbacks.mathematics.pair_tokens import NONE, TokenClass, pair_tokens, sums_by_class
 from callbacks.mathematics.selection import host_lengths, sequences_by_kind, tokens_by_kind
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from tests.callbacks.rig import PAIRS, ProbedPairs, pair
 from tests.lightning_modules.stubs import make_pairs
 

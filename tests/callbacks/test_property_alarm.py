@@ -24,7 +24,7 @@ from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.mass_gains import MassMonitor
-from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.saving.checkpoint import RunCheckpoint
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.preference import PreferenceModule

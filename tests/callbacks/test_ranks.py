@@ -11,15 +11,15 @@ from torch import distributed
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
+from callbacks.answers.samples import SampleLogger
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from callbacks.output.policy_export import PolicyExport, free_folder
 from callbacks.output.run_summary import RunSummary
-from callbacks.output.samples import SampleLogger
 from callbacks.output.token_heatmap import TokenHeatmap
-from datamodules.batches import CompletionBatch
+from callbacks.saving.policy_export import PolicyExport, free_folder
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
 from run_folder.rows import read_rows
@@ -77,7 +77,7 @@ def test_two_ranks_export_to_one_folder(tmp_path: Path, monkeypatch: pytest.Monk
             (run / "policy").mkdir(exist_ok=True)
         return free_folder(run, step, name)
 
-    monkeypatch.setattr("callbacks.output.policy_export.free_folder", looked_at_late)
+    monkeypatch.setattr("callbacks.saving.policy_export.free_folder", looked_at_late)
     module = PreferenceModule(EveryRankSavesSpec(), DPOLoss(), partial(SGD, lr=0.3), cache_dir=str(tmp_path / "cache"))
     data = Sharded(PAIRS, MICROBATCHES, 2)
     fit(module, [PolicyExport()], tmp_path, data=data, use_distributed_sampler=False, devices=2, strategy="ddp_fork")

@@ -12,15 +12,15 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.optim import SGD
 
+from callbacks.answers.samples import SampleLogger
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor, sequence_norms, token_norms
-from callbacks.output.samples import SampleLogger
 from callbacks.output.token_heatmap import TokenHeatmap
-from datamodules.batches import CompletionBatch
-from datamodules.examples import Example
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.examples import Example
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.cal_dpo import CalDPOLoss
 from lightning_modules.losses.dpo import DPOLoss
@@ -30,8 +30,8 @@ from lightning_modules.losses.orpo import ORPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.policy import Policy, PolicySpec
-from lightning_modules.models.toy import ToyPolicy
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.policy import ToyPolicy
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule

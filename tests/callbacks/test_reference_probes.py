@@ -10,16 +10,16 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule
 from torch.optim import SGD
 
+from callbacks.answers.texts import prompts_and_completions
 from callbacks.diagnostics.degradation import DegradationMonitor
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.reference_probes import KIND, ReferenceProbes
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.texts import prompts_and_completions
+from callbacks.saving.checkpoint import RunCheckpoint
+from datamodules.contracts.prompts import Sampling
+from datamodules.formats.columns import PairColumns
 from datamodules.preference import PreferenceDataModule
-from datamodules.prompts import Sampling
 from datamodules.sft import SFTDataModule
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.readers import DataSource
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.specs import RandomPolicy

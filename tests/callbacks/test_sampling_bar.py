@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.output.sampling_bar import SamplingBar
+from callbacks.answers.sampling_bar import SamplingBar
 from lightning_modules.models.policy import SamplingProgress
 from tests.test_sampling import Write, sampling_config
 
@@ -29,7 +29,7 @@ def test_the_bar_shows_what_predict_draws(
     tmp_path: Path, run: Callable[..., LightningCLI], write_config: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = sampling_config(tmp_path, "pool.jsonl")
-    config["trainer"]["callbacks"].append({"class_path": "callbacks.output.sampling_bar.SamplingBar"})
+    config["trainer"]["callbacks"].append({"class_path": "callbacks.answers.sampling_bar.SamplingBar"})
     config["trainer"]["enable_progress_bar"] = True
     run("predict", "--config", write_config(config, "sample"))
     captured = capsys.readouterr()

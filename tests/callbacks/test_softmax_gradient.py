@@ -14,8 +14,8 @@ from torch.optim import SGD
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor, asymmetry, likelihood_gradients
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.readings import Counted
-from datamodules.batches import SIDES, CompletionBatch
-from datamodules.packing import pack
+from datamodules.contracts.batches import SIDES, CompletionBatch
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps, incentives
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss

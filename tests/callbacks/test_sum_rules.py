@@ -13,7 +13,7 @@ from callbacks.diagnostics.softmax_gradient import by_class
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens
 from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
 from callbacks.readings import Counted, Values
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from datamodules.pool.data import PoolDataModule
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import PretrainedPolicy

@@ -13,11 +13,11 @@ from matplotlib.image import imread
 from PIL import Image
 from torch.optim import SGD
 
+from callbacks.answers.texts import prompts_and_completions, token_texts
 from callbacks.diagnostics.probe_bank import BankBatch
-from callbacks.output.texts import prompts_and_completions, token_texts
 from callbacks.output.token_heatmap import TokenHeatmap, pair_heats, token_gradients
-from datamodules.batches import Role
-from datamodules.packing import pack
+from datamodules.contracts.batches import Role
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.flex_dpo import FlexDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from callbacks.mathematics.token_trie import log_seen_mass, off_data_mass, token_trie
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from tests.callbacks.rig import BigramPolicy
 
 

@@ -22,13 +22,13 @@ from callbacks.diagnostics.toy_ledger import (
     pair_gradients,
     papers_unseen,
 )
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from datamodules.toy.scenarios import SCENARIOS
 from lightning_modules.losses.hinge import HingeLoss
 from lightning_modules.losses.sft_dpo import SFTDPOLoss
-from lightning_modules.models.toy import ToyPolicy, ToyShape
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule

@@ -10,10 +10,10 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.batches import Role
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.messages import parse_message
-from datamodules.sources.records import BadRowError, CompletionRecord, Message, Record
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Message, Record
+from datamodules.formats.messages import parse_message
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -5,10 +5,10 @@ from itertools import islice
 
 import pytest
 
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_problems import MAX_RESULT, Split, generate, split_of
-from datamodules.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.problems import MAX_RESULT, Split, generate, split_of
+from datamodules.tasks.arithmetic.task import ArithmeticTask
+from datamodules.tasks.arithmetic.templates import NAMES, TEMPLATES, THINGS
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from judges.arithmetic import ArithmeticJudge
 
 

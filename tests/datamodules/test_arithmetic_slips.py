@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_problems import generate
-from datamodules.tasks.arithmetic_slips import SLIP, slips
+from datamodules.tasks.arithmetic.problems import generate
+from datamodules.tasks.arithmetic.slips import SLIP, slips
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from judges.arithmetic import ArithmeticJudge, read_work
 
 COUNT = 8

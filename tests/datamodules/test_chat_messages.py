@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns, PromptCompletionColumns
+from datamodules.contracts.records import BadRowError, Fault, Message
+from datamodules.formats.columns import PairColumns, PromptCompletionColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault, Message
 from datamodules.sources.row_report import RowReport
+from datamodules.tokens.encoding import PromptEncoder
 from tests.datamodules.chat import CHATML, LLAMA2, answered, build, encoded, real_template, row_ids, said
 
 ASK = {"role": "user", "content": "What time is it?"}

@@ -17,11 +17,11 @@ from types import ModuleType
 import pytest
 from typing_extensions import override
 
+from datamodules.contracts.records import Record
+from datamodules.formats.columns import ChosenOnly, PairColumns, Row, RowFormat, pair_record
 from datamodules.preference import PreferenceDataModule
 from datamodules.sources.code_digest import code_digest
-from datamodules.sources.formats import ChosenOnly, PairColumns, Row, RowFormat, pair_record
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import Record
 
 
 def swapping(better: str, worse: str) -> RowFormat:
@@ -58,7 +58,7 @@ MODULE = """
 from dataclasses import dataclass
 import re
 import {name}_rules
-from datamodules.sources.formats import RowFormat
+from datamodules.formats.columns import RowFormat
 
 MARK = re.compile({pattern!r})
 def clean(text): return MARK.sub("", text){clean}
@@ -128,7 +128,8 @@ def test_what_refers_to_itself_ends() -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree_whatever_their_hash_seed() -> None:
-    code = "from datamodules.sources import code_digest, formats; print(code_digest.code_digest(formats.PairColumns()))"
+    imports = "from datamodules.formats.columns import PairColumns; from datamodules.sources.code_digest import code_digest"
+    code = f"{imports}; print(code_digest(PairColumns()))"
     digests = {
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True

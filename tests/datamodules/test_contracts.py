@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from datamodules.base import BaseDataModule
-from datamodules.contracts import (
+from datamodules.contracts.stores import (
     ProbeStore,
     PromptStore,
     ReferenceStore,
@@ -22,7 +22,7 @@ from datamodules.contracts import (
 )
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.sampling import SamplingDataModule
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 
 
 def sampling() -> SamplingDataModule:

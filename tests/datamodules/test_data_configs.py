@@ -55,7 +55,7 @@ def test_supervised_data_from_the_command_line(tmp_path: Path, tokenizer_folder:
         "--data=datamodules.sft.SFTDataModule",
         f"--data.tokenizer={tokenizer_folder}",
         f"--data.train.path={file}",
-        "--data.format=datamodules.sources.formats.PromptCompletionColumns",
+        "--data.format=datamodules.formats.columns.PromptCompletionColumns",
         "--data.format.completion=chosen",
         f"--data.cache_dir={tmp_path / 'cache'}",
         "--data.batch_size=null",

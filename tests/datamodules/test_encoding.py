@@ -4,9 +4,9 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.batches import Role
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Fault, Message, Record, Text
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
 from tests.datamodules.conftest import END, TEMPLATE, build_tokenizer
 
 

@@ -16,11 +16,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.contracts import ReferenceStore
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.stores import ReferenceStore
+from datamodules.formats.columns import PairColumns, PromptCompletionColumns
 from datamodules.preference import PreferenceDataModule
 from datamodules.sft import SFTDataModule
-from datamodules.sources.formats import PairColumns, PromptCompletionColumns
 from datamodules.sources.readers import DataSource
 from datamodules.sources.token_cache import TokenCache
 

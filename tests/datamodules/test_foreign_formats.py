@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from datamodules import sources
-from datamodules.batches import Role
+from datamodules import formats
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, Fault, Message, RowLeftOut, Text
 from datamodules.files import FileDataModule
+from datamodules.formats.alpaca import AlpacaRows
+from datamodules.formats.columns import ChosenOnly, PairColumns, PairsOnly, PromptCompletionColumns, Row, RowFormat
+from datamodules.formats.openai_messages import MessageRows
+from datamodules.formats.sharegpt import ShareGPTRows
+from datamodules.formats.unpaired import LabelledRows
 from datamodules.preference import PreferenceDataModule
 from datamodules.sft import SFTDataModule
-from datamodules.sources.alpaca import AlpacaRows
-from datamodules.sources.formats import ChosenOnly, PairColumns, PairsOnly, PromptCompletionColumns, Row, RowFormat
-from datamodules.sources.openai_messages import MessageRows
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault, Message, RowLeftOut, Text
-from datamodules.sources.sharegpt import ShareGPTRows
-from datamodules.sources.unpaired import LabelledRows
 from tests.datamodules import chat
 from tests.datamodules.conftest import build_tokenizer
 
@@ -263,12 +263,12 @@ def subclasses(base: type) -> list[type[RowFormat]]:
     found: list[type[RowFormat]] = []
     child: type[RowFormat]
     for child in base.__subclasses__():
-        found += [child, *subclasses(child)] if child.__module__.startswith(f"{sources.__name__}.") else []
+        found += [child, *subclasses(child)] if child.__module__.startswith(f"{formats.__name__}.") else []
     return found
 
 
 def test_formats_that_a_config_may_name_have_names_of_their_own() -> None:
-    for module in iter_modules(sources.__path__, f"{sources.__name__}."):
+    for module in iter_modules(formats.__path__, f"{formats.__name__}."):
         import_module(module.name)
     names = [format.short_name for format in subclasses(RowFormat) if format.short_name]
     assert len(set(names)) == len(names)

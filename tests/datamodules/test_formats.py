@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from datamodules.batches import Role
-from datamodules.sources.alpaca import AlpacaRows
-from datamodules.sources.dialogues import HHDialogues
-from datamodules.sources.formats import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Message, Record
-from datamodules.sources.scored import ScoredResponses
-from datamodules.sources.unpaired import LabelledRows
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Fault, Message, Record
+from datamodules.formats.alpaca import AlpacaRows
+from datamodules.formats.columns import ChosenOnly, PairColumns, PromptCompletionColumns, RowFormat
+from datamodules.formats.dialogues import HHDialogues
+from datamodules.formats.scored import ScoredResponses
+from datamodules.formats.unpaired import LabelledRows
 
 USER, SYSTEM = {"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}
 GOOD, BAD = {"role": "assistant", "content": "hello"}, {"role": "assistant", "content": "go away"}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns, Row, RowFormat
-from datamodules.sources.likely_format import likely_format
+from datamodules.formats.columns import PairColumns, Row, RowFormat
+from datamodules.formats.likely_format import likely_format
+from datamodules.formats.sharegpt import ShareGPTRows
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.sharegpt import ShareGPTRows
+from datamodules.tokens.encoding import PromptEncoder
 from tests.datamodules.conftest import build_tokenizer
 
 SHAREGPT: Row = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.loading.loader import EvaluationLoader, ResumableLoader, SplitDataset
 from datamodules.loading.sampler import StepPlan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan

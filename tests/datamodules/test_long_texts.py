@@ -9,11 +9,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.batches import Role
-from datamodules.sources import long_texts
-from datamodules.sources.encoding import EncodedRecord, PromptEncoder
-from datamodules.sources.long_texts import shortened
-from datamodules.sources.records import BadRowError, CompletionRecord, Message, Record
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Message, Record
+from datamodules.tokens import long_texts
+from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
+from datamodules.tokens.long_texts import shortened
 from tests.datamodules.conftest import build_tokenizer
 
 KEPT = 40

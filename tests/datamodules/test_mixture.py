@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from datamodules.formats.columns import PairColumns
+from datamodules.formats.dialogues import HHDialogues
 from datamodules.mixture import MixtureDataModule, MixturePart, mixture_counts
-from datamodules.sources.dialogues import HHDialogues
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.readers import DataSource
 
 

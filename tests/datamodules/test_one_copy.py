@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datamodules.batches import CompletionBatch
-from datamodules.one_copy import ALIGNMENT, copy_to
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.one_copy import ALIGNMENT, copy_to
+from datamodules.contracts.packing import pack
 from tests.lightning_modules.stubs import make_pairs
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.batches import Role, StepShare
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import Role, StepShare
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 
 
 def completion(

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from datamodules.loading.partition import balanced_runs, greedy_runs, split_to_multiple
+from datamodules.contracts.partition import balanced_runs, greedy_runs, split_to_multiple
 
 
 def totals(lengths: list[int], runs: list[tuple[int, int]]) -> list[int]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.contracts.prompts import Sampling
+from datamodules.contracts.records import BadRowError, Fault, Message
 from datamodules.pool.commands import main
 from datamodules.pool.files import PoolAppender, read_pool, write_pool
 from datamodules.pool.merge import merge_rows, pool_stats
 from datamodules.pool.schema import PoolRow, Response, parse_row, row_to_json
-from datamodules.prompts import Sampling
-from datamodules.sources.records import BadRowError, Fault, Message
 
 ROOT = Path(__file__).parents[2]
 SAMPLED = Response("12", "policy", 5.0, "arithmetic", "1", "f00d", Sampling(64, 1.0, 0.9), 7, is_cut=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns
+from datamodules.contracts.records import Fault
+from datamodules.formats.columns import PairColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import Fault
 from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore
+from datamodules.tokens.encoding import PromptEncoder
 from tests.datamodules.conftest import END, TEMPLATE, build_tokenizer
 
 GOOD = {"prompt": "a?", "chosen": "yes", "rejected": "no"}

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from tests.datamodules.test_resume import PairData
 
 pytestmark = [

@@ -16,16 +16,16 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from typing_extensions import override
 
-from datamodules.batches import Role
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Record
+from datamodules.formats.columns import PairColumns, Row, RowFormat
 from datamodules.pool.files import read_pool
 from datamodules.sources import file_rows, streams
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns, Row, RowFormat
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, CompletionRecord, Record
 from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore
+from datamodules.tokens.encoding import PromptEncoder
 
 GOOD = {"prompt": "the time", "chosen": "is now", "rejected": "was then", "s": 1.0, "t": 0.0}
 SCORED = PairColumns(chosen_score="s", rejected_score="t")

@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from datamodules.contracts.records import BadRowError, Fault
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, Fault
 
 ROWS: list[dict[str, object]] = [
     {"prompt": "Größe?\n", "chosen": "„ja“", "rejected": "no", "score": 1.5},

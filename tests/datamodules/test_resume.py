@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.base import BaseDataModule
-from datamodules.batches import CompletionBatch
-from datamodules.examples import Example
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.examples import Example
 from tests.datamodules.conftest import build_tokenizer
 from tests.datamodules.test_loader import equal, make_dataset
 

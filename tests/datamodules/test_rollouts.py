@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from datamodules.batches import Role
+from datamodules.contracts.batches import Role
+from datamodules.contracts.prompts import Sampling
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.files import write_pool
 from datamodules.pool.rollouts import RolloutDataModule
 from datamodules.pool.schema import PoolRow, Response
-from datamodules.prompts import Sampling
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.task import ArithmeticTask
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from datamodules.tasks.chinese_maths import ChineseMathsTask
-from datamodules.tasks.competition_maths import CompetitionMathsTask
-from datamodules.tasks.gsm8k import GSM8KTask
 from datamodules.tasks.joined import JoinedTask
 from datamodules.tasks.leaks import prompt_key
-from datamodules.tasks.poem import PoemTask
-from datamodules.tasks.poem_tokenizer import commonest_characters
+from datamodules.tasks.maths.chinese_maths import ChineseMathsTask
+from datamodules.tasks.maths.competition_maths import CompetitionMathsTask
+from datamodules.tasks.maths.gsm8k import GSM8KTask
 from datamodules.tasks.rows import TaskRows
-from datamodules.tasks.slogan import SloganTask
+from datamodules.tasks.writing.poem import PoemTask
+from datamodules.tasks.writing.poem_tokenizer import commonest_characters
+from datamodules.tasks.writing.slogan import SloganTask
 from judges.maths import MathsJudge
 from judges.prosody.request import Form, read_request
 from judges.slogan import SloganJudge

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.feather
 import pytest
 
+from datamodules.contracts.records import BadRowError
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError
 
 ROWS: list[dict[str, object]] = [
     {"prompt": [{"role": "user", "content": f"诗 {i}"}], "chosen": "a", "rejected": "b", "score": None if i % 2 else i / 4}

@@ -10,16 +10,16 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.batches import Role
+from datamodules.contracts.batches import Role
+from datamodules.contracts.records import BadRowError, CompletionRecord, Fault, Record
+from datamodules.formats.columns import PairColumns
 from datamodules.pool.pairs import reply_record
 from datamodules.pool.schema import PoolRow, Response
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
-from datamodules.sources.records import BadRowError, CompletionRecord, Fault, Record
 from datamodules.tasks.base import TaskItem
 from datamodules.text import encode_prompts
+from datamodules.tokens.encoding import PromptEncoder
 from tests.datamodules.chat import CHATML, LLAMA2, answered, build, encoded, row_ids
 
 

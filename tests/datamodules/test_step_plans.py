@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.lengths import Lengths
+from datamodules.loading.lengths import Lengths
 from datamodules.loading.sampler import StepPlan, evaluation_plan
 from datamodules.loading.step_plans import FixedSizePlan, TokenBudgetPlan
 

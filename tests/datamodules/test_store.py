@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.lengths import Ints
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.loading.lengths import Ints
 from datamodules.sources.prompt_split import count_shared_prompts, split_by_prompt
 from datamodules.sources.store import ExampleStore
 

@@ -9,16 +9,16 @@ from typing import cast
 import pytest
 import torch
 
-from datamodules.contracts import PromptStore
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.contracts.stores import PromptStore
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from datamodules.tasks.base import Task
-from datamodules.tasks.chinese_maths import ChineseMathsTask
-from datamodules.tasks.competition_maths import CompetitionMathsTask
-from datamodules.tasks.gsm8k import GSM8KTask
 from datamodules.tasks.joined import JoinedTask
-from datamodules.tasks.poem import PoemTask
+from datamodules.tasks.maths.chinese_maths import ChineseMathsTask
+from datamodules.tasks.maths.competition_maths import CompetitionMathsTask
+from datamodules.tasks.maths.gsm8k import GSM8KTask
 from datamodules.tasks.prompt_file import PromptFile
-from datamodules.tasks.slogan import SloganTask
+from datamodules.tasks.writing.poem import PoemTask
+from datamodules.tasks.writing.slogan import SloganTask
 from judges.answer import AnswerJudge
 from judges.arithmetic import ArithmeticJudge
 from judges.maths import MathsJudge

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.batches import Role
+from datamodules.contracts.batches import Role
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.files import write_pool
 from datamodules.pool.schema import PoolRow, Response
 from datamodules.pool.taught import TaughtPoolDataModule
-from datamodules.tasks.arithmetic import ArithmeticTask
-from datamodules.tasks.arithmetic_tokenizer import build_tokenizer
+from datamodules.tasks.arithmetic.task import ArithmeticTask
+from datamodules.tasks.arithmetic.tokenizer import build_tokenizer
 from datamodules.tasks.base import Task, TaskItem
 
 

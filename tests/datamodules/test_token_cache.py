@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.sources.row_report import RowReport
 from datamodules.sources.store import ExampleStore
 from datamodules.sources.token_cache import TokenCache

@@ -7,7 +7,7 @@ import pytest
 from gguf import GGUFWriter
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.sources.tokenization import load_tokenizer, tokenizer_fingerprint
+from datamodules.tokens.tokenization import load_tokenizer, tokenizer_fingerprint
 from tests.datamodules.conftest import END, TEMPLATE, build_tokenizer
 
 

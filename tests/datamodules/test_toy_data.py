@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from datamodules.batches import CompletionBatch, Role, StepShare
+from datamodules.contracts.batches import CompletionBatch, Role, StepShare
 from datamodules.loading.sampler import Microbatch
 from datamodules.toy.data import PASSES_PER_EPOCH, ToyDataModule, ToyPlan, ToyPreferenceDataModule, ToySFTDataModule
 from datamodules.toy.scenarios import SCENARIOS, initial_row, rejected_responses, scenario_of, whole_row

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import lightning_modules.losses.completions as losses
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.sources.formats import PairColumns, RowFormat
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.formats.columns import PairColumns, RowFormat
+from datamodules.formats.unpaired import LabelledRows
 from datamodules.sources.readers import DataSource
-from datamodules.sources.unpaired import LabelledRows
 from datamodules.unpaired import MISMATCHED, UnpairedDataModule, with_mismatched
 from tests.tiny import write_tokenizer
 

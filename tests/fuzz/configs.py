@@ -26,7 +26,7 @@ VALUES: tuple[object, ...] = (
     [],
     [1, "a"],
     {},
-    {"class_path": "datamodules.sources.formats.PairColumns"},
+    {"class_path": "datamodules.formats.columns.PairColumns"},
 )
 
 Place = tuple[Any, Any]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import pyarrow
 import pyarrow.parquet
 
-from datamodules.sources.alpaca import AlpacaRows
-from datamodules.sources.dialogues import HHDialogues
-from datamodules.sources.formats import PairColumns, PromptCompletionColumns, RowFormat
-from datamodules.sources.scored import ScoredResponses
-from datamodules.sources.sharegpt import ShareGPTRows
-from datamodules.sources.unpaired import LabelledRows
+from datamodules.formats.alpaca import AlpacaRows
+from datamodules.formats.columns import PairColumns, PromptCompletionColumns, RowFormat
+from datamodules.formats.dialogues import HHDialogues
+from datamodules.formats.scored import ScoredResponses
+from datamodules.formats.sharegpt import ShareGPTRows
+from datamodules.formats.unpaired import LabelledRows
 
 Rows = list[dict[str, object]]
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.formats.columns import PairColumns
 from datamodules.pool.files import read_pool
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
 from datamodules.tasks.base import Task
-from datamodules.tasks.competition_maths import CompetitionMathsTask
-from datamodules.tasks.gsm8k import GSM8KTask
-from datamodules.tasks.poem import PoemTask
+from datamodules.tasks.maths.competition_maths import CompetitionMathsTask
+from datamodules.tasks.maths.gsm8k import GSM8KTask
 from datamodules.tasks.rows import TaskRows
+from datamodules.tasks.writing.poem import PoemTask
+from datamodules.tokens.encoding import PromptEncoder
 from tests.datamodules.conftest import build_tokenizer
 from tests.fuzz.mutations import mutated
 from tests.fuzz.samples import COMPRESSIONS, Sample, samples

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batches import CompletionBatch, Role, StepShare
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import CompletionBatch, Role, StepShare
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from datamodules.loading.loader import SplitDataset
-from datamodules.packing import pack
 from lightning_modules.models.specs import RandomPolicy
 
 TINY = RandomPolicy(

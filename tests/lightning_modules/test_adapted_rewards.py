@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import AutoModelForSequenceClassification
 
-from datamodules.packing import pack
-from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.lora import LoraSpec
-from lightning_modules.models.reward_model import RewardModelSpec
+from datamodules.contracts.packing import pack
+from lightning_modules.models.adapters.lora import LoraSpec
+from lightning_modules.models.scalars.critic import OwnBody
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.reward import RewardModule
 from tests.lightning_modules.ppo.rig import fit, module

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from callbacks.output.checkpoint import RunCheckpoint
-from lightning_modules.models.lora import LoraSpec
+from callbacks.saving.checkpoint import RunCheckpoint
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.sft import SFTModule
 from tests.lightning_modules.ppo.rig import fit

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from lightning_modules.models.adapters import base_of, is_adapter
+from lightning_modules.models.adapters.peft_format import base_of, is_adapter
 from lightning_modules.models.files.checkpoint_folders import checkpoints_in, fault_of, step_numbers, tokenizer_at
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests import tiny

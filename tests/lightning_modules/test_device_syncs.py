@@ -27,14 +27,14 @@ from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.bradley_terry import BradleyTerry
 from lightning_modules.losses.calibrated import CalibratedLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.odpo import ODPOLoss
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.preference import PreferenceModule

@@ -9,9 +9,9 @@ import torch
 from torch import tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
 from judges.reward_model import RewardModelJudge
-from lightning_modules.models.reward_model import LikelihoodReward, RewardModelSpec
+from lightning_modules.models.scalars.reward_model import LikelihoodReward, RewardModelSpec
 from tests import tiny
 from tests.lightning_modules.stubs import make_pairs
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.means import CountedMeans
+from lightning_modules.steps.means import CountedMeans
 
 
 def test_weighs_by_count_over_updates() -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.token_gates import Renyi2Gate

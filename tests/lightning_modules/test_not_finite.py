@@ -18,19 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from callbacks.output.checkpoint import RunCheckpoint
-from callbacks.output.reward_export import RewardExport
+from callbacks.saving.checkpoint import RunCheckpoint
+from callbacks.saving.reward_export import RewardExport
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy
-from lightning_modules.models.toy_specs import SavedToyPolicySpec, ToyPolicySpec
+from lightning_modules.models.toy.specs import SavedToyPolicySpec, ToyPolicySpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
+from lightning_modules.optimization.stochastic_rounding import StochasticAdamW
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reward import RewardModule
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.sft import SFTModule
 from lightning_modules.step_output import StepOutput
-from lightning_modules.stochastic_rounding import StochasticAdamW
 from lightning_modules.trained import TrainedModule
 from tests.lightning_modules.ppo import rig
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
-from lightning_modules.reference import ReferenceScorer
+from lightning_modules.references.log_probs import ReferenceScorer
 from tests.callbacks.rig import PAIRS, BigramSpec, ProbedPairs
 
 

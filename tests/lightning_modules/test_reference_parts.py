@@ -16,13 +16,13 @@ from torch.optim import SGD
 
 from callbacks.output.data_doctor import DataDoctor
 from datamodules.base import BaseDataModule
-from datamodules.batches import CompletionBatch
-from datamodules.examples import Example
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.examples import Example
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.reference import ReferenceScorer
+from lightning_modules.references.log_probs import ReferenceScorer
 from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.stubs import TINY, make_pairs
 
@@ -159,7 +159,7 @@ def test_a_killed_scoring_goes_on(
     uninterrupted = references(attach(tmp_path / "a", max_steps=steps))
     assert len(scored) == number
     scored.clear()
-    monkeypatch.setattr("lightning_modules.scored_parts._SECONDS_BETWEEN", -1.0)  # every pass is written at once
+    monkeypatch.setattr("lightning_modules.references.scored_parts._SECONDS_BETWEEN", -1.0)  # every pass is written at once
     with monkeypatch.context() as patch:
         forward, passes = CausalLMPolicy.forward, list[int]()
 

@@ -17,18 +17,18 @@ from torch.optim import SGD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from callbacks.diagnostics.reward_monitor import reward_readings
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.sources.layout import trained_tokenizer
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.tokens.layout import trained_tokenizer
 from judges.reward_model import RewardModelJudge
-from lightning_modules.comparisons import comparisons
 from lightning_modules.losses.bradley_terry import BradleyTerry
-from lightning_modules.models.compiling import compile_layers
-from lightning_modules.models.reward_model import RewardModelSpec
-from lightning_modules.models.scalar import load_scalar
+from lightning_modules.models.layers.compiling import compile_layers
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.scalar_model import load_scalar
 from lightning_modules.reward import RewardModule
 from lightning_modules.reward_output import RewardOutput
+from lightning_modules.steps.comparisons import comparisons
 from tests import tiny
 from tests.lightning_modules.stubs import make_pairs
 from tests.test_resume import differences
@@ -173,7 +173,7 @@ def test_compiled_it_gives_the_same_rewards_and_gradients(trained: Path, monkeyp
         compiled_layers.append(model)
         compile_layers(model, backend="eager")
 
-    monkeypatch.setattr("lightning_modules.models.layer_options.compile_layers", compile_quickly)
+    monkeypatch.setattr("lightning_modules.models.layers.layer_options.compile_layers", compile_quickly)
     plain, compiled = (RewardModelSpec(str(trained), compile=compiles).build() for compiles in (False, True))
     batch = pack(make_pairs(3))
     for reward_model in (plain, compiled):
@@ -200,9 +200,9 @@ def config(folder: Path, model: Path, **options: Any) -> Path:
         },
     }
     callbacks: list[dict[str, Any]] = [
-        {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 21, "keep_all": True}},
+        {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 21, "keep_all": True}},
         {"class_path": "callbacks.diagnostics.reward_monitor.RewardMonitor", "init_args": {"every_n_steps": 2}},
-        {"class_path": "callbacks.output.reward_export.RewardExport"},
+        {"class_path": "callbacks.saving.reward_export.RewardExport"},
     ]
     data = tiny.pair_data(folder, num_probe_prompts=0, count=30)
     trainer = tiny.trainer(folder, callbacks, max_epochs=-1, val_check_interval=4, check_val_every_n_epoch=None)
@@ -230,7 +230,7 @@ def test_a_run_learns_exports_and_resumes_to_the_same_bits(model: Path, tmp_path
 
 
 def test_the_wrong_vocabulary_is_no_critic(model: Path) -> None:
-    from lightning_modules.models.critic import OwnBody
+    from lightning_modules.models.scalars.critic import OwnBody
     from lightning_modules.models.specs import RandomPolicy
 
     policy = RandomPolicy(tiny.POLICY["init_args"]["config"] | {"vocab_size": 40}).build()

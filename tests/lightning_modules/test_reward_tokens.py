@@ -20,15 +20,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from datamodules.packing import pack
-from datamodules.sources.encoding import PromptEncoder
-from datamodules.sources.formats import PairColumns
-from datamodules.sources.layout import share_laid_out
+from datamodules.contracts.packing import pack
+from datamodules.formats.columns import PairColumns
 from datamodules.sources.preparation import LengthLimits, Preparation
 from datamodules.sources.readers import DataSource
+from datamodules.tokens.encoding import PromptEncoder
+from datamodules.tokens.layout import share_laid_out
 from judges.base import JudgeError
 from judges.reward_model import RewardModelJudge
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from tests import tiny
 from tests.datamodules.chat import CHATML, LLAMA2, build, real_template
@@ -63,7 +63,7 @@ def train(folder: Path, tokenizer: PreTrainedTokenizerFast, *, as_chat: bool, **
     data = {
         "tokenizer": None,
         "train": {"path": str(folder / "rows.jsonl")},
-        "format": {"class_path": "datamodules.sources.formats.PairColumns", "init_args": {"as_chat": as_chat}},
+        "format": {"class_path": "datamodules.formats.columns.PairColumns", "init_args": {"as_chat": as_chat}},
         "val_fraction": 0.0,
         "batch_size": 4,
         "num_probe_prompts": 0,
@@ -74,7 +74,7 @@ def train(folder: Path, tokenizer: PreTrainedTokenizerFast, *, as_chat: bool, **
     config = {
         "seed_everything": 0,
         "trainer": tiny.trainer(
-            folder, [{"class_path": "callbacks.output.reward_export.RewardExport"}], max_steps=4, max_epochs=-1
+            folder, [{"class_path": "callbacks.saving.reward_export.RewardExport"}], max_steps=4, max_epochs=-1
         ),
         "model": {"class_path": "lightning_modules.reward.RewardModule", "init_args": module},
         "data": {"class_path": "datamodules.preference.PreferenceDataModule", "init_args": data},

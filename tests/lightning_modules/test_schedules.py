@@ -7,7 +7,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import SGD
 
-from lightning_modules.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, WarmupSchedule
+from lightning_modules.optimization.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, WarmupSchedule
 
 
 def optimizer(lr: float = 8.0) -> SGD:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from lightning_modules.stochastic_rounding import StochasticAdamW, require_weights_that_move, round_stochastically
+from lightning_modules.optimization.stochastic_rounding import StochasticAdamW, require_weights_that_move, round_stochastically
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -130,7 +130,7 @@ def test_how_parameters_are_cut_into_chunks_changes_no_float32_step(monkeypatch:
     """Together, alone, or transposed in memory: every parameter is stepped by itself."""
     runs = []
     for chunk in (1 << 24, 1, 1300):
-        monkeypatch.setattr("lightning_modules.stochastic_rounding._CHUNK", chunk)
+        monkeypatch.setattr("lightning_modules.optimization.stochastic_rounding._CHUNK", chunk)
         weights = [*parameters(torch.float32), Parameter(parameters(torch.float32)[0].detach().T)]
         train(StochasticAdamW(weights, lr=0.01), weights, 3)
         runs.append(torch.cat([weight.detach().flatten() for weight in weights]))

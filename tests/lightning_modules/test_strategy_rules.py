@@ -22,11 +22,11 @@ from lightning.pytorch.strategies import (
 )
 from torch.optim import SGD
 
-from lightning_modules import strategies
 from lightning_modules.diagnosis import DiagnosisModule
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.strategies import (
+from lightning_modules.processes import strategies
+from lightning_modules.processes.strategies import (
     Parallel,
     Split,
     averaging,

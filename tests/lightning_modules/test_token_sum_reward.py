@@ -9,11 +9,11 @@ import torch
 from torch import nn, tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from judges.reward_model import RewardModelJudge
-from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.reward_model import LastTokenReward, RewardModelSpec, TokenSumReward, completion_rows
+from lightning_modules.models.scalars.critic import OwnBody
+from lightning_modules.models.scalars.reward_model import LastTokenReward, RewardModelSpec, TokenSumReward, completion_rows
 from lightning_modules.models.specs import RandomPolicy
 from tests import tiny
 from tests.lightning_modules.models.architectures import PACKABLE

@@ -11,12 +11,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.diagnostics.toy_ledger import pair_gradients
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from datamodules.toy.data import ToyDataModule, ToyPreferenceDataModule, ToySFTDataModule
 from lightning_modules.losses.base import PreferenceLoss, SequenceLogps
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.toy import ToyPolicy, ToyShape
-from lightning_modules.models.toy_specs import ToyPolicySpec
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.specs import ToyPolicySpec
 from lightning_modules.objective_module import ObjectiveModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.sft import SFTModule

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from datamodules.batches import CompletionBatch
-from datamodules.examples import Example
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.examples import Example
 from datamodules.unpaired import taken_apart, with_mismatched
 from lightning_modules.losses.aot import AOTLoss
 from lightning_modules.losses.aot_unpaired import AOTUnpairedLoss

@@ -14,12 +14,12 @@ from typing_extensions import override
 
 from report import main
 from reports.catalogue import PLOTS
-from reports.details import alarms_html, doctor_html
 from reports.groups import grouped
-from reports.heatmaps import pair_of
 from reports.page import report_page
 from reports.runs import load_run
-from reports.start_end import markdown_table
+from reports.sections.details import alarms_html, doctor_html
+from reports.sections.heatmaps import pair_of
+from reports.sections.start_end import markdown_table
 from tests.reports.made_up import config, heatmap_rows, language_rows, toy_rows, write_run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.tasks.arithmetic import ArithmeticTask
+from datamodules.tasks.arithmetic.task import ArithmeticTask
 from reports.groups import Curve, Group
 from reports.runs import Run
 from studies import study as study_module

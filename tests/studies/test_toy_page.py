@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_modules.models.toy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
 from studies import study as study_module
 from studies.files import load_study
 from studies.pages import toy

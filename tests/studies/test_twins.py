@@ -8,8 +8,8 @@ from typing import Any
 
 from datamodules.pool.data import PoolDataModule
 from datamodules.pool.scenarios import PairRules
-from datamodules.tasks.arithmetic_problems import generate
-from datamodules.tasks.arithmetic_templates import TEMPLATES
+from datamodules.tasks.arithmetic.problems import generate
+from datamodules.tasks.arithmetic.templates import TEMPLATES
 from judges.arithmetic import ArithmeticJudge
 from studies.files import load_study
 from studies.slips import OTHER_STORIES, slip_pairs, slipped, write

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.segments import PackedSegments
 
 
 class Attend(Protocol):

@@ -7,7 +7,7 @@ from importlib import import_module
 from torch import Tensor
 
 from lightning_modules.models.attention_backends.base import AttentionBackend, half_precision_on_cuda
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.segments import PackedSegments
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, *, scaling: float, softcap: float | None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.models.attention_backends.base import AttentionBackend
-from lightning_modules.models.segments import PackedSegments, SegmentGroup, SegmentGrouping
+from lightning_modules.models.layers.segments import PackedSegments, SegmentGroup, SegmentGrouping
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, *, scaling: float, softcap: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.models.attention_backends import per_segment
 from lightning_modules.models.attention_backends.base import Attend, AttentionBackend, AttentionCase, Refusal
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.segments import PackedSegments
 
 TOLERANCE = 0.03
 """Largest relative error (norms) of output and gradients that half precision may make; a wrong mask makes about 1."""

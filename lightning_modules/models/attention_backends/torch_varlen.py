@@ -8,7 +8,7 @@ from inspect import signature
 from torch import Tensor
 
 from lightning_modules.models.attention_backends.base import AttentionBackend, AttentionCase, half_precision_on_cuda
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.segments import PackedSegments
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: PackedSegments, *, scaling: float, softcap: float | None) -> Tensor:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
 
 if TYPE_CHECKING:
-    from lightning_modules.models.scalar import ScalarModel
+    from lightning_modules.models.scalars.scalar_model import ScalarModel
 
 _SHAPES = ((5, (3, 4)), (2, (4,)), (7, (1, 3, 3)))
 """(prompt tokens, completion tokens) of the made-up batch: shared prompts, equal and different lengths, a single token."""

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from datamodules.batches import Demand
+from datamodules.contracts.batches import Demand
 from lightning_modules.models.checks.rotary import steady_length
 
 

@@ -15,9 +15,9 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.models.adapters import CONFIG as ADAPTER_CONFIG
-from lightning_modules.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
-from lightning_modules.models.adapters import base_of, is_adapter, read_json
+from lightning_modules.models.adapters.peft_format import CONFIG as ADAPTER_CONFIG
+from lightning_modules.models.adapters.peft_format import WEIGHTS as ADAPTER_WEIGHTS
+from lightning_modules.models.adapters.peft_format import base_of, is_adapter, read_json
 
 _WITHIN = ("actor/lora_adapter", "actor/huggingface")
 """Where a checkpoint has its model, if not at its top."""

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from lightning_modules.models.adapters import save_adapter
-from lightning_modules.models.lora import base_state, has_adapters, merged_state_dict
-from lightning_modules.models.quantized import is_quantized
+from lightning_modules.models.adapters.lora import base_state, has_adapters, merged_state_dict
+from lightning_modules.models.adapters.peft_format import save_adapter
+from lightning_modules.models.adapters.quantized import is_quantized
 from lightning_modules.models.sharding import is_first_rank, is_sharded, whole, whole_copy, whole_state_dict
 
 ADAPTER = "adapter"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.completions import Place, Request, Row, requests, rows_of, uniforms_of
 from lightning_modules.models.generation.decoders.decoder import CohortT, Decoder

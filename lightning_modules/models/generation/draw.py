@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 
 _BLOCK = 256
 """Tokens summed together before the search, so that only 1 / 256 of the cumulative sums are formed."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.generation.engine import SamplingEngine
 from lightning_modules.models.policy import OnProgress, SampledCompletion
 

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from lightning_modules.losses.completions import Completions, SumsOfStep
 from lightning_modules.losses.unpaired_bco import UnpairedBCOLoss
 from lightning_modules.losses.unpaired_kto import UnpairedKTOLoss
-from lightning_modules.whole_step import joined
+from lightning_modules.steps.whole_step import joined
 from tests.lightning_modules.losses.completion_cases import LABELLED_KINDS, Case, case, gradient_at_logits
 from tests.lightning_modules.losses.trl_stand_ins import ACCELERATOR, KTOTrainer, model_returning
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 
 VOCAB = 41
 _COMMON = {

@@ -12,10 +12,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from datamodules.packing import pack
-from lightning_modules.models.adapters import WEIGHTS
+from datamodules.contracts.packing import pack
+from lightning_modules.models.adapters.lora import LoraSpec, adapters_off
+from lightning_modules.models.adapters.peft_format import WEIGHTS
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.lora import LoraSpec, adapters_off
 from lightning_modules.models.specs import PretrainedPolicy
 from tests.lightning_modules.stubs import TINY, make_pairs
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.models.attention import PackedCall, packed_attention
 from lightning_modules.models.attention_backends.per_segment import attend
 from lightning_modules.models.attention_backends.selection import BackendSelector
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.attention import PackedCall, packed_attention
+from lightning_modules.models.layers.segments import PackedSegments
 from tests.lightning_modules.models.architectures import make_batch
 
 D = 6

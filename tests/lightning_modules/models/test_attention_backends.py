@@ -19,8 +19,8 @@ from lightning_modules.models.attention_backends.base import Attend, AttentionBa
 from lightning_modules.models.attention_backends.per_segment import PER_SEGMENT
 from lightning_modules.models.attention_backends.selection import BACKENDS, RETRY_AFTER, BackendSelector
 from lightning_modules.models.attention_backends.self_test import failure
-from lightning_modules.models.checkpointing import Checkpointing
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.checkpointing import Checkpointing
+from lightning_modules.models.layers.segments import PackedSegments
 from lightning_modules.models.specs import RandomPolicy
 from tests.half_kernel import HALF_KERNEL, half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch

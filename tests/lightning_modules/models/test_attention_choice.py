@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 
-from datamodules.prompts import Sampling
-from lightning_modules.models.critic import OwnBody
+from datamodules.contracts.prompts import Sampling
+from lightning_modules.models.scalars.critic import OwnBody
 from lightning_modules.models.specs import RandomPolicy
 from tests.half_kernel import half_kernel_is_there
 from tests.lightning_modules.models.architectures import config, make_batch

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.checks.layout_check import check_log_probs
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.segments import PackedSegments
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from lightning_modules.token_stats import softmax_gradient_l1, softmax_gradient_l2
 from tests.lightning_modules.models.architectures import NOT_PACKABLE, PACKABLE, VOCAB, config, make_batch, sequences

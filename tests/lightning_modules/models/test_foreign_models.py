@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from datamodules.sources.tokenization import load_tokenizer
+from datamodules.tokens.tokenization import load_tokenizer
 from judges.reward_model import RewardModelJudge
-from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.critic import OwnBody
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests import tiny
 from tests.lightning_modules.models.architectures import config, make_batch

@@ -14,10 +14,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from typing_extensions import override
 
-from lightning_modules.models import fused_norms
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.fused_norms import FusedNorm, fused_norm
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.layers import fused_norms
+from lightning_modules.models.layers.fused_norms import FusedNorm, fused_norm
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch

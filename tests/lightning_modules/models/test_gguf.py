@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.files import gguf as conversion
-from lightning_modules.models.reward_model import LastTokenReward, RewardModelSpec
+from lightning_modules.models.scalars.reward_model import LastTokenReward, RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch
 

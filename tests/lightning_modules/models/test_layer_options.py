@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datamodules.batches import CompletionBatch
-from datamodules.prompts import Sampling
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.compiling import CompiledForward
-from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.layers.compiling import CompiledForward
+from lightning_modules.models.scalars.critic import OwnBody
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.sharding import whole_copy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models import architectures

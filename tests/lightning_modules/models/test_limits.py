@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from datamodules.batches import CompletionBatch, Demand, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
+from datamodules.contracts.batches import CompletionBatch, Demand, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.checks.limits import ModelLimits, limits_of
 from lightning_modules.models.checks.rotary import steady_length
-from lightning_modules.models.scalar import load_scalar
+from lightning_modules.models.scalars.scalar_model import load_scalar
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import NOT_PACKABLE, PACKABLE, VOCAB, config
 

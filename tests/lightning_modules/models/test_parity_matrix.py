@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.models.attention_backends.base import AttentionCase
 from lightning_modules.models.attention_backends.selection import BACKENDS
 from lightning_modules.models.causal_lm import CausalLMPolicy

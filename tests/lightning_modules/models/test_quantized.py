@@ -12,10 +12,10 @@ import torch
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM
 
-from callbacks.output.checkpoint import RunCheckpoint
-from datamodules.packing import pack
-from lightning_modules.models import quantized
-from lightning_modules.models.lora import LoraSpec
+from callbacks.saving.checkpoint import RunCheckpoint
+from datamodules.contracts.packing import pack
+from lightning_modules.models.adapters import quantized
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.sft import SFTModule
 from tests.lightning_modules.ppo.rig import fit

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from datamodules.batches import StepShare
-from datamodules.packing import pack
+from datamodules.contracts.batches import StepShare
+from datamodules.contracts.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.reward import RewardModule
 from lightning_modules.sft import SFTModule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.specs import RandomPolicy
 from tests.lightning_modules.models.architectures import VOCAB, config

@@ -14,16 +14,16 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.critic import CriticSpec, OwnBody, SharedBody
-from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.scalars.critic import CriticSpec, OwnBody, SharedBody
 from lightning_modules.models.sharding import whole, whole_copy
 from lightning_modules.models.specs import RandomPolicy
-from lightning_modules.precision import gathering_of
+from lightning_modules.optimization.precision import gathering_of
 from tests import tiny
 
 CONFIG = tiny.POLICY["init_args"]["config"]

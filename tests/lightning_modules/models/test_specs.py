@@ -9,7 +9,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests.lightning_modules.models.architectures import config, make_batch

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.batches import CompletionBatch, Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
-from lightning_modules.models.toy import ToyPolicy, ToyShape
-from lightning_modules.models.toy_specs import FittedToyPolicySpec, SavedToyPolicySpec, ToyPolicySpec
+from datamodules.contracts.batches import CompletionBatch, Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.specs import FittedToyPolicySpec, SavedToyPolicySpec, ToyPolicySpec
 from lightning_modules.token_stats import softmax_gradient_l1, softmax_gradient_l2
 
 SHAPE = ToyShape(num_seeds=3, num_prompts=4, num_responses=10, width=8)
@@ -108,7 +108,7 @@ def test_the_fit_reaches_the_row_and_is_kept(tmp_path: Path, monkeypatch: pytest
     policy = spec.build()
     probs = policy.logits().softmax(-1)
     torch.testing.assert_close(probs, torch.tensor(ROW).expand(2, 4, 10), atol=5e-3, rtol=0)
-    monkeypatch.setattr("lightning_modules.models.toy_specs.fit_rows", pytest.fail)
+    monkeypatch.setattr("lightning_modules.models.toy.specs.fit_rows", pytest.fail)
     assert spec.build().fingerprint() == policy.fingerprint()
     assert len(list((tmp_path / "toy").iterdir())) == 1
 

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD
 
-from datamodules.batches import CompletionBatch, Demand
-from datamodules.examples import Example
-from datamodules.packing import pack
+from datamodules.contracts.batches import CompletionBatch, Demand
+from datamodules.contracts.examples import Example
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
 from datamodules.pool.rollouts import StepTicks
-from datamodules.prompts import PromptBatch, Sampling, TaskPrompt, demand_of_prompts
 from datamodules.tasks.base import TaskItem
 from judges.base import Judge, JudgeError, Verdict
 from lightning_modules.models.policy import SampledCompletion

@@ -12,9 +12,9 @@ import torch
 from torch.optim import SGD, AdamW
 
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.adapted_base import AdaptedBase
-from lightning_modules.models.adapters import save_adapter
-from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.adapters.adapted_base import AdaptedBase
+from lightning_modules.models.adapters.lora import LoraSpec
+from lightning_modules.models.adapters.peft_format import save_adapter
 from lightning_modules.models.policy import PolicySpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.policy_module import PolicyModule

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.packing import pack
+from datamodules.contracts.packing import pack
+from lightning_modules.models.adapters.lora import LoraSpec
 from lightning_modules.models.causal_lm import CausalLMPolicy
-from lightning_modules.models.critic import OwnBody
-from lightning_modules.models.lora import LoraSpec
+from lightning_modules.models.scalars.critic import OwnBody
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.ppo.settings import PPOSettings
 from tests.lightning_modules.ppo.rig import fit, module
@@ -45,7 +45,9 @@ def test_its_body_computes_what_the_policys_does(spec: RandomPolicy) -> None:
 
 def test_it_is_compiled_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
-    monkeypatch.setattr("lightning_modules.models.layer_options.compile_layers", lambda model, checkpoints: compiled.append(model))
+    monkeypatch.setattr(
+        "lightning_modules.models.layers.layer_options.compile_layers", lambda model, checkpoints: compiled.append(model)
+    )
     plain, other = (OwnBody(compile=compiles).build(TINY.build()) for compiles in (False, True))
     assert compiled == [other.model.model]
     assert plain.model.model is not other.model.model

@@ -16,24 +16,24 @@ from torch import tensor
 from torch.nn.functional import logsigmoid
 from torch.optim import SGD
 
-from datamodules.batches import CompletionBatch
-from datamodules.prompts import PromptBatch
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.prompts import PromptBatch
 from judges.base import JudgeError, Verdict
-from lightning_modules.frozen import FrozenPolicy
 from lightning_modules.losses.base import PreferenceLoss
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.models.policy import SampledCompletion
 from lightning_modules.models.specs import RandomPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule
+from lightning_modules.optimization.stochastic_rounding import StochasticAdamW
 from lightning_modules.ppo.collect import Collector, Models
 from lightning_modules.ppo.estimators import ReMax
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.token_reward import TokenReward
-from lightning_modules.stochastic_rounding import StochasticAdamW
 from tests.lightning_modules.ppo.rig import EOS, EvenJudge, Numbers, Prompts, fit, module
 from tests.lightning_modules.ppo.test_module import logged
 from tests.lightning_modules.stubs import TINY

@@ -12,7 +12,7 @@ from torch.optim import SGD
 
 from callbacks.diagnostics.reward_monitor import RewardMonitor
 from lightning_modules.losses.dpo import DPOLoss
-from lightning_modules.models.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.module import PPOModule
 from lightning_modules.reward import RewardModule

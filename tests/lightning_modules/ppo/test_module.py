@@ -14,15 +14,15 @@ from torch.optim import SGD, AdamW
 from callbacks.diagnostics.dispersion import DispersionMonitor
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
 from callbacks.diagnostics.softmax_gradient import SoftmaxGradientMonitor
-from datamodules.batches import CompletionBatch
-from datamodules.packing import pack
-from lightning_modules.frozen import FrozenPolicy
-from lightning_modules.models.critic import SharedBody
+from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.packing import pack
 from lightning_modules.models.policy import SampledCompletion
+from lightning_modules.models.scalars.critic import SharedBody
 from lightning_modules.ppo.collect import Collector, Models
 from lightning_modules.ppo.estimators import GAE, RLOO, AdvantageEstimator, ReMax
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.token_reward import TokenReward

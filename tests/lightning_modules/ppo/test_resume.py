@@ -11,13 +11,13 @@ import torch
 from torch.optim import AdamW
 
 from callbacks.diagnostics.likelihood import LikelihoodMonitor
-from callbacks.output.checkpoint import RunCheckpoint
+from callbacks.saving.checkpoint import RunCheckpoint
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.on_policy import OnPolicyPreferenceModule
+from lightning_modules.optimization.schedules import CosineSchedule
 from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.rewards.judge_reward import JudgeReward
-from lightning_modules.schedules import CosineSchedule
 from tests.lightning_modules.ppo.rig import EvenJudge, Prompts, fit, module
 from tests.lightning_modules.stubs import TINY
 from tests.test_resume import differences

@@ -13,13 +13,13 @@ from torch import nan, tensor
 from torch.optim import AdamW
 from transformers import AutoTokenizer
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.losses.plackett_luce import PlackettLuceLoss
-from lightning_modules.models.reward_model import RewardModelSpec
-from lightning_modules.models.scalar import load_scalar
+from lightning_modules.models.scalars.reward_model import RewardModelSpec
+from lightning_modules.models.scalars.scalar_model import load_scalar
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.on_policy import OnPolicyPreferenceModule, groups_of
 from lightning_modules.ppo.estimators import RLOO
@@ -183,7 +183,7 @@ def test_answers_that_all_score_alike_stop_on_policy_training(tmp_path: Path) ->
 
 
 def test_a_critic_may_start_from_a_reward_model(reward_model: Path, tmp_path: Path) -> None:
-    from lightning_modules.models.critic import OwnBody
+    from lightning_modules.models.scalars.critic import OwnBody
 
     policy = PretrainedPolicy(str(reward_model.parent / "policy")).build()
     (batch,) = Prompts().scoring_dataloader("train")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from typing_extensions import override
 
-from lightning_modules.models.attention import PackedCall, in_compute_type, packed_attention
 from lightning_modules.models.generation.decoders.packed_cohort import PackedCohort
 from lightning_modules.models.generation.decoders.shared_prefix import KeyValues
+from lightning_modules.models.layers.attention import PackedCall, in_compute_type, packed_attention
 
 DECODING_ATTENTION = "prefscope_decoding"
 """Name under which transformers finds `decoding_attention`."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from lightning_modules.models.attention import PackedCall
 from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.generation.decoders.decoder import Decoder
 from lightning_modules.models.generation.decoders.decoding_attention import (
@@ -24,7 +23,8 @@ from lightning_modules.models.generation.decoders.decoding_attention import (
 from lightning_modules.models.generation.decoders.packed_cohort import PackedCohort
 from lightning_modules.models.generation.logits import head_logits
 from lightning_modules.models.generation.mode import sampling_mode
-from lightning_modules.models.segments import PackedSegments
+from lightning_modules.models.layers.attention import PackedCall
+from lightning_modules.models.layers.segments import PackedSegments
 
 
 class PackedDecoder(Decoder[PackedCohort]):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from datamodules.batches import Role
-from datamodules.examples import Example, TokenizedCompletion
-from datamodules.packing import pack
-from datamodules.prompts import Sampling
+from datamodules.contracts.batches import Role
+from datamodules.contracts.examples import Example, TokenizedCompletion
+from datamodules.contracts.packing import pack
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batched import BatchedEngine
 from lightning_modules.models.generation.batching import Batching

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation.batching import Batching
 from lightning_modules.models.generation.completions import requests
 from lightning_modules.models.generation.streams import uniforms
 from lightning_modules.models.policy import SamplingProgress
-from lightning_modules.models.toy import ToyPolicy, ToyShape
+from lightning_modules.models.toy.policy import ToyPolicy, ToyShape
 from tests.lightning_modules.models.architectures import make_batch
 from tests.lightning_modules.models.generation.cases import NO_EOS, PROMPTS, build, engine, token_ids
 

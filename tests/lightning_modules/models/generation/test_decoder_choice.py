@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.generation.decoders.cached_decoder import CachedDecoder
 from lightning_modules.models.generation.decoders.packed_decoder import PackedDecoder
 from lightning_modules.models.generation.decoders.uncached_decoder import UncachedDecoder

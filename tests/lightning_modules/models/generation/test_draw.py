@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.generation.draw import draw, invert_cdf, nucleus_threshold
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from datamodules.prompts import PromptBatch, Sampling, TaskPrompt
+from datamodules.contracts.prompts import PromptBatch, Sampling, TaskPrompt
 from datamodules.tasks.base import TaskItem
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from lightning_modules.rewards.samples import draw

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from tests.lightning_modules.models.generation.cases import (
     FAMILIES,
     NO_EOS,

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from datamodules.prompts import Sampling
-from lightning_modules.models import fused_norms
+from datamodules.contracts.prompts import Sampling
+from lightning_modules.models.adapters.lora import LoraSpec, add_adapters
 from lightning_modules.models.causal_lm import CausalLMPolicy
 from lightning_modules.models.generation import batching
 from lightning_modules.models.generation.batching import Batching, batching_for, row_bytes
 from lightning_modules.models.generation.decoders import packed_cohort
 from lightning_modules.models.generation.half_weights import half_weights
-from lightning_modules.models.lora import LoraSpec, add_adapters
+from lightning_modules.models.layers import fused_norms
 from tests.lightning_modules.models.generation.cases import (
     FAMILIES,
     NO_EOS,

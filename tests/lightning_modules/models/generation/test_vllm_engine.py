@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.prompts import Sampling
+from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests import tiny

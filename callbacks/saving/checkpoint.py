@@ -1,0 +1,130 @@
+"""Checkpoints to resume from: every n optimizer steps, and always the state after the last one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from typing_extensions import override
+
+from callbacks.saving.checkpoint_file import WholeFileIO
+from datamodules.contracts.ranges import require_at_least
+from run_folder.files import run_folder
+from run_folder.rows import first_warning_since
+
+_STEP = re.compile(r"step=(\d+)")
+_ROOM = 10
+"""Checkpoints that the disk has room for, before older ones are kept."""
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint of a run, `last.ckpt` as a link to it, and a few older ones to fork from (`advise.py`).
+
+    A run that was killed goes on from there with `--ckpt_path`, in a new run folder, to the same bits as one that was not.
+    Differs from Lightning's ModelCheckpoint: `last.ckpt` is whole whenever the process dies, the step that ends the training is
+    saved whatever the cadence, and a run resumed into another folder keeps its own list of files, without a warning.
+
+    Args:
+        every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
+            float32 12 bytes a parameter (with the exported policy a run's folder has 16), and what the monitors compare with.
+        keep_all: keep every checkpoint.
+        keep_older: how many stay beside the newest, >= 0; they take no time, for they are written anyway, and disk as the newest
+            does. The one before the first warning of an alarm stays too. All go while the disk has room for fewer than ten more.
+
+    Raises:
+        ValueError: if a count is out of range, or when a command starts, if checkpoints are written asynchronously.
+    """
+
+    def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False, keep_older: int = 2) -> None:
+        require_at_least(1, every_n_train_steps=every_n_train_steps)
+        require_at_least(0, keep_older=keep_older)
+        super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
+        self.cadence = every_n_train_steps
+        self.keep_older = keep_older
+        self._older: dict[str, int] = {}
+        self.newest: str | None = None
+        """The checkpoint that was written last."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            raise ValueError(
+                "expected checkpoints that are on the disk when the older one is removed, got AsyncCheckpointIO, which writes "
+                "later: a killed run would have none. Leave the plugin out, and raise every_n_train_steps."
+            )
+        # A plugin that the user chose stays.
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
+        # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
+        is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
+        if is_final or trainer.global_step % self.cadence == 0:
+            self.save_now(trainer)
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Save the step that has just been taken, unless it is saved. Call it on every rank, from `on_train_batch_end`."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
+
+    @override
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # Called with the one that was the newest; the first rank alone removes files, and so decides alone.
+        named = _STEP.search(Path(filepath).name)
+        self._older[filepath] = int(named[1]) if named else trainer.global_step
+        kept = self._to_fork_from(trainer) if trainer.is_global_zero and _has_room(Path(filepath)) else set()
+        for path in [path for path in self._older if path not in kept]:
+            del self._older[path]
+            super()._remove_checkpoint(trainer, path)
+
+    def _to_fork_from(self, trainer: Trainer) -> set[str]:
+        """The latest older ones, and the one before the first warning."""
+        by_step = sorted(self._older, key=self._older.__getitem__)
+        kept = set(by_step[len(by_step) - self.keep_older :])
+        folder = run_folder(trainer)
+        since = first_warning_since(folder) if folder is not None and self.keep_older else None
+        before = [path for path in by_step if since is not None and self._older[path] < since]
+        return kept | set(before[-1:])
+
+    @override
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
+        for logger in trainer.loggers:
+            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        super()._save_checkpoint(trainer, filepath)
+        self.newest = filepath
+        # Now, before the older file goes.
+        if trainer.is_global_zero:
+            _point(Path(filepath).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"), Path(filepath).name)
+
+
+def _has_room(path: Path) -> bool:
+    """Whether the disk has room for ten checkpoints more."""
+    if not path.exists():
+        # On no disk of this machine.
+        return False
+    files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
+    return shutil.disk_usage(path.parent).free >= _ROOM * sum(file.stat().st_size for file in files)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make or move a symbolic link in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
