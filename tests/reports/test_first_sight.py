@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reports.page import report_page
+from reports.runs import Run, load_run
 from reports.sections.before_after import marked, samples_html
 from reports.sections.cards import cards_html, cards_of, state_of
 from reports.sections.headline import headline_html
-from reports.page import report_page
-from reports.runs import Run, load_run
 from reports.sections.terms import TERMS
 from run_folder.heatmap_figure import PairHeat, SideHeat, pairs_html
 from tests.reports.made_up import config, heatmap_rows, write_run
