@@ -83,7 +83,7 @@ def _drop(run: Run) -> Card:
     others, ratio = _last(run, "harm/others_fall"), _last(run, "harm/collateral")
     far = "" if others is None or ratio is None else f"others fell by {others:.2f} of their spread, {ratio:.2f} times as far"
     size = " ".join(filter(None, (far, f"({sides})" if far and sides else sides)))
-    return Card("drastic_drop", "Drastic drop", meaning, size or None, _fallen(run, "rejected"))
+    return Card("drastic_drop", "Drastic drop", meaning, size or None, _fallen(run, "rejected") if size else ())
 
 
 def _degradation(run: Run) -> Card:
@@ -91,7 +91,8 @@ def _degradation(run: Run) -> Card:
     share = _last(run, "likelihood/bank/drop_share")
     fell = next((value for name in _FELL if (value := _last(run, name)) is not None), None)
     parts = ["" if share is None else f"drop share {share:.2f}", "" if fell is None else f"chosen fell in {fell:.0%} of the pairs"]
-    return Card("suppression", "Degradation", meaning, ", ".join(filter(None, parts)) or None, _fallen(run, "chosen"))
+    size = ", ".join(filter(None, parts))
+    return Card("suppression", "Degradation", meaning, size or None, _fallen(run, "chosen") if size else ())
 
 
 def _dispersion(run: Run) -> Card:
