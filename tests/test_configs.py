@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from packaging.requirements import Requirement
 from typing_extensions import override
 
-from command_line.experiment import ExperimentCLI
 from lightning_modules.losses.base import Loss
 from tests.lightning_modules.losses.cases import all_loss_classes
-from train import main
+from tests.parsing import Parse, parsing
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -49,24 +48,9 @@ def load(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
 
 
-Parse = Callable[..., Namespace]
-
-
 @pytest.fixture(scope="module")
 def parse() -> Iterator[Parse]:
-    """The command line up to the parsed config; nothing is built. One parser for all tests: making it takes a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["train.py"])
-        patch.setattr(ExperimentCLI, "instantiate_classes", lambda self: None)
-        patch.setattr(ExperimentCLI, "_run_subcommand", lambda self, subcommand: None)
-        cli = main(["fit", "--config", str(BASE)])
-
-        def parse_only(subcommand: str, *arguments: object) -> Namespace:
-            cli.parse_arguments(cli.parser, [subcommand, *(str(argument) for argument in arguments)])
-            cli.subcommand = subcommand
-            cli.before_instantiate_classes()
-            return cli.config[subcommand]
-
+    with parsing() as parse_only:
         yield parse_only
 
 
