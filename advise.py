@@ -1,4 +1,4 @@
-"""Which remedy helps a run that goes wrong, by trying it: `python advise.py runs/<experiment>/version_N`."""
+"""Tries remedies on forks of a run that goes wrong and says which one helps: `python advise.py runs/<experiment>/version_N`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two short runs side by side: DPO as the paper finds it, and a setting that does well. `make demo` runs this.
+"""Trains two short runs and compares them: plain DPO, and a setting that does well. `make demo` runs this.
 
 Both start from the embedded model and see the same pairs in the same order (scenario 1: the model's own best and worst answers).
 """

@@ -1,4 +1,4 @@
-"""What became of a policy, from the checkpoints that any trainer left.
+"""Diagnoses a policy from the checkpoints that any trainer left.
 
 `python diagnose.py CHECKPOINT ... --reference BASE --pairs FILE`.
 """

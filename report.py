@@ -1,4 +1,4 @@
-"""Run folders in, one self-contained HTML page out: `python report.py runs/<experiment>/version_N ... --output report.html`."""
+"""Turns run folders into one self-contained HTML page: `python report.py runs/<experiment>/version_N ... --output report.html`."""
 
 from __future__ import annotations
 

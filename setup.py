@@ -1,4 +1,4 @@
-"""What a wheel holds beside pyproject.toml's package: the application, as `prefscope/application`.
+"""Puts the application into the wheel, as `prefscope/application`; the package itself is declared in pyproject.toml.
 
 Its folders have plain names (callbacks, judges, ...), which nobody wants at the top of site-packages; `prefscope.application` puts
 them on the path of its own processes alone.

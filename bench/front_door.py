@@ -1,4 +1,4 @@
-"""Two policies that TRL trains from the embedded model, one harmed and one not, for docs/results/front_door.
+"""Trains two policies with TRL from the embedded model, one harmed and one not, for docs/results/front_door.
 
 `python -m bench.front_door pairs FILE` writes pairs of the shipped pool; `python -m bench.front_door train RECIPE --pairs FILE
 --output FOLDER` trains with a live diagnosis beside it.

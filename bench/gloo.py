@@ -1,4 +1,4 @@
-"""Several processes of one run on this machine, as torchrun starts them, forked from one that has imported everything."""
+"""Starts several processes of one run on this machine, as torchrun does, forked from one that has imported everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A result as a page that names its command, the machine and the figures."""
+"""Writes a result as a page with its command, the machine and the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine's own peak for MFU: the best of several large matrix products (bf16 on CUDA, float32 on a CPU)."""
+"""Measures the machine's own peak for MFU: the best of several large matrix products (bf16 on CUDA, float32 on a CPU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time several ways of doing one thing in turn, and the memory each adds, for the benchmarks of parts."""
+"""Times several ways of doing one thing in turn and measures the memory that each adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the memory that `bench.plan` foretells what a step takes? Three sizes on the CPU.
+"""Holds the memory that `bench.plan` predicts against measured steps of three sizes on the CPU.
 
 `python -m bench.plan_measured --out docs/results/scaling/memory.md` (a minute on a free core).
 """

@@ -1,4 +1,4 @@
-"""The averaging and writing that all diagnostics share, and their two kinds: read off training batches, read off the policy."""
+"""The two kinds of diagnostics, read off training batches or off the policy, and the averaging and writing that they share."""
 
 from __future__ import annotations
 

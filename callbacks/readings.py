@@ -1,4 +1,4 @@
-"""Values that a diagnostic reads off one optimizer step: means over microbatches and ranks, and the spread of per-item values."""
+"""Averages of one optimizer step for a diagnostic, over microbatches and ranks, and the spread of per-item values."""
 
 from __future__ import annotations
 

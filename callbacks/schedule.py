@@ -1,4 +1,4 @@
-"""The schedule of a callback in a training: at the start, every n optimizer steps, at the end; once at each step."""
+"""When a callback acts: at the start, every n optimizer steps, at the end; once at each step."""
 
 from __future__ import annotations
 

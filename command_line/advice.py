@@ -1,4 +1,4 @@
-"""A mistake in the arguments as two to five lines: what was expected, what came, where it stands, and what to do."""
+"""Turns a mistake in the arguments into two to five lines: what was expected, what came, where it stands, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuses `callbacks+:` in a part that a config or an option names: a part is read alone, and would replace the whole list."""
+"""Refuses `callbacks+:` in a part file: a part is parsed alone, so it would replace the list instead of extending it."""
 
 from __future__ import annotations
 

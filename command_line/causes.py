@@ -1,4 +1,4 @@
-"""The innermost cause in a message of jsonargparse, which lists every branch that it has tried."""
+"""Finds the innermost cause in a message of jsonargparse, which lists every branch that it has tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's failure as a sentence and an exit code: what users cause is said in words, and what is a fault leads to its traceback."""
+"""Ends a failed run with a sentence and an exit code; an error of the program itself also leaves its traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of help that need no import of torch: the subcommands, and the choices for every part that has a short name."""
+"""Prints help without importing torch: the subcommands, and the choices for every part that has a short name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three rules of ours for how jsonargparse reads a config; it has no setting for them.
+"""Changes three rules by which jsonargparse reads a config; it has no settings for them.
 
 So three functions of `jsonargparse._typehints` are replaced while it parses. They are private: `tests/test_command_line.py` fails
 when one is not there, or is not called any more.

@@ -1,4 +1,4 @@
-"""The parser of `train.py`: its errors name the cause, the place and the remedy, and no usage."""
+"""The parser of `train.py`: its errors name the cause, the place and the remedy, and print no usage."""
 
 from __future__ import annotations
 

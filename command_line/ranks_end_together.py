@@ -1,4 +1,4 @@
-"""A rank that loses the process that started it ends too: it would wait for its peers, on some backends for half an hour."""
+"""Ends a rank when the process that started it is gone; it would otherwise wait for its peers, up to half an hour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The config that a run leaves in its folder, and what becomes of the folder where the run does not begin."""
+"""Saves the config into the run's folder, and removes the folder of a run that fails before its first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that come with the application, found from any working directory: experiments by name, parts and models by their paths."""
+"""Finds shipped files from any working directory: experiments by name, parts and models by their paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short names of what a config names by class: `simpo` for `lightning_modules.losses.simpo.SimPOLoss`, and so for formats.
+"""Short names for classes in a config: `simpo` for `lightning_modules.losses.simpo.SimPOLoss`.
 
 Classes are read from the source and not imported, so that a list of them takes a fraction of a second.
 """

@@ -1,4 +1,4 @@
-"""How the prompts of a split are answered: the draw, how many answers, and in which batches."""
+"""Settings of answering a split's prompts: the draw, the number of answers, and the batches."""
 
 from __future__ import annotations
 

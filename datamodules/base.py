@@ -1,4 +1,4 @@
-"""Shared by all data modules: splits, step plans, loaders, reference log-probs and the probe bank."""
+"""The base of all data modules: splits, step plans, loaders, reference log-probs and the probe bank."""
 
 from __future__ import annotations
 

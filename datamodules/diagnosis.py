@@ -1,4 +1,4 @@
-"""Pairs to look at: what others hold out of training is here all there is."""
+"""Pairs for a diagnosis: all of them are held out."""
 
 from __future__ import annotations
 

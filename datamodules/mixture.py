@@ -1,4 +1,4 @@
-"""Pairs of several sources in given proportions: what stands in for the paper's COMMON."""
+"""Pairs of several sources in given proportions, for instance in place of the paper's COMMON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen probe bank: completions outside the pair, against which dispersion is read.
+"""The frozen probe bank: completions outside the pairs, on which dispersion is measured.
 
 After the probes of Ren & Sutherland (arXiv 2407.10490): another prompt's chosen completion (fluent, off topic) and the
 chosen completion's own tokens in random order (same tokens, no sense).

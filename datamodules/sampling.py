@@ -1,4 +1,4 @@
-"""Prompts to draw responses for: what `python train.py predict` reads to make a response pool."""
+"""Prompts to draw responses for, which `python train.py predict` turns into a response pool."""
 
 from __future__ import annotations
 

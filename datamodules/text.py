@@ -1,4 +1,4 @@
-"""Shared by the data modules of text: the tokenizer and the limits; and prompts as token ids."""
+"""The base of data modules that read text: the tokenizer and the limits; also encodes prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single completions, labelled good or bad: rows that are, and pairs taken apart."""
+"""Single completions labelled good or bad: rows with labels, or pairs taken apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diagnosis of `diagnose.py`: keeps its page up to date, and goes on with the checkpoints that another trainer writes."""
+"""The callback behind `diagnose.py`: keeps its page up to date, and follows checkpoints that another trainer writes."""
 
 from __future__ import annotations
 

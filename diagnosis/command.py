@@ -1,4 +1,4 @@
-"""The options of `diagnose.py`, and the `train.py validate` that they stand for."""
+"""Turns the options of `diagnose.py` into those of `train.py validate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diagnosis found, for programs: the lines it prints, the verdict on every property, and the rows of all checkpoints."""
+"""The result of a diagnosis as an object: printed lines, the verdict on every property, and the rows of all checkpoints."""
 
 from __future__ import annotations
 

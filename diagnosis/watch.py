@@ -1,4 +1,4 @@
-"""Checkpoints that appear while another trainer runs: each once, when it is whole and no longer written to."""
+"""Lists checkpoints that appear while another trainer runs, each once, when it is complete and no longer changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a judge: one response in, one `Verdict` out, and enough provenance to say later who gave it."""
+"""The contract of a judge: a response in, a `Verdict` out, with enough provenance to say later who gave it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge that is any Python function, named by its dotted path."""
+"""A judge that calls a Python function, given by its dotted path."""
 
 from __future__ import annotations
 

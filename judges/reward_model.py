@@ -1,4 +1,4 @@
-"""A judge that is a reward model: a sequence classifier with one output, from a hub name or a folder."""
+"""A judge that asks a reward model: a sequence classifier with one output, from a hub name or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody trained, beside the reference they started from: looked at, never trained."""
+"""The module of a diagnosis: a trained checkpoint beside the reference it started from; it never trains."""
 
 from __future__ import annotations
 

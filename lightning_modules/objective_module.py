@@ -1,4 +1,4 @@
-"""Shared by all modules that train a policy on batches of completions: the step, and what is logged of it."""
+"""The base of modules that train a policy on batches of completions: the step, and its logged metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On-policy preference training: in every step the policy answers, a judge scores, and best and worst make the pairs."""
+"""On-policy preference training: at every step the policy answers, a judge scores, and the best and worst answers make a pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by all modules that train a policy: the policy itself, what it samples, and the probe bank under it."""
+"""The base of modules that train a policy: the policy, its sampling, and its pass over the probe bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DPO family: one module, the loss injected."""
+"""The module of the DPO family: one training step for every preference loss, which the config chooses."""
 
 from __future__ import annotations
 

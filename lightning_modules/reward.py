@@ -1,4 +1,4 @@
-"""The reward model: one number for a prompt and a completion, trained on pairs (paper Sec. 2.1, Eq. 3)."""
+"""The module that trains a reward model on pairs (paper Sec. 2.1, Eq. 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output of a reward model's step, for callbacks."""
+"""The output of a reward model's step, which callbacks read."""
 
 from __future__ import annotations
 

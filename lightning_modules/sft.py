@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: next-token cross-entropy on completion tokens."""
+"""The module of supervised fine-tuning: next-token cross-entropy on completion tokens."""
 
 from __future__ import annotations
 

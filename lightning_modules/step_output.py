@@ -1,4 +1,4 @@
-"""The output of a training or validation step, for callbacks: the same for SFT, the DPO family and PPO."""
+"""The output of a training or validation step, which callbacks read: the same for SFT, the DPO family and PPO."""
 
 from __future__ import annotations
 

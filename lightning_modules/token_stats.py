@@ -1,4 +1,4 @@
-"""Statistics of every scored token, from an output head that never holds `[N, V]` logits."""
+"""Statistics of every scored token, computed by an output head that never holds `[N, V]` logits."""
 
 from __future__ import annotations
 

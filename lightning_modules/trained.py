@@ -1,4 +1,4 @@
-"""Shared by all trained modules: the optimizer, its schedule, and how metrics are averaged and logged."""
+"""The base of all trained modules: the optimizer, its schedule, and the averaging and logging of metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefscope as a package: `prefscope.diagnose(checkpoints, reference=..., pairs=...)`, and `prefscope.huggingface` for trainers.
+"""The installed package: `prefscope.diagnose(checkpoints, reference=..., pairs=...)`, and `prefscope.huggingface` for trainers.
 
 Importing it loads nothing else: the application runs in processes of its own.
 """

@@ -1,4 +1,4 @@
-"""`python -m prefscope` is the command `prefscope`."""
+"""Makes `python -m prefscope` the same as the command `prefscope`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where the application is that this package installs, and how a process of its own gets at it."""
+"""Locates the application that this package installs, and starts it in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prefscope.diagnose`: what became of a policy, as an object."""
+"""`prefscope.diagnose`: a diagnosis of a policy as a Python object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live diagnosis beside any trainer that is built on Hugging Face's (TRL, axolotl, LLaMA-Factory): one callback.
+"""A callback for trainers built on Hugging Face's (TRL, axolotl, LLaMA-Factory): diagnoses the run while it trains.
 
 ```python
 from prefscope.huggingface import PrefscopeCallback

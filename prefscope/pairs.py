@@ -1,4 +1,4 @@
-"""Pairs in whatever form a user has them, as the file that a diagnosis reads."""
+"""Writes pairs in any usual form as the file that a diagnosis reads."""
 
 from __future__ import annotations
 

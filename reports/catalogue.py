@@ -1,4 +1,4 @@
-"""All figures, in the order in which the page tells the story."""
+"""All figures, in the order of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of one config that differ in their seeds, as one curve with a band; and what tells the groups apart."""
+"""Groups runs whose configs differ only in seeds into one curve with a band, and names the differences between groups."""
 
 from __future__ import annotations
 

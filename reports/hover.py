@@ -1,4 +1,4 @@
-"""What a figure shows where it is pointed at, or touched: the values of all lines at a step. No script is needed."""
+"""Shows the values of all lines at a step where a figure is pointed at or touched, without a script."""
 
 from __future__ import annotations
 

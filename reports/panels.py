@@ -1,4 +1,4 @@
-"""Curves over steps, several runs laid over one another: what most figures of the report are made of."""
+"""Draws curves over steps with several runs laid over one another, as most figures of the report need."""
 
 from __future__ import annotations
 

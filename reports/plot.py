@@ -1,4 +1,4 @@
-"""A figure of the report: how it is drawn, what it means, and who measures it."""
+"""The contract of a figure: how it is drawn, its meaning, and the callback that measures it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished (or running) run as the report sees it: what it wrote into its folder, and nothing else."""
+"""Reads a finished or running run from its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every figure looks: Okabe and Ito's colours, which any colour vision tells apart, and one size of type."""
+"""The common style of all figures: Okabe and Ito's colours, which every colour vision tells apart, and one font size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures as part of a page: inline SVG whose colours follow the page's, light or dark."""
+"""Inlines figures as SVG whose colours follow the page's light or dark scheme."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric means, in the words of `docs/metrics.md` and `docs/rlhf.md`: their tables are the only place that says it."""
+"""Reads the meaning of every metric from the tables of `docs/metrics.md` and `docs/rlhf.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where callbacks write: the run's folder, its rows (read again by `rows`), and its TensorBoard writer."""
+"""Opens what callbacks write to: the run's folder, its rows (read again by `rows`), and its TensorBoard writer."""
 
 from __future__ import annotations
 

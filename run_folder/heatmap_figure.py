@@ -1,4 +1,4 @@
-"""Draws pairs of completions with every token coloured by the gradient that acts on it: as a figure and as a page."""
+"""Draws pairs of completions with every token coloured by its gradient, as a figure and as a page."""
 
 from __future__ import annotations
 

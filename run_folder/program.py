@@ -1,4 +1,4 @@
-"""Commands as the user of this process types them: `prefscope fit` where it was called so, `python train.py fit` in a checkout."""
+"""Spells commands as the user called this process: `prefscope fit`, or `python train.py fit` in a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Since when a run shows a property: `PropertyAlarm` says it once, and all that say it again read it here."""
+"""Reads since when a run shows a property, from what `PropertyAlarm` wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows that callbacks wrote into a run's folder, read again: by file, and as one track for every metric."""
+"""Reads the rows that callbacks wrote into a run's folder: by file, and as one track for every metric."""
 
 from __future__ import annotations
 

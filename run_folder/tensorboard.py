@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard: the metrics a reader looks at, each with its meaning. The rows hold all of them."""
+"""The TensorBoard logger of a run: the metrics that a reader looks at, each with its description. The rows hold all metrics."""
 
 from __future__ import annotations
 

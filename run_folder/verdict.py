@@ -1,4 +1,4 @@
-"""What a run did, in a few sentences: what became of what was judged, how the margin grew, how sure that is."""
+"""Sums up a run in a few sentences: what was judged, how the margin grew, and how certain that is."""
 
 from __future__ import annotations
 

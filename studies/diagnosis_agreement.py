@@ -1,4 +1,4 @@
-"""Compares a diagnosis from checkpoints with what the live callbacks said: `python -m studies.diagnosis_agreement LIVE DIAGNOSED`.
+"""Compares a diagnosis from checkpoints with the live callbacks' rows: `python -m studies.diagnosis_agreement LIVE DIAGNOSED`.
 
 Both are run folders. Compared is every metric of the frozen probe bank that both have, at its first and at its last reading.
 """

@@ -1,4 +1,4 @@
-"""Reads a study from `studies/<name>.yaml`, and says what is wrong with it."""
+"""Reads a study from `studies/<name>.yaml`, and reports what is wrong with it."""
 
 from __future__ import annotations
 

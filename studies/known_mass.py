@@ -1,4 +1,4 @@
-"""Probability of everything the pool knows for a prompt: what is left of it is the off-data mass of docs/results/alarm."""
+"""Measures the probability of all responses that the pool has for a prompt; the rest is the off-data mass of docs/results/alarm."""
 
 from __future__ import annotations
 

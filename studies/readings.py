@@ -1,4 +1,4 @@
-"""What a table takes from runs: one number a run (or a seed within a run), and its mean and spread over them."""
+"""Reads one number a run (or a seed within a run), and computes mean and spread over runs."""
 
 from __future__ import annotations
 

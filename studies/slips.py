@@ -1,4 +1,4 @@
-"""Pairs that differ by one slip of the pen, in the task's own stories and in stories that no model here has seen.
+"""Makes pairs that differ by one slip of the pen, in the task's own stories and in stories that no model here has seen.
 
 Chosen is a worked solution in sentences, rejected the same with another last result: nothing but the arithmetic tells them apart.
 """

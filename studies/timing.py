@@ -1,4 +1,4 @@
-"""How long runs took, and how long those that are missing will take."""
+"""Measures how long runs took, and estimates how long the missing ones will take."""
 
 from __future__ import annotations
 

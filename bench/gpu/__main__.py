@@ -1,4 +1,4 @@
-"""Everything worth knowing on one CUDA machine in nine minutes: `bash bench/gpu.sh`, or `--dry-run` on a CPU.
+"""Runs all GPU measurements on one CUDA machine in nine minutes: `bash bench/gpu.sh`, or `--dry-run` on a CPU.
 
 Parts in order of worth, one process group each: what the machine is and whether the kernels are right; every stage through the
 command line; one step of a 0.5B model;

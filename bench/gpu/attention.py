@@ -1,4 +1,4 @@
-"""One layer's attention in bfloat16: every backend that works, beside padding and a block mask with expanded keys and values."""
+"""Measures one layer's attention in bfloat16: every backend that works, against padding and against a dense block mask."""
 
 from __future__ import annotations
 

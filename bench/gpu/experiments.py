@@ -1,4 +1,4 @@
-"""Every stage once through the command line, as a user starts it: three steps of the shipped experiments that need no hub."""
+"""Runs every stage once through the command line: three steps of each shipped experiment that needs no hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests marked `gpu`, as a part of the script: how many passed, and the lines that pytest prints of the others."""
+"""Runs the tests marked `gpu` and keeps their counts and the lines that pytest prints about failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output head in bfloat16 at the sizes of a 0.5B model, beside full logits and PyTorch's own chunked loss; in one process."""
+"""Measures the output head in bfloat16 at the sizes of a 0.5B model, against full logits and PyTorch's chunked loss."""
 
 from __future__ import annotations
 

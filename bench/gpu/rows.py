@@ -1,4 +1,4 @@
-"""Figures that survive: every measurement is one JSON line, on disk as soon as it is taken.
+"""Writes every measurement to disk as one JSON line as soon as it is taken.
 
 A part of the script that fails, hangs or is killed loses what it has not measured yet, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""Run parts one after another under one deadline, each in a process group of its own, and keep whatever each has measured."""
+"""Runs parts one after another under one deadline, each in its own process group, and keeps what each has measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing 64 tokens for 64, 256 and 512 completions with a 0.5B model, ours and transformers' `generate`; operations a token."""
+"""Measures sampling of 64 tokens for 64, 256 and 512 completions with a 0.5B model, ours and transformers' `generate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One DPO step of a 0.5B model: time, memory, utilisation, chosen backend, what watching costs, and where the time goes."""
+"""Measures one DPO step of a 0.5B model: time, memory, utilisation, attention backend, cost of diagnostics, profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPO steps of our Trainer, several settings in one process: seconds, losses, memory, chosen attention backend.
+"""Runs DPO steps of our Trainer with several settings in one process: seconds, losses, memory, attention backend.
 
 Weights are random and drawn on the device: a step's speed does not depend on them, and drawing 1.5B numbers on the host does
 take time.

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer beside ours on the same weights and pairs: equal losses in a short float32 run, then bfloat16 steps in turn."""
+"""Compares TRL's DPOTrainer with ours on the same weights and pairs: losses in a short float32 run, then bfloat16 steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed attention against padding and against a dense block mask: `python -m bench.parts.attention`.
+"""Measures packed attention against padding and against a dense block mask: `python -m bench.parts.attention`.
 
 Forward and backward of one layer's attention over pairs (prompt, chosen, rejected) with the lengths of real data. Every way
 computes the same outputs at the completion tokens (checked first). The baseline pads each side of a pair to the longest.

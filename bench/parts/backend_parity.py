@@ -1,4 +1,4 @@
-"""Every attention backend that is there, forward and backward with cu_q != cu_k, against float64 SDPA per segment."""
+"""Compares every available attention backend, forward and backward, with float64 attention segment by segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output head against full logits: `python -m bench.parts.head`.
+"""Measures the output head against full logits: `python -m bench.parts.head`.
 
 Forward and backward of a weighted sum of K log-probs, with the diagnostics of `TokenStats` unless a row says otherwise. The
 baseline forms `[K, V]` logits and takes log_softmax, as one would write it down.

@@ -1,4 +1,4 @@
-"""Measures how well some columns give the output layer's geometry, and how far that layer explains a step.
+"""Measures how well some columns give the output layer's geometry, and how much of a step that layer explains.
 
 `python -m bench.parts.head_geometry --model HuggingFaceTB/SmolLM2-135M-Instruct --pairs Anthropic/hh-rlhf`: for real pairs, the
 geometry from n columns beside the sum over the whole vocabulary, with the time each takes; then, pair by pair, one small step of

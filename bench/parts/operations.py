@@ -1,4 +1,4 @@
-"""Operations that a step and a sampled token call, counted on a CPU: `python -m bench.parts.operations`.
+"""Counts the operations that a step and a sampled token call, on a CPU: `python -m bench.parts.operations`.
 
 A GPU runs small operations faster than the host can launch them, so that their number is the time of a step. Counted are calls
 that do work (views and empty tensors do none), for a decoder of 24 layers under bfloat16 autocast, with stand-ins for what only a

@@ -1,4 +1,4 @@
-"""Sampling, ours beside transformers' `generate` in a loop over prompts, in turn in one process: `python -m bench.parts.sampling`.
+"""Measures sampling against transformers' `generate` in a loop over prompts, in one process: `python -m bench.parts.sampling`.
 
 Both sides draw the same number of completions of the same prompts from the same weights, at temperature 1 over the whole
 vocabulary, and no completion ends early: rows that end early make `generate` run on with padding, which this leaves out. A round

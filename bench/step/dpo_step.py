@@ -1,4 +1,4 @@
-"""One DPO step, ours beside a peer or beside ourselves, in turn on the same machine: `python -m bench.step.dpo_step --vs trl`.
+"""Times one DPO step against a peer or against ourselves on the same machine: `python -m bench.step.dpo_step --vs trl`.
 
 Both sides load the same weights and pairs, in the same order, with the same precision, optimizer and effective batch, and
 reference log-probs precomputed. Every round runs each side once in a process of its own; the first step of a process warms up

@@ -1,4 +1,4 @@
-"""Our trainer on the shared workload, in a process of its own: one JSON line out (`python -m bench.step.our_side --help`)."""
+"""Runs our trainer on the shared workload in its own process and prints one JSON line (`python -m bench.step.our_side --help`)."""
 
 from __future__ import annotations
 

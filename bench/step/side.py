@@ -1,4 +1,4 @@
-"""Shared by both sides of the step benchmark: options, the memory reading, the JSON report."""
+"""Options, memory reading and JSON report that both sides of the step benchmark share."""
 
 from __future__ import annotations
 

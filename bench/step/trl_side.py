@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on the shared workload, in a process of its own: one JSON line out (`python -m bench.step.trl_side --help`)."""
+"""Runs TRL's DPOTrainer on the shared workload in its own process, one JSON line out (`python -m bench.step.trl_side --help`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packed layout without prompt sharing, to measure what sharing earns."""
+"""The packed layout without prompt sharing, to measure what sharing saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same model, tokenizer and pairs on disk for both sides of a benchmark; nothing is fetched.
+"""Writes the same model, tokenizer and pairs to disk for both sides of a benchmark, without the network.
 
 Lengths are (prompt, chosen, rejected) token counts with the SmolLM2 tokenizer, end-of-sequence included, of a seeded sample of
 two real sets, clipped to 512 prompt tokens and 1,024 in all: `long_response` from the AlpacaEval annotations, `long_prompt`

@@ -1,4 +1,4 @@
-"""What a warning's probability is made of, read from one small file: coefficients, held-out scores, and what they were fitted on.
+"""Reads the coefficients of the warning's probability, its held-out scores and its training runs from one small file.
 
 `python -m studies page verdict` writes the file from labelled runs; docs/results/verdict has what came out.
 """

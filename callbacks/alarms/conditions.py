@@ -1,4 +1,4 @@
-"""The words alarms are written in: what must hold of a metric's last readings."""
+"""Conditions on the last readings of a metric, of which rules are made."""
 
 from __future__ import annotations
 

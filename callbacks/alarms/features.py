@@ -1,4 +1,4 @@
-"""What warnings read, in units that mean the same on every model: shares, and changes over their own spread at step 0.
+"""Features that the warning reads, in units that mean the same on every model: shares, and changes over the spread at step 0.
 
 Every feature is 0 at step 0, and larger means worse. Definitions: docs/results/verdict.
 """

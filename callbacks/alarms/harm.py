@@ -1,4 +1,4 @@
-"""How likely harm is, reading after reading; and the one warning of a run."""
+"""Computes the probability of harm at each reading and gives at most one warning a run."""
 
 from __future__ import annotations
 

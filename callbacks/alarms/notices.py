@@ -1,4 +1,4 @@
-"""Rules that say that a property shows: facts with their size, and no claim of harm. Their bounds are shares and spreads."""
+"""The shipped notices: rules that say that a property shows and how large it is, without a claim of harm."""
 
 from __future__ import annotations
 

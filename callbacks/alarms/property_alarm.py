@@ -1,4 +1,4 @@
-"""Says in words which of the paper's properties a run shows, and warns once when it is likely to end worse than it began."""
+"""The callback that says which of the paper's properties a run shows, and warns once when the run is likely to do harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rule: which property, when it shows, and what to say."""
+"""A rule: its property, its conditions, and its sentence."""
 
 from __future__ import annotations
 

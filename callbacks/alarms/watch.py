@@ -1,4 +1,4 @@
-"""Rules over the readings of a run, live or read from its rows: which fire, at which step, once."""
+"""Applies rules to the readings of a run, live or from its rows, and reports each rule once, with its step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of a run, and groups of responses through it, all in one call: a judge may work on many at once."""
+"""Sends all groups of responses to the judge of a run in one call, so that it may work on many at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges what the policy answers to a task's test problems, and prints and logs the paper's table row with intervals."""
+"""Judges the answers to a task's test problems; prints and logs the paper's table row with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few fixed prompts, answered again and again while the policy trains, for people to read."""
+"""Answers a few fixed prompts again and again while the policy trains, for people to read."""
 
 from __future__ import annotations
 

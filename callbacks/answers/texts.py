@@ -1,4 +1,4 @@
-"""From a packed batch back to texts a person reads."""
+"""Turns packed batches back into texts."""
 
 from __future__ import annotations
 

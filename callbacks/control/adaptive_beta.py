@@ -1,4 +1,4 @@
-"""Flex-DPO's missing rule: beta_rejected follows the middle of the disentanglement band while the policy trains."""
+"""Sets Flex-DPO's beta_rejected while the policy trains, so that it follows the middle of the disentanglement band."""
 
 from __future__ import annotations
 

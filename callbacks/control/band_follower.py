@@ -1,4 +1,4 @@
-"""Shared by callbacks that let a number of the loss follow the middle of the disentanglement band."""
+"""The base of callbacks that let a number of the loss follow the middle of the disentanglement band."""
 
 from __future__ import annotations
 

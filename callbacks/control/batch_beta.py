@@ -1,4 +1,4 @@
-"""beta-DPO's running mean of margins, from which a batch's beta departs."""
+"""Keeps beta-DPO's running mean of margins, the reference point of each batch's beta."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number of the loss that changes over training in a straight line: DPO-Shift's factor, a weight that fades, a growing beta."""
+"""Changes a number of the loss linearly over training: DPO-Shift's factor, a weight that fades, a growing beta."""
 
 from __future__ import annotations
 

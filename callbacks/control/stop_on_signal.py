@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a run at the next step boundary, on all ranks, with its state saved.
+"""Ends a run after SIGTERM, SIGINT or SIGUSR1 at the next step boundary, on all ranks, with its state saved.
 
 Lightning's own handler of SIGTERM broadcasts from inside the handler, which hangs if another collective is under way, saves nothing
 and exits with 0; of SIGINT it knows nothing but the exception, and that of SLURM's SIGUSR1 saves in the middle of whatever is

@@ -1,4 +1,4 @@
-"""TR-DPO: the reference follows the policy."""
+"""Moves the reference towards the policy at a cadence (TR-DPO)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy's answers to held-out problems of the task, judged while it trains."""
+"""Monitor of a task: the policy answers held-out problems while it trains, and the answers are judged."""
 
 from __future__ import annotations
 

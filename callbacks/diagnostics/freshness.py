@@ -1,4 +1,4 @@
-"""Reading of a pool's pairs before training: the share that the policy wrote itself."""
+"""Reading of a pool's pairs before training: the share of responses that the policy itself wrote."""
 
 from __future__ import annotations
 

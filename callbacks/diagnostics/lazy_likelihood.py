@@ -1,4 +1,4 @@
-"""What a step does to the likelihood of its own completions: good answers that do not gain, or fall (arXiv 2512.04220)."""
+"""Monitor of a step's effect on the likelihood of its own completions: good answers that stay or fall (arXiv 2512.04220)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen probe bank and its step-0 baseline: what a diagnostic needs that follows the same completions through a run."""
+"""Scores the frozen probe bank before training and keeps these values, so that diagnostics can follow the same completions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes that the policy writes before training: responses outside the pairs, within the distribution."""
+"""Draws probes from the policy before training: likely responses that are in no pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact gradient of the loss at the logits, token by token, and at the likelihoods (docs/derivations.md 3.3, 3.5)."""
+"""Monitor of the loss's exact gradient at the logits, token by token, and at the likelihoods (docs/derivations.md 3.3, 3.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss and reward accuracy of each source of a mixture."""
+"""Monitor of loss and reward accuracy for each source of a mixture."""
 
 from __future__ import annotations
 

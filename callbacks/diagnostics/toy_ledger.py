@@ -1,4 +1,4 @@
-"""Where the probability goes in the paper's toy (Sec. 3.2), and the gradients that move it, seed by seed.
+"""Monitor of the paper's toy (Sec. 3.2): the probability of every class of responses and its gradients, seed by seed.
 
 Two readings of "unseen" stand side by side. `unseen` is the mass on the responses that are in no pair of the seed. What the
 paper plots under that name (Fig. 2 and 3) is `papers_unseen`, found from its values (docs/derivations.md 7.2): the mean over ALL

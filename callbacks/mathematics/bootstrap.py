@@ -1,4 +1,4 @@
-"""Intervals for means, by resampling."""
+"""Confidence intervals of means, by resampling."""
 
 from __future__ import annotations
 

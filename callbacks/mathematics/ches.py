@@ -1,4 +1,4 @@
-"""CHES: how alike the two completions of a pair look to the model, known before any training (arXiv 2410.08847)."""
+"""CHES: the similarity of a pair's two completions in the model's hidden states, before any training (arXiv 2410.08847)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of the loss at the token log-probs of a pass that kept none: the loss reads the model through them alone."""
+"""Gradients of the loss at the token log-probs of a pass without autograd, since the loss reads the model through them alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Risks of a set of pairs before any training: from the pairs, their reference log-probs, and one forward pass over a few."""
+"""Estimates the risks of a set of pairs before training: from the pairs, reference log-probs, and one pass over a few pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares the two completions of a pair: the class of every token, computed on the batch's own device.
+"""Compares the two completions of a pair and classes every token, on the batch's own device.
 
 Shapes: K scored positions, Q sequences, pairs.
 """

@@ -1,4 +1,4 @@
-"""Statistics of what the policy writes: how far from the reference, how repetitive, how long (docs/derivations.md 6.6)."""
+"""Statistics of sampled completions: KL to the reference, repetition, length (docs/derivations.md 6.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sequences and tokens of each kind in a batch, found on the host so that nothing waits for the device."""
+"""Selects the sequences and tokens of each kind in a batch, on the host, so that nothing waits for the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Squeezing as a flag: both sides of a pair fall while the likeliest token gains (arXiv 2407.10490; docs/derivations.md 6.4)."""
+"""Detects squeezing: both sides of a pair fall while the likeliest token gains (arXiv 2407.10490; docs/derivations.md 6.4)."""
 
 from __future__ import annotations
 

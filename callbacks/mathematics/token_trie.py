@@ -1,4 +1,4 @@
-"""The known responses to a prompt as a trie of tokens, and the mass that leaves it (docs/derivations.md 6.2).
+"""The known responses to a prompt as a trie of tokens, and the probability outside it (docs/derivations.md 6.2).
 
 A node is a prompt with a prefix of a known response; S its tokens, those that follow the prefix in any known response.
 """

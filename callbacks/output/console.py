@@ -1,4 +1,4 @@
-"""Words and tables on the terminal while a progress bar stands there; what libraries say there that helps nobody."""
+"""Prints text and tables beside a progress bar, and silences messages of libraries that help nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard's custom-scalars page: an overview, and a row of charts for each of the paper's three properties; HParams."""
+"""Lays out TensorBoard's custom-scalars page: an overview and one row of charts for each of the paper's properties; HParams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examines the pairs before the first step: prints what they risk, and writes it into the run's folder."""
+"""Examines the pairs before the first step, prints their risks, and writes them into the run's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings and ends of runs for TensorBoard's HParams tab: what people change, and where the run ended."""
+"""Writes settings and final metrics of a run for TensorBoard's HParams tab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a run, written into its own folder when the run has ended."""
+"""Writes the report of a run into the run's own folder when it has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table on the terminal when a run has ended: its completions before and after, and where to look next."""
+"""Prints a table when a run has ended: its completions before and after, and where to look next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradient of the loss at the logits, token by token, on a few pairs that stay the same through the run."""
+"""Draws the gradient of the loss at the logits, token by token, on a few pairs that stay the same through the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: every n optimizer steps, and always the state after the last one."""
+"""Saves checkpoints to resume from: every n optimizer steps, and always after the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: written whole or not at all, and looked at before it is read."""
+"""Writes a checkpoint whole or not at all, and checks a file before it is read."""
 
 from __future__ import annotations
 

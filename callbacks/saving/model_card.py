@@ -1,4 +1,4 @@
-"""The card of an export: what it was trained on and how, what became of it, and how it is loaded."""
+"""Writes the model card of an export: data, settings, results, and how to load it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained policy in a folder of its own: what the next stage, or any other tool, loads."""
+"""Exports the trained policy as a folder that the next stage, or any other tool, loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained reward model in a folder of its own: what PPO, a critic, the reward-model judge, or transformers alone loads."""
+"""Exports the trained reward model as a folder that PPO, critics, the reward-model judge and transformers load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one batch every stage consumes: prompts, each with one or more completions, packed without padding.
+"""The batch that every stage consumes: prompts, each with one or more completions, packed without padding.
 
 Shape legend used across the project:
     N  packed rows (tokens fed to the model; every prompt once, then each of its completions)

@@ -1,4 +1,4 @@
-"""Finds the completions of a prompt that are compared, where batches are packed: a device would have to be waited for."""
+"""Finds the completions of a prompt that are compared, while batches are packed on the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenised prompt with its completions: what every reader produces and the packer consumes."""
+"""A tokenised prompt with its completions: readers produce it and the packer consumes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host tensors on an accelerator in one copy: what a copy costs is mostly the call, and a batch has fifteen tensors."""
+"""Copies all tensors of a batch to the accelerator in one call: a batch has fifteen, and each call costs more than its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pack examples into one CompletionBatch: every prompt once, no padding."""
+"""Packs examples into one CompletionBatch: every prompt once, no padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting a sequence of lengths into consecutive runs."""
+"""Cuts a sequence of lengths into consecutive runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts without completions: what is asked of a policy when it is sampled or examined."""
+"""Prompts without completions, for sampling and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of a config are refused when the object that takes them is made, not when the run meets them."""
+"""Refuses numbers out of range when the object that takes them is made, before the run starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records, the meaning of a row: a prompt with completions, as text or chat messages, and what can be wrong with one."""
+"""Records: the content of a row (a prompt with completions, as text or chat messages) and the errors a row can have."""
 
 from __future__ import annotations
 

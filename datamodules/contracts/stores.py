@@ -1,4 +1,4 @@
-"""Contracts that modules and callbacks may ask of a data module; `require` says in words what an object lacks."""
+"""Protocols that modules and callbacks may ask of a data module; `require` refuses an object that lacks one."""
 
 from __future__ import annotations
 

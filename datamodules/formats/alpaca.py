@@ -1,4 +1,4 @@
-"""Instructions as Alpaca has them (Taori et al. 2023): `instruction`, `input`, `output`."""
+"""Alpaca's rows (Taori et al. 2023): `instruction`, `input`, `output`."""
 
 from __future__ import annotations
 

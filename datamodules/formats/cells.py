@@ -1,4 +1,4 @@
-"""Reading the cells of a row, with errors that name the column."""
+"""Reads the cells of a row, with errors that name the column."""
 
 from __future__ import annotations
 

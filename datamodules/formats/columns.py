@@ -1,4 +1,4 @@
-"""How the columns of a source make a prompt and its completions. A config names a format by its short name or `class_path`."""
+"""The contract of a format, and the formats that read named columns. A config names a format by its short name or `class_path`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of whole conversations: one whose last turn is the answer, or one with two answers beside it."""
+"""Rows of whole conversations: the last turn is the answer, or two answers stand beside the conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole dialogues in one text, as in HH-RLHF (Bai et al. 2022, arXiv 2204.05862)."""
+"""Rows with a whole dialogue in one text, as in HH-RLHF (Bai et al. 2022, arXiv 2204.05862)."""
 
 from __future__ import annotations
 

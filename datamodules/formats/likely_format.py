@@ -1,4 +1,4 @@
-"""Which shipped format a row looks like: told where the one that was chosen does not find what it reads."""
+"""Guesses which shipped format a row has, for the error message when the chosen one does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages and tools in a cell: what of them a chat template gets."""
+"""Reads messages and tools from a cell, in the form that a chat template takes."""
 
 from __future__ import annotations
 

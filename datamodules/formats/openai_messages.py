@@ -1,4 +1,4 @@
-"""Conversations as OpenAI's interfaces and `datasets` have them: `messages` of `role` and `content`."""
+"""Rows with OpenAI's messages: `messages` of `role` and `content`."""
 
 from __future__ import annotations
 

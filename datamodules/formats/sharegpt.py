@@ -1,4 +1,4 @@
-"""Conversations as ShareGPT has them: `conversations` of `from` and `value`."""
+"""ShareGPT's rows: `conversations` of `from` and `value`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row that knows which of its columns were read: what a format passes over in silence can be named."""
+"""A row that records which columns were read, so that unread ones can be reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lengths of the examples of a split: all that a step plan needs to know of them."""
+"""The lengths of a split's examples, from which steps are planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data loaders over step plans: what a rank sees, in order, from any position on."""
+"""Data loaders over step plans: a rank's batches in order, from any position on."""
 
 from __future__ import annotations
 

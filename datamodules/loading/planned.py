@@ -1,4 +1,4 @@
-"""Finds the examples that a run is going to read: those of its planned steps, and of the validation batches that it takes."""
+"""Finds the examples that a run will read in its planned steps and its validation batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step plans: which prompts an optimizer step holds, and how the step is cut into microbatches, known before the first step.
+"""Step plans: the prompts of every optimizer step and its microbatches, fixed before the first step.
 
 A plan is a pure function of (lengths, seed, epoch), so that every rank and every resumed process computes the same one.
 Tokens are packed rows: a prompt once, then its completions.

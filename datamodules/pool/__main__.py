@@ -1,4 +1,4 @@
-"""`python -m datamodules.pool stats|validate|merge`: look at response pools, check them and join them."""
+"""Inspects, checks and joins response pools: `python -m datamodules.pool stats|validate|merge`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Reading, writing and appending to response pools on disk."""
+"""Reads, writes and appends to response pools on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools put together, and what is in one."""
+"""Joins pools, and counts what a pool holds."""
 
 from __future__ import annotations
 

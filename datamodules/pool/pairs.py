@@ -1,4 +1,4 @@
-"""The examples of a response pool: one scenario's pairs, and with each prompt the pool's other responses."""
+"""The examples of a response pool: one scenario's pairs, each prompt with the pool's other responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompts of a response pool for modules that sample while they train, beside the frozen pairs they are watched on."""
+"""A pool's prompts for modules that sample while they train, with the frozen pairs that monitors read."""
 
 from __future__ import annotations
 

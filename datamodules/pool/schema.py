@@ -1,4 +1,4 @@
-"""The response pool: one row a prompt, with scored responses from many sources and where each came from.
+"""The response pool: one row a prompt, with scored responses from many sources and their origin.
 
 `python -m datamodules.pool stats|validate POOL...` looks at pools, `... merge POOL... --output POOL` joins them.
 """

@@ -1,4 +1,4 @@
-"""Data for a reward model: the scored responses of a pool, and right and wrong solutions that a task makes."""
+"""Data for a reward model: a pool's scored responses, and right and wrong solutions that a task makes."""
 
 from __future__ import annotations
 

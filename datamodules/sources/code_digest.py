@@ -1,4 +1,4 @@
-"""A digest of what an object does: its values, the bytecode behind it, and the files that code comes from."""
+"""Computes a digest of an object's behaviour: its values, the bytecode behind it, and the files that this code comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of files or hub data sets: checked, tokenised once, cached, and split by prompt."""
+"""Examples of files or hub data sets: checked, tokenised once, cached, and split by prompt."""
 
 from __future__ import annotations
 

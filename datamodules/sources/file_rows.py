@@ -1,4 +1,4 @@
-"""Rows of one file. A line that no parser can read is a row too: its error names the file and the line."""
+"""Reads the rows of one file. A line that cannot be parsed becomes a row with an error that names the file and the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one loop over rows: each is parsed, or counted with what is wrong and where it stands."""
+"""Parses rows in one loop, and counts the bad ones with their error and their place."""
 
 from __future__ import annotations
 

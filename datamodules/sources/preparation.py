@@ -1,4 +1,4 @@
-"""A source, read, checked, tokenised and cut: from rows to a store of examples and a report on every row."""
+"""Turns a source into a store of examples: reads, checks, tokenises and cuts its rows, and reports on every row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out data: splitting by prompt, and finding prompts that are on both sides."""
+"""Splits by prompt, and finds prompts that are on both sides of a split."""
 
 from __future__ import annotations
 

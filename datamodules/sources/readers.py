@@ -1,4 +1,4 @@
-"""Rows of a file, a folder of files, or a hub data set."""
+"""Reads the rows of a file, a folder of files, or a hub data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that `Dataset.save_to_disk` of the `datasets` library wrote."""
+"""Reads folders that `Dataset.save_to_disk` of the `datasets` library wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenised examples as a few flat arrays, in memory or mapped from disk: what workers share and the packer reads."""
+"""Tokenised examples as a few flat arrays, in memory or mapped from disk, so that workers share them."""
 
 from __future__ import annotations
 

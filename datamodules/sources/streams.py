@@ -1,4 +1,4 @@
-"""Bytes of a file behind its compression, with bounds on what is held at once: 2 MB of gzip can be 2 GB of one line."""
+"""Decompresses files with a bound on the memory of one line: 2 MB of gzip can be a line of 2 GB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How text becomes examples: the tokenizer, the limits, and records that other code has made."""
+"""Settings for making examples of text: the tokenizer and the limits; also reads records that other code has made."""
 
 from __future__ import annotations
 

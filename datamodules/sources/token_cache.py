@@ -1,4 +1,4 @@
-"""Tokenised sources on disk, keyed by everything they depend on, so that a source is tokenised once."""
+"""Caches tokenised sources on disk, keyed by everything that the tokens depend on."""
 
 from __future__ import annotations
 

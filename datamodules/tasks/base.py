@@ -1,4 +1,4 @@
-"""The contract of a task: problems with a gold answer, the judge of what is answered, and perhaps responses that come with them."""
+"""The contract of a task: problems with a gold answer, the judge of the answers, and optional given responses."""
 
 from __future__ import annotations
 

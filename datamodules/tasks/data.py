@@ -1,4 +1,4 @@
-"""Shared by the data modules of a task: its held-out problems, and who judges what is answered."""
+"""The base of a task's data modules: its held-out problems and the judge of their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several tasks as one: their splits one after the other, each problem marked with the task it comes from."""
+"""Several tasks as one: their splits joined, each problem marked with its task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds held-out prompts in training data, exactly and after normalisation, leaves them out and counts them."""
+"""Finds held-out prompts in training data, exactly and after normalisation, removes and counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: messages to text, and whether the text holds what the messages say."""
+"""Applies a tokenizer's chat template to messages, and checks that the text still holds what the messages say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records to token ids, and the cut between a prompt and its completions: for training, sampling, judging and export alike."""
+"""Turns records into token ids and finds the cut between prompt and completion, for training, sampling, judging and export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout that a model was trained on, as a chat template: what makes another tool's call give the same token ids."""
+"""Writes the layout that a model was trained on as a chat template, so that other tools make the same token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts far longer than what is kept of them, without the part that nobody will see: tokenising 10 MB takes a minute."""
+"""Shortens very long texts before tokenisation to somewhat more than is kept: tokenising 10 MB takes a minute."""
 
 from __future__ import annotations
 

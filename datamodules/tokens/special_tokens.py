@@ -1,4 +1,4 @@
-"""Special tokens that a text spells, such as "</s>": kept apart from those that a template or a tokenizer puts there."""
+"""Tells special tokens that a text spells out, such as "</s>", from those that the template or the tokenizer adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer from anywhere."""
+"""Loads a tokenizer from a folder or the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many questions to one server: concurrency, retries with back-off, giving up in time, and every verdict stored when it arrives."""
+"""Sends many questions to one server: concurrency, retries with back-off, a time limit; stores every verdict when it arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts on disk, so that no response is paid for twice, whatever kills the program in between."""
+"""Stores verdicts on disk as they arrive, so that no response is paid for twice."""
 
 from __future__ import annotations
 

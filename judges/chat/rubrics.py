@@ -1,4 +1,4 @@
-"""Rubrics: what an LLM judge is told, the form of its answer, and the function that reads it."""
+"""Rubrics: the instructions of an LLM judge, the form of its answer, and the function that reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat server: how to reach it, one request to it, and what its errors mean."""
+"""A client for one OpenAI-compatible chat server: its address, one request, and the meaning of its errors."""
 
 from __future__ import annotations
 

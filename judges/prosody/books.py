@@ -1,4 +1,4 @@
-"""Rhyme books: which characters rhyme, and which are level (平) or oblique (仄), as classical poets read them."""
+"""Rhyme books: the characters that rhyme, and the level (平) and oblique (仄) ones, as classical poets read them."""
 
 from __future__ import annotations
 

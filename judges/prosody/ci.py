@@ -1,4 +1,4 @@
-"""Grades how well a ci keeps to its tune: rows, row lengths, rhyme and tones against the format that suits it best."""
+"""Grades a ci against its tune: rows, row lengths, rhyme and tones, in the format that fits it best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads from a prompt's wording what it asks of a poem."""
+"""Reads from a prompt which form of poem it asks for."""
 
 from __future__ import annotations
 

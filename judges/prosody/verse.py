@@ -1,4 +1,4 @@
-"""A poem as a response writes it: its title, its rows, and where one may pause within a row."""
+"""Splits a response into the parts of a poem: title, rows, and the pauses within a row."""
 
 from __future__ import annotations
 

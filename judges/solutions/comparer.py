@@ -1,4 +1,4 @@
-"""Symbolic equality of two answers, computed in a process of its own that is ended when it takes too long."""
+"""Decides symbolic equality of two answers in a separate process, which is ended when it takes too long."""
 
 from __future__ import annotations
 

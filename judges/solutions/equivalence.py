@@ -1,4 +1,4 @@
-"""Decides whether two final answers are the same: by spelling, by exact value, and only then by computer algebra."""
+"""Decides whether two final answers are equal: by spelling, then by exact value, then by computer algebra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals about the worked process that a rule can vouch for: is there one, does its arithmetic hold, does it repeat itself.
+"""Measures the worked process by rules: whether there is one, whether its arithmetic holds, whether it repeats itself.
 
 None of this understands the reasoning. The signals are counts and shares; `judges.maths` documents which score they lead to.
 """

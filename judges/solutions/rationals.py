@@ -1,4 +1,4 @@
-"""Exact rational numbers out of the ways people write them; arithmetic on them that no input can make slow."""
+"""Exact rational numbers in all common spellings, and arithmetic on them whose time is bounded."""
 
 from __future__ import annotations
 

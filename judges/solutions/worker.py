@@ -1,4 +1,4 @@
-"""The other side of `SymbolicComparer`: a process that reads pairs of answers and says whether sympy finds them equal.
+"""The process behind `SymbolicComparer`: reads pairs of answers and tells whether sympy finds them equal.
 
 Run as a script, so that it needs no other file of this package. One JSON list `[gold, candidate]` a line in, one word a line out.
 """

@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model as a policy: packed forward, chunked head."""
+"""A Hugging Face causal language model as a policy: packed forward pass, tiled output head."""
 
 from __future__ import annotations
 

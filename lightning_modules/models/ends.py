@@ -1,4 +1,4 @@
-"""The tokens at which a model itself ends what it writes."""
+"""The tokens with which a model ends a completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reference that is asked in every step, instead of once before the first one."""
+"""A reference whose log-probs are computed at every step, instead of once before training."""
 
 from __future__ import annotations
 

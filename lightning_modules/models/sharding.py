@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism (FSDP2): who holds what, and the whole weights again for saving and sampling."""
+"""Fully sharded data parallelism (FSDP2): splits the weights, and gathers them for saving and sampling."""
 
 from __future__ import annotations
 

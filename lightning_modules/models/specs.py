@@ -1,4 +1,4 @@
-"""Recipes for policies that are Hugging Face causal LMs: what a config names under `policy`."""
+"""Recipes for policies that are Hugging Face causal LMs, which a config names under `policy`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The precisions `bf16-true`, `16-true` and `64-true`: parameters have that type, and nothing else changes."""
+"""The precisions `bf16-true`, `16-true` and `64-true`: they convert parameters and nothing else."""
 
 from __future__ import annotations
 

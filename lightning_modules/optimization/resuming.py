@@ -1,4 +1,4 @@
-"""A resumed run takes the optimizer's hyperparameters from its config, although the checkpoint has them too."""
+"""Gives a resumed optimizer the hyperparameters of the config instead of those in the checkpoint."""
 
 from __future__ import annotations
 

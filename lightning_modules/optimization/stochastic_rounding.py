@@ -1,4 +1,4 @@
-"""AdamW for bfloat16 weights: the step is taken in float32 and written back by rounding up or down at random, right on average.
+"""AdamW for bfloat16 weights: computes the step in float32 and rounds it up or down at random, without bias.
 
 bfloat16 keeps 8 bits: a step below 1/512 of a weight is lost when it is rounded to nearest, and at the learning rates of preference
 training nearly every step is. Rounded up with a probability equal to the distance, the weight moves by the step in expectation.

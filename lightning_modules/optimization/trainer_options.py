@@ -1,4 +1,4 @@
-"""Options of the trainer that would make a step another one than it says, or do nothing: refused before the first step."""
+"""Refuses trainer options that would change or skip steps without a word."""
 
 from __future__ import annotations
 

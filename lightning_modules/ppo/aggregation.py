@@ -1,4 +1,4 @@
-"""How the losses of an update's tokens add up: what a token of a long completion counts."""
+"""Weights of the tokens in an update's loss: how much each token of a long completion counts."""
 
 from __future__ import annotations
 

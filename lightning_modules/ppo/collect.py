@@ -1,4 +1,4 @@
-"""Make a rollout: draw, score, price the KL, estimate advantages, and say what was seen on the way."""
+"""Makes a rollout: draws and scores completions, prices the KL, estimates advantages, and counts events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From rewards to advantages: with a critic (GAE), or without one (RLOO, GRPO, ReMax)."""
+"""Estimators of advantages from rewards: with a critic (GAE), or without one (RLOO, GRPO, ReMax)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs that a rollout is well, or that something is wrong with it: each has a name and is counted."""
+"""Named and counted signs that a rollout goes well or badly."""
 
 from __future__ import annotations
 

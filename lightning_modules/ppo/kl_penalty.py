@@ -1,4 +1,4 @@
-"""The price of leaving the reference: KL per token, with a fixed or an adaptive coefficient."""
+"""The KL penalty per token, with a fixed or an adaptive coefficient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PPO's loss on one microbatch, and what is logged of it."""
+"""PPO's loss on one microbatch, and its logged metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The position of a run of PPO between rollouts and updates: a checkpoint needs it to go on in the middle of a rollout."""
+"""The position of a PPO run between rollouts and updates, which a checkpoint needs to resume within a rollout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollout: everything that the epochs of updates over one set of samples need, and can be resumed from."""
+"""A rollout: everything that the updates over one set of samples need; a checkpoint holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples with all that is known of them before advantages are estimated: what the ranks make in parts and put together."""
+"""Scored samples before advantages are estimated, which ranks make in parts and join."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of PPO's updates, which the trainer's of the same names do not reach under manual optimization."""
+"""Options of PPO's updates; the trainer's options of the same names do not apply under manual optimization."""
 
 from __future__ import annotations
 

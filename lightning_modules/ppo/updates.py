@@ -1,4 +1,4 @@
-"""One optimizer step of PPO over several microbatches, put together again for the callbacks."""
+"""One optimizer step of PPO over several microbatches, joined again for the callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who takes which part of the work, and what all of them have found."""
+"""The processes of a run: splits work among ranks and gathers their results."""
 
 from __future__ import annotations
 

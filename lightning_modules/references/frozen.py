@@ -1,4 +1,4 @@
-"""A policy that is only asked: the reference of a run that samples, or a trained policy whose log-probs are rewards."""
+"""A frozen policy: the reference of a run that samples, or a trained policy whose log-probs are rewards."""
 
 from __future__ import annotations
 

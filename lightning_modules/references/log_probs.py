@@ -1,4 +1,4 @@
-"""Reference log-probs: computed once, cached on disk by what they depend on, and the reference model dropped again."""
+"""Computes reference log-probs once, caches them on disk, and drops the reference model."""
 
 from __future__ import annotations
 

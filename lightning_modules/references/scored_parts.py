@@ -1,4 +1,4 @@
-"""Keeps the parts of a long scoring on disk while it goes on: a killed run takes it up again."""
+"""Saves the parts of a long scoring on disk, so that a killed run continues it."""
 
 from __future__ import annotations
 

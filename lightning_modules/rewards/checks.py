@@ -1,4 +1,4 @@
-"""Checks before the first rollout: do the models fit together, and do the rewards tell good from bad?"""
+"""Checks before the first rollout that the models fit together and that rewards tell good from bad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of a policy: prompts, the completions drawn for each, and both packed for a forward pass.
+"""Samples of a policy: prompts with the completions drawn for each, packed for a forward pass.
 
 Shape legend: P prompts, Q completions, K completion tokens, both in the order of the prompts.
 """

@@ -1,4 +1,4 @@
-"""Rewards for single tokens from a policy that was trained by DPO (RTO, arXiv 2404.18922)."""
+"""Rewards for single tokens, from a policy that was trained by DPO (RTO, arXiv 2404.18922)."""
 
 from __future__ import annotations
 

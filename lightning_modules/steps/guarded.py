@@ -1,4 +1,4 @@
-"""Keeps trained modules from applying, saving or handing on numbers that are not finite."""
+"""The base of trained modules that keeps them from applying, saving or exporting numbers that are not finite."""
 
 from __future__ import annotations
 

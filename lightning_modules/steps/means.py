@@ -1,4 +1,4 @@
-"""Means over everything since the last reading: microbatches, steps and ranks, weighted by count, with one collective."""
+"""Means over everything since the last reading (microbatches, steps, ranks), weighted by count, with one collective."""
 
 from __future__ import annotations
 

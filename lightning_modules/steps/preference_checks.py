@@ -1,4 +1,4 @@
-"""What a batch must hold for a loss: checked before its step."""
+"""Checks before a step that a batch holds what its loss reads."""
 
 from __future__ import annotations
 

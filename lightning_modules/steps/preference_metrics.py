@@ -1,4 +1,4 @@
-"""What is logged of a step of preferences, under the names the field reads."""
+"""The logged metrics of a preference step, under the field's usual names."""
 
 from __future__ import annotations
 

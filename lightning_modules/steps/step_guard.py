@@ -1,4 +1,4 @@
-"""A step that is not finite is never applied, and ends the run: what decides that, and what is said then.
+"""Decides whether a step is finite, leaves it out if it is not, and ends the run with an explanation.
 
 The verdict is made on the device and read where numbers are read anyway (logged points, checkpoints): to wait for it at every step
 would stop the device from working ahead. So the optimizer itself has to leave the step out: torch's fused ones take a tensor

@@ -1,4 +1,4 @@
-"""The sums of all completions of an optimizer step, for losses that read a mean or an order over it."""
+"""Sums over all completions of an optimizer step, for losses that use a mean or an order over it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure of the paper's Property 1: the side on which the margin was bought."""
+"""Figure of the paper's Property 1: how the margin grew, by the chosen side rising or the rejected side falling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The toy's exact ledger: every bit of probability, by whose response it is on."""
+"""Figure of the toy's exact ledger: the probability of every class of responses."""
 
 from __future__ import annotations
 

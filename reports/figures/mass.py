@@ -1,4 +1,4 @@
-"""Who got the probability that moved: the paper's Property 3, accounted for token by token."""
+"""Figure of the tokens that gained probability: the paper's Property 3, token by token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the pairs went in the plane of (change of chosen, change of rejected): the paper's Property 2."""
+"""Figure of the pairs in the plane of (change of chosen, change of rejected): the paper's Property 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well the policy does what it is for, where a judge says so."""
+"""Figure of the policy's accuracy on its task, by the task's judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `advise.py` found out about a run, from the folder that it leaves beside it."""
+"""Reads the result of `advise.py` from the folder beside a run."""
 
 from __future__ import annotations
 

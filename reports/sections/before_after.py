@@ -1,4 +1,4 @@
-"""Answers of the policy to the same prompts before and after, side by side."""
+"""Shows answers of the policy to the same prompts before and after training, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's three properties, a card each: how large, since which step, at which tokens."""
+"""Shows the paper's three properties, one card each: size, first step, and tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's words and tables about single runs: alarms, the data doctor, settings, how to run it again."""
+"""Shows the details of single runs: notices, the data doctor, settings, and the command to run it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands first on the page: what became of each run, and how sure that is."""
+"""Writes the first lines of the page: the result of each run, and how certain it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token heat-maps of the runs, from the rows of the callback that measured them."""
+"""Shows the token heat-maps of the runs, from the rows of the callback that measured them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of every run from its first reading to its last: as rows, in Markdown and in HTML."""
+"""Tables of every run's first and last readings, as rows, in Markdown and in HTML."""
 
 from __future__ import annotations
 

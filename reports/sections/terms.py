@@ -1,4 +1,4 @@
-"""The words of the page, explained in the page: it is sent to people who have nothing else."""
+"""Explains the page's terms in the page, for readers who have nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The label of SmolLM2's runs: how well neutral text is still predicted, and whether what is sampled degenerates."""
+"""The label of SmolLM2's runs: how well neutral text is predicted, and whether samples degenerate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objective's values and the pairs' movements under a checkpoint, with intervals over the pairs."""
+"""The objective's values and the pairs' movements at a checkpoint, with intervals over pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets the monitors of a training look at checkpoints that stand: the reference as step 0, each checkpoint as a later step."""
+"""Runs the monitors of a training on saved checkpoints: the reference as step 0, each checkpoint as a later step."""
 
 from __future__ import annotations
 

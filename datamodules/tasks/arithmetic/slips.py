@@ -1,4 +1,4 @@
-"""Worked solutions with an error in them, which the arithmetic task offers as the responses of another "model".
+"""Worked solutions with an error, offered as the responses of another model.
 
 The slips are those that the shipped model makes when it is sampled: nine of ten of its wrong solutions combine the right
 numbers and miss the result of one step, or of both, mostly by 2, 1 or 10.

@@ -1,4 +1,4 @@
-"""The stories of the arithmetic task: a question, the two steps that solve it, and the bounds of its numbers."""
+"""Story templates of the arithmetic task: a question, the two steps that solve it, and the bounds of its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the maths tasks that read rows: how the model is asked to solve a problem."""
+"""The base of maths tasks that read rows: the prompt that asks the model to solve a problem."""
 
 from __future__ import annotations
 

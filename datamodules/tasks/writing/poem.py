@@ -1,4 +1,4 @@
-"""Classical Chinese poems: a form and a title (or tune) are asked for, a poem with its title is the answer."""
+"""Classical Chinese poems: the prompt asks for a form and a title (or tune), and the answer is a poem with its title."""
 
 from __future__ import annotations
 

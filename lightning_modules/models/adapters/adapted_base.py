@@ -1,4 +1,4 @@
-"""The model under a policy's adapters, as a policy: a reference that takes no memory."""
+"""The model below a policy's adapters as a policy of its own: a reference that costs no memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of adapters hold what is trained: the frozen base is built again from its recipe, and compared."""
+"""Checkpoints of adapters: they hold trained weights only; the frozen base is built again and compared with a digest."""
 
 from __future__ import annotations
 

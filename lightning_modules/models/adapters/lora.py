@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): the weights stay frozen, small factors beside them are trained."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685): the weights stay frozen, and small factors beside them are trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: found, their base named, put into its weights, trained further, and saved."""
+"""Adapters in PEFT's format: finds them and their base, merges them, trains them further, and saves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of an attention backend: one function over packed rows, and why it may be unusable.
+"""The contract of an attention backend: one function over packed rows, and a reason if it cannot be used.
 
 Shape legend: N packed rows, M gathered key rows, Hq query heads, Hk key/value heads (Hq a multiple of Hk), D head width.
 """

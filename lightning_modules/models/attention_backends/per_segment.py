@@ -1,4 +1,4 @@
-"""Scaled-dot-product attention segment by segment: exact everywhere, the only choice on the CPU."""
+"""Scaled-dot-product attention segment by segment: works everywhere, and is the only choice on a CPU."""
 
 from __future__ import annotations
 

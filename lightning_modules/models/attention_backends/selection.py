@@ -1,4 +1,4 @@
-"""Choose an attention backend for what the model asks, test it once, and say so in one log line."""
+"""Chooses an attention backend for a model, tests it once, and logs the choice."""
 
 from __future__ import annotations
 

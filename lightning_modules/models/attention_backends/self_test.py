@@ -1,4 +1,4 @@
-"""Forward and backward of a backend on a small made-up case, against float64 attention segment by segment."""
+"""Tests a backend, forward and backward, on a small made-up case against float64 attention segment by segment."""
 
 from __future__ import annotations
 

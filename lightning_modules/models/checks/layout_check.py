@@ -1,4 +1,4 @@
-"""The set-up self-test: a policy's log-probs against the model's own logits, one sequence at a time."""
+"""Compares a policy's packed log-probs with the model's own logits, one sequence at a time, before training."""
 
 from __future__ import annotations
 

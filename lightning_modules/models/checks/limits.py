@@ -1,4 +1,4 @@
-"""The limits of a model: its token ids, and how many tokens a sequence may have in the layout it runs in."""
+"""The limits of a model: its token ids, and the longest sequence in the layout that it runs in."""
 
 from __future__ import annotations
 

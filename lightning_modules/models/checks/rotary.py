@@ -1,4 +1,4 @@
-"""The length up to which rotary embeddings do not follow the longest sequence of a batch, as `dynamic` and `longrope` do."""
+"""The length beyond which rotary embeddings (`dynamic`, `longrope`) depend on the longest sequence of a batch."""
 
 from __future__ import annotations
 

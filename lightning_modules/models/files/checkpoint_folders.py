@@ -1,4 +1,4 @@
-"""What trainers leave on disk: checkpoints in step order, whether they are whole, and the tokenizer that belongs to them.
+"""Reads the folders that trainers leave: checkpoints in step order, whether they are complete, and their tokenizer.
 
 Layouts (a folder of a run, what is in it):
     transformers' Trainer, TRL, axolotl, LLaMA-Factory: `checkpoint-<step>` each, the last model in the folder itself.

@@ -1,4 +1,4 @@
-"""GGUF files as Hugging Face folders: converted once, kept by content hash."""
+"""Converts GGUF files to Hugging Face folders, once, keyed by content hash."""
 
 from __future__ import annotations
 

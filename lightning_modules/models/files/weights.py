@@ -1,4 +1,4 @@
-"""Identify and write a model's weights."""
+"""Identifies and writes a model's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine that decodes many completions together: rows leave when they are done, prompts start when there is room."""
+"""The engine that decodes many completions together: finished rows leave, and new prompts start when there is room."""
 
 from __future__ import annotations
 

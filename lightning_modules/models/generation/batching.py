@@ -1,4 +1,4 @@
-"""Decides which prompts start when: as many as there is room for, of like length."""
+"""Decides which prompts start next: as many as there is room for, of similar length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the decoder that samples a model: the first whose next-token distributions are those of whole passes."""
+"""Chooses a model's decoder: the first whose next-token distributions equal those of whole passes."""
 
 from __future__ import annotations
 

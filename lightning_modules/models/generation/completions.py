@@ -1,4 +1,4 @@
-"""Completions in progress: whose they are, their tokens so far, and where they go when they are done."""
+"""Completions in progress: their prompt, their tokens so far, and their place in the result."""
 
 from __future__ import annotations
 

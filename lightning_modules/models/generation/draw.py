@@ -1,4 +1,4 @@
-"""The next token: from logits and one uniform a row, by inverting the cumulative distribution.
+"""Draws the next token from logits with one uniform a row, by inverting the cumulative distribution.
 
 Shape legend: B rows, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The engine, which draws completions from a model: a policy does not know which one."""
+"""The contract of a sampling engine, so that a policy does not depend on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in autocast's type, made once for all tokens of a call: autocast itself casts each of them again at every token."""
+"""Casts weights to autocast's type once for a whole call; autocast itself would cast them at every token."""
 
 from __future__ import annotations
 

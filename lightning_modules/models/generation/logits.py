@@ -1,4 +1,4 @@
-"""Logits of a policy's head, with all that the model does to them."""
+"""Logits of a policy's head, with every change that the model makes to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put a model into the state it is sampled in, and back."""
+"""Puts a model into the state for sampling, and back."""
 
 from __future__ import annotations
 

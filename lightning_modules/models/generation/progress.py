@@ -1,4 +1,4 @@
-"""Counts what has been drawn, and tells the caller."""
+"""Counts drawn tokens and completions, and reports them to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of uniforms for every completion, which nothing but the completion itself decides."""
+"""A stream of uniforms for every completion, which depends on nothing but the completion's own seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling with vLLM, for those who have it: another engine behind the same option."""
+"""Sampling with vLLM, as another engine behind the same option."""
 
 from __future__ import annotations
 

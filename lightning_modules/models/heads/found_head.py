@@ -1,4 +1,4 @@
-"""The head that a checkpoint has, or has not: a reward model's is never taken for one that is still to be trained."""
+"""Finds out whether a checkpoint has a trained reward head, so that an untrained one is never used by mistake."""
 
 from __future__ import annotations
 

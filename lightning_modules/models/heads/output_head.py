@@ -1,4 +1,4 @@
-"""The last layer of a policy apart from it: what diagnostics form a few logits with, from hidden states that are kept anyway.
+"""The last layer of a policy, with which diagnostics compute a few logits from hidden states that training keeps.
 
 Shape legend: K scored positions, H hidden width, V vocabulary; n columns and r rows of them.
 """

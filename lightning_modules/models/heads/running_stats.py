@@ -1,4 +1,4 @@
-"""Statistics of a softmax over the vocabulary from one tile of logits after another (online softmax, arXiv 1805.02867).
+"""Statistics of a softmax over the vocabulary, updated tile by tile (online softmax, arXiv 1805.02867).
 
 For every row, over the tokens OTHER than the target y seen so far, with m their largest logit:
     exp_sum  = sum e^(z - m)

@@ -1,4 +1,4 @@
-"""Operations on a tile of logits between matrix products: written out (in place, for caches), or fused by `torch.compile`.
+"""Elementwise operations on a tile of logits in two versions: plain PyTorch (in place), and `torch.compile`.
 
 Written out, a tile is read about ten times: cheap where it stays in a cache, as on the CPU, slow on a GPU, where it does not.
 Fused, it is read twice in forward and once in backward, where its gradient leaves in the type in which the products take it; and a

@@ -1,4 +1,4 @@
-"""Differentiable log-probs of targets from hidden states, with logits formed tile by tile and again in backward.
+"""Differentiable log-probs of targets from hidden states; logits are computed tile by tile, and again in backward.
 
 log p_y = z_y - logsumexp(z). Backward of g = dL/dlog p_y at the logits: g (onehot(y) - p), then through soft-cap and scale.
 Four matrix products in all; besides its results and gradients it holds two tiles.

@@ -1,4 +1,4 @@
-"""Activations that are computed again in backward instead of kept: those of whole layers, or only the cheap ones."""
+"""Activation checkpointing: recomputes whole layers, or only their cheap operations, in the backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RMS norms as one kernel on CUDA: written out they are six in forward and twelve in backward, a quarter of a step's launches."""
+"""RMS norms as one kernel on CUDA: unfused, they are a quarter of a step's kernel launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of how decoder layers are run, which policies, reward models and critics share and which change no result."""
+"""Options of how decoder layers run, shared by policies, reward models and critics; none changes a result."""
 
 from __future__ import annotations
 

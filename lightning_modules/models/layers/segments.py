@@ -1,4 +1,4 @@
-"""The segments of a packed batch, which say what rows attend to which, in the form the attention backends read."""
+"""The segments of a packed batch (which rows attend to which), in the form that attention backends read."""
 
 from __future__ import annotations
 

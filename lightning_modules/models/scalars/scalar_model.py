@@ -1,4 +1,4 @@
-"""A transformer with one number a row: what a reward model and a critic are, over packed batches."""
+"""A transformer with one number for every row of a packed batch: the base of reward models and critics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes for toy policies: at random, fitted to an initial row (the paper's step 1), or saved by an earlier run."""
+"""Recipes for toy policies: random, fitted to an initial row (the paper's step 1), or saved by an earlier run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder for models that cannot be packed: the model's own attention and cache, prompts of equal length together."""
+"""The decoder for models that cannot be packed: it uses the model's own attention and cache, on prompts of equal length."""
 
 from __future__ import annotations
 

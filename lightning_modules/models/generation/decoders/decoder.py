@@ -1,4 +1,4 @@
-"""The decoder, a model as the sampling loop uses it: start prompts, go on by one token a row, drop rows.
+"""The contract of a decoder: start prompts, add one token to every row, drop rows.
 
 Shape legend: P prompts of a cohort, R rows (completions in progress) of a cohort, B rows of all cohorts, H hidden width.
 """

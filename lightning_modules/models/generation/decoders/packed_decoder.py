@@ -1,4 +1,4 @@
-"""The decoder of the packed layout: no row is padded, and a prompt's keys and values are computed and stored once."""
+"""The decoder of the packed layout: rows are not padded, and each prompt's keys and values are computed and stored once."""
 
 from __future__ import annotations
 

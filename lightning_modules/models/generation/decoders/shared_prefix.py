@@ -1,4 +1,4 @@
-"""Attention of one new token a row to its prompt, stored once for all of the prompt's rows, and to its own tokens.
+"""Attention of new tokens to their prompt, which all rows of the prompt share, and to their own row.
 
 The products with the prompt are taken for all rows of a prompt at once, so that its keys and values are read once a step
 (Hydragen, arXiv 2402.05099); one softmax runs over both parts.

@@ -1,4 +1,4 @@
-"""The decoder for models without a cache of keys and values (Mamba, RWKV): every token is a pass over the whole sequences."""
+"""The decoder for models without a key-value cache (Mamba, RWKV): each token is a pass over the whole sequences."""
 
 from __future__ import annotations
 
