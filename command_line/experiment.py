@@ -20,6 +20,7 @@ from command_line.advice import Asked
 from command_line.appending_parts import require_no_appending_parts
 from command_line.help import FULL
 from command_line.jsonargparse_rules import our_rules
+from command_line.option_order import require_kept_options
 from command_line.parser import ExperimentParser
 from command_line.saved_config import SaveRunConfig
 from command_line.shipped import find_shipped, with_shipped_files
@@ -74,6 +75,7 @@ class ExperimentCLI(LightningCLI):
         if isinstance(given, list):
             given = with_shipped_files(given)
             require_no_appending_parts(given)
+            require_kept_options(given)
         asked = Asked(given if isinstance(given, list) else ())
         for one in (parser, *self._subcommand_parsers.values()):
             one.asked = asked

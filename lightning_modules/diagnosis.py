@@ -54,8 +54,7 @@ class DiagnosisModule(PreferenceModule):
     @override
     def on_validation_epoch_end(self) -> None:
         # Lightning would draw them at step 0, and of the last checkpoint alone: StaticDiagnosis writes them, each at its step.
-        self.log_dict(self._eval_means.compute(), logger=False)
-        self._eval_means.reset()
+        self._log_eval_means("val", logger=False)
 
     def stand_in(self, spec: PolicySpec) -> None:
         """Let another policy be the module's own: in evaluation mode, frozen, on its device."""

@@ -15,7 +15,7 @@ from typing_extensions import override
 from datamodules.contracts.batches import CompletionBatch
 from datamodules.contracts.stores import ReferenceStore, SplitStore, data_of, meets, require
 from lightning_modules.losses.base import Loss, Reads
-from lightning_modules.losses.completions import Completions, Sums, SumsOfStep, Tokens
+from lightning_modules.losses.completions import Completions, Sums, SumsOfStep
 from lightning_modules.models.online_reference import OnlineReference, recipe_of
 from lightning_modules.models.policy import Policy, PolicySpec
 from lightning_modules.objective_module import ObjectiveModule
@@ -23,8 +23,10 @@ from lightning_modules.references.frozen import FrozenPolicy, frozen
 from lightning_modules.references.log_probs import ReferenceScorer
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
-from lightning_modules.steps.preference_checks import require_pairs, require_single
+from lightning_modules.steps.microbatches import completions_of, sums_of
+from lightning_modules.steps.preference_checks import require_pairs, require_reference, require_single
 from lightning_modules.steps.preference_metrics import labelled_metrics, pair_metrics
+from lightning_modules.steps.whole_evaluation import WholeEvaluation
 from lightning_modules.steps.whole_step import WholeStep
 from lightning_modules.token_stats import TokenStats
 from lightning_modules.trained import LRSchedulerCallable, OptimizerCallable
@@ -73,7 +75,7 @@ class PreferenceModule(ObjectiveModule):
         if is_online:
             # Of this one alone: Lightning warns of every class with this hook.
             self.on_after_batch_transfer = self._transferred  # type: ignore[method-assign]
-        self._whole_step = WholeStep()
+        self._whole_step, self._whole_evaluation = WholeStep(), WholeEvaluation()
         self._stage: Stage | None = None
 
     @override
@@ -119,6 +121,8 @@ class PreferenceModule(ObjectiveModule):
     @override
     def objective(self, batch: CompletionBatch, stats: TokenStats) -> StepOutput:
         completions = self._completions(batch, stats)
+        if self._is_part_of_evaluation:
+            self._whole_evaluation.add(completions)
         losses, chosen_rewards, rejected_rewards = self.loss.of(completions)
         pairs, labelled = None, None
         if self.loss.reads is Reads.COMPLETIONS:
@@ -140,6 +144,8 @@ class PreferenceModule(ObjectiveModule):
     @override
     def metrics(self, output: StepOutput, batch: CompletionBatch) -> dict[str, Tensor]:
         of = pair_metrics(output.pairs) if output.pairs is not None else labelled_metrics(output, batch)
+        if self._is_part_of_evaluation:
+            del of["loss"]
         return {**of, "entropy": output.stats.entropy}
 
     def step_batches(self, batch: CompletionBatch) -> Iterator[CompletionBatch]:
@@ -163,6 +169,17 @@ class PreferenceModule(ObjectiveModule):
         with self._at_step(Stage.EVALUATION):
             return super()._eval_step(stage, batch)
 
+    @override
+    def _log_eval_means(self, stage: str, *, logger: bool = True) -> None:
+        if self.loss.needs_step:
+            self._eval_means.update({f"{stage}/loss": self._whole_evaluation.losses(self.loss).to(self.device)})
+        super()._log_eval_means(stage, logger=logger)
+
+    @property
+    def _is_part_of_evaluation(self) -> bool:
+        """Whether what is at hand is a batch of an evaluation, over which the loss is computed when it has ended."""
+        return self.loss.needs_step and self._stage is Stage.EVALUATION
+
     def _require(self, batch: CompletionBatch) -> None:
         """Of a batch of a step; what is looked at outside steps, as the probe bank is, may have both sides of a pair."""
         if self.loss.reads is Reads.COMPLETIONS:
@@ -174,28 +191,19 @@ class PreferenceModule(ObjectiveModule):
         if accumulation == 1:
             self._whole_step.expect()
         elif batch_idx % accumulation == 0:
-            self._whole_step.begin(self.step_batches(batch), lambda part: self._sums(part, self.policy(part)))
+            self._whole_step.begin(self.step_batches(batch), lambda part: sums_of(part, self.policy(part)))
 
     def _completions(self, batch: CompletionBatch, stats: TokenStats) -> Completions:
         if self.loss.reads is not Reads.COMPLETIONS:
             require_pairs(batch)
         self.loss.require_score_gaps(batch.pair_score_gaps)
-        if self.loss.needs_reference and batch.reference_logps is None:
-            raise ValueError(
-                f"expected reference log-probs of step {self.trainer.global_step}, got none: the run reads other pairs "
-                "than its max_steps, max_epochs and limits planned. Set them for the whole run before it starts."
-            )
-        sums = self._sums(batch, stats)
-        return Completions(
-            sums=sums,
-            tokens=Tokens(stats.logps, batch.reference_token_logps, stats.target_sequence, stats.sum_sq_probs),
-            prompts=batch.prompt_number,
-            num_prompts=batch.num_prompts,
-            step=self._step_of(sums, batch) if self.loss.needs_step else None,
-        )
+        if self.loss.needs_reference:
+            require_reference(batch, self.trainer.global_step)
+        sums = sums_of(batch, stats)
+        return completions_of(batch, stats, sums, self._step_of(sums, batch) if self.loss.needs_step else None)
 
     def _step_of(self, sums: Sums, batch: CompletionBatch) -> SumsOfStep | None:
-        """What a microbatch is a part of; None where it stands for a step, as each batch of a validation does."""
+        """What a microbatch is a part of; None where it stands for a step."""
         if self._stage is Stage.TRAINING:
             return self._whole_step.part(sums, batch.share)
         # Single completions that are looked at (the probe bank's) have nothing mismatched beside them, nor the share of good ones.
@@ -209,16 +217,6 @@ class PreferenceModule(ObjectiveModule):
             yield
         finally:
             self._stage = None
-
-    def _sums(self, batch: CompletionBatch, stats: TokenStats) -> Sums:
-        return Sums(
-            policy=stats.sum_by_sequence(),
-            reference=batch.reference_logps,
-            lengths=batch.lengths,
-            scores=batch.scores,
-            pairs=batch.pairs,
-            kinds=batch.kinds,
-        )
 
     def _transferred(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
         return self._with_reference(batch) if isinstance(batch, CompletionBatch) else batch

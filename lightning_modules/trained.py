@@ -135,11 +135,11 @@ class TrainedModule(GuardedModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._log_eval_means()
+        self._log_eval_means("val")
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._log_eval_means()
+        self._log_eval_means("test")
 
     @override
     def configure_gradient_clipping(
@@ -194,7 +194,8 @@ class TrainedModule(GuardedModule):
         self.trainer.callback_metrics.update({name: torch.tensor(mean) for name, mean in means.items()})
         self.trainer.progress_bar_metrics["loss"] = means["train/loss"]
 
-    def _log_eval_means(self) -> None:
+    def _log_eval_means(self, stage: str, *, logger: bool = True) -> None:
+        """Log what an evaluation has read, and begin anew; `stage` is the prefix of its names."""
         # compute() has already reduced over ranks.
-        self.log_dict(self._eval_means.compute())
+        self.log_dict(self._eval_means.compute(), logger=logger)
         self._eval_means.reset()

@@ -86,6 +86,11 @@ def test_short_names_stand_in_a_config(run: Run, tmp_path: Path) -> None:
     assert "LikelihoodMonitor" in {type(callback).__name__ for callback in cli.trainer.callbacks}  # type: ignore[attr-defined]
 
 
+def test_an_option_that_a_later_part_drops_is_refused(run: Run, experiment: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected --model\.loss before --model\.loss\.beta"):
+        run("fit", "--config", experiment, "--model.loss.beta", 3, "--model.loss", "simpo", "--trainer.fast_dev_run", 1)
+
+
 def test_jsonargparse_still_calls_what_is_replaced(run: Run, experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The three private functions: each is there, and is called by its name in that module."""
     calls = []

@@ -13,6 +13,8 @@ from typing_extensions import override
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Readings, Values
 from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.stores import require
+from lightning_modules.contracts import HasLoss
 from lightning_modules.step_output import PairOutput, StepOutput
 
 
@@ -33,7 +35,7 @@ class SourceMetrics(BatchDiagnostic[StepOutput]):
     """Metrics of a mixture's sources apart: `source/<name>/...` of training steps, `val/source/<name>/...` of validation.
 
     Of pairs whose batches name their sources, as `datamodules.mixture.MixtureDataModule` does; where there is one source, the
-    training metrics say it all.
+    training metrics say it all. Of a loss that reads a mean or an order over a step there is no `val/source/<name>/loss`.
 
     Args:
         every_n_steps: cadence in optimizer steps; validation is always measured.
@@ -62,7 +64,11 @@ class SourceMetrics(BatchDiagnostic[StepOutput]):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._validation.update({f"val/{name}": values for name, values in self.measure(outputs["step"], batch).items()})
+        measured = self.measure(outputs["step"], batch)
+        if require(pl_module, HasLoss).loss.needs_step:
+            # The loss of a batch depends on what else is in it.
+            measured = {name: values for name, values in measured.items() if not name.endswith("/loss")}
+        self._validation.update({f"val/{name}": values for name, values in measured.items()})
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

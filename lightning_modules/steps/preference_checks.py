@@ -31,3 +31,16 @@ def require_single(batch: CompletionBatch, loss: str) -> None:
             f"{len(batch.pairs)} pairs: {loss} reads single completions. Use UnpairedDataModule, which also takes pairs apart, or "
             "a loss of pairs."
         )
+
+
+def require_reference(batch: CompletionBatch, step: int) -> None:
+    """Refuse a batch without reference log-probs.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if batch.reference_token_logps is None:
+        raise ValueError(
+            f"expected reference log-probs of step {step}, got none: the run reads other pairs than its max_steps, max_epochs and "
+            "limits planned. Set them for the whole run before it starts."
+        )

@@ -41,6 +41,11 @@ class WholeStep:
             found = [(sums_of(batch), batch.share.idle) for batch in batches]
         self._gather([sums for sums, idle in found if not idle])
 
+    def of(self, parts: list[Sums]) -> list[SumsOfStep]:
+        """The step that this rank's parts are parts of, for each of them in order; they and those of other ranks are all of it."""
+        self._gather(parts)
+        return [self._at(self._first_pairs.pop(0), part) for part in parts]
+
     def expect(self) -> None:
         """Begin a step of one microbatch a rank: the next `part` brings it."""
         self._waits = True
@@ -74,7 +79,7 @@ class WholeStep:
         counts = torch.tensor([len(sums.pairs) for _, sums in parts])
         firsts = (counts.cumsum(0) - counts).tolist()
         self._first_pairs = [first for first, (of, _) in zip(firsts, parts, strict=True) if of == rank]
-        self._whole = joined([sums for _, sums in parts])
+        self._whole = joined([sums for _, sums in parts]) if parts else None
 
 
 def joined(parts: list[Sums]) -> Sums:

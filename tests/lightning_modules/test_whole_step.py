@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
@@ -23,6 +24,7 @@ from lightning_modules.losses.kto import KTOLoss
 from lightning_modules.losses.unpaired_bco import UnpairedBCOLoss
 from lightning_modules.losses.unpaired_kto import UnpairedKTOLoss
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.steps.microbatches import completions_of, sums_of
 from tests.lightning_modules.stubs import TINY, InMemoryPairs, make_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -90,6 +92,42 @@ def test_a_step_that_is_not_planned_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delattr(InMemoryPairs, "packed")
     with pytest.raises(ValueError, match=r"expected a step whose microbatches are planned, because KTOLoss reads all of it"):
         trained(KTOLoss(), CUT, tmp_path)
+
+
+class Validated(InMemoryPairs):
+    """Six prompts to look at, cut as asked, with the reference's log-probs."""
+
+    def _pack(self, *args: Any, **options: Any) -> CompletionBatch:
+        batch = super()._pack(*args, **options)
+        return replace(batch, reference_token_logps=TINY.build()(batch).logps.detach())
+
+    def val_dataloader(self) -> DataLoader[CompletionBatch]:
+        return self.train_dataloader()
+
+    test_dataloader = val_dataloader
+
+
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_a_validation_loss_is_that_of_the_whole_set(loss: StepLoss, tmp_path: Path) -> None:
+    """However the set is cut, it is what the loss gives for all of it in one call; at the start it would be so for any cut."""
+    module = trained(loss, WHOLE, tmp_path)
+    logged = []
+    for cut in (WHOLE, CUT, [[5, 4], [3], [2, 1, 0]]):
+        data = Validated(examples_of(loss), cut, len(cut))
+        trainer = Trainer(accelerator="cpu", logger=CSVLogger(tmp_path), enable_progress_bar=False)
+        again = PreferenceModule(TINY, loss, partial(SGD, lr=0.5), cache_dir=str(tmp_path))
+        again.configure_model()
+        again.policy.load_state_dict(module.policy.state_dict())
+        (validated,) = trainer.validate(again, datamodule=data, verbose=False)
+        (tested,) = trainer.test(again, datamodule=data, verbose=False)
+        assert tested["test/loss"] == validated["val/loss"]
+        logged.append(validated["val/loss"])
+    whole = next(iter(Validated(examples_of(loss), WHOLE, 1)._batches()))
+    stats = module.policy(whole)
+    expected = loss.of(completions_of(whole, stats, sums_of(whole, stats), None)).losses.mean().item()
+    assert logged == pytest.approx([expected] * 3, rel=1e-5)
+    assert abs(expected - {"KTOLoss": 1.0, "UnpairedKTOLoss": 0.5}.get(type(loss).__name__, 0.6931)) > 1e-4
 
 
 class Sharded(InMemoryPairs):
