@@ -38,7 +38,7 @@ def weights_origin(asked: argparse.Namespace, printed: Printed) -> Origin:
     base = base_of(path, asked.reference) if is_adapter(path) else None
     reference = asked.reference or base
     if reference is None:
-        raise ValueError(f"expected --reference, for {path} does not say what it was trained from. Name that model.")
+        raise ValueError(f"expected --reference, because {path} does not name the model it was trained from. Give that model.")
     tokenizer = tokenizer_at(path, *filter(None, (base, reference)))
     rate = noted_rate(Path(path))
     options: dict[str, Any] = {

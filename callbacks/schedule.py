@@ -65,7 +65,7 @@ class Scheduled(Callback):
             return
         if trainer.global_step:
             name = type(self).__name__
-            rank_zero_warn(f"The checkpoint has no start of {name}: its changes count from step {trainer.global_step}.")
+            rank_zero_warn(f"The checkpoint has no first reading of {name}: changes are counted from step {trainer.global_step}.")
         self.act_now(trainer, pl_module)
 
     @override

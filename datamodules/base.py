@@ -232,8 +232,8 @@ class BaseDataModule(LightningDataModule, ABC):
         left_out = plan.num_left_out()
         if left_out:
             rank_zero_info(
-                f"{left_out} of {len(plan.lengths.rows)} training prompts sit out each epoch, others every time: "
-                "they do not fill a step."
+                f"Each epoch leaves out {left_out} of {len(plan.lengths.rows)} training prompts, because they do not fill a step; "
+                "which ones changes from epoch to epoch."
             )
 
     @property

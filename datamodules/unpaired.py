@@ -77,8 +77,8 @@ def with_mismatched(examples: Sequence[Example], seed: int) -> list[Example]:
     """
     if len({example.prompt_ids for example in examples}) < 2:
         raise ValueError(
-            f"expected rows of two prompts at the least, whose completions can be exchanged for KTO's KL, got {len(examples)} rows "
-            "of one. Give more data, or set data.mismatched false and use unpaired_bco."
+            f"expected rows with at least two prompts, because KTO estimates its KL on completions of other prompts, got "
+            f"{len(examples)} rows with one prompt. Give more data, or set data.mismatched false and use unpaired_bco."
         )
     longest = max(example.num_rows for example in examples)
     order = np.random.default_rng([seed, len(examples)]).permutation(len(examples)).tolist()

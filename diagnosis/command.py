@@ -119,7 +119,9 @@ def _base(adapter: str, reference: str | None) -> str:
 def _reference(checkpoint: str, base: str | None) -> str:
     """Of an adapter: the frozen copy of an earlier adapter that TRL keeps beside it (`ref`), else its base."""
     if base is None:
-        raise ValueError(f"expected --reference, for {checkpoint} does not say what it was trained from. Name that model.")
+        raise ValueError(
+            f"expected --reference, because {checkpoint} does not name the model it was trained from. Give that model."
+        )
     earlier = Path(checkpoint) / "ref"
     return str(earlier) if is_adapter(str(earlier)) else base
 

@@ -136,8 +136,8 @@ class RewardModelJudge(Judge):
             if "trust_remote_code" not in str(error):
                 raise
             raise ValueError(
-                f"expected a reward model that transformers has the code of, got {self._source}, which brings Python files of its "
-                "own (auto_map). They would run with all your rights: read them, and then give the judge trust_remote_code: true."
+                f"expected a reward model whose code is part of transformers, got {self._source}, which brings its own Python "
+                "files (auto_map). They would run with all your rights: read them, and then give the judge trust_remote_code: true."
             ) from error
 
     def _require_last_token(self, config: PreTrainedConfig) -> None:

@@ -85,4 +85,4 @@ def _series(policy: PolicySpec, earlier: Sequence[str]) -> list[PolicySpec]:
 
 
 def _refuse(parameters: Iterable[Parameter]) -> Optimizer:
-    raise ValueError("expected `validate`, got a training. DiagnosisModule only looks: train with PreferenceModule.")
+    raise ValueError("expected `validate`, got a training. DiagnosisModule never trains: use PreferenceModule.")

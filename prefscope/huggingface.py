@@ -67,11 +67,11 @@ class PrefscopeCallback(TrainerCallback):  # type: ignore[misc]
             self._start(Path(args.output_dir), self.reference or _start_of(kwargs.get("model")))
         # The training is what matters.
         except Exception as error:
-            print(f"prefscope: no diagnosis beside this training. {type(error).__name__}: {error}")
+            print(f"prefscope: the diagnosis of this training could not start. {type(error).__name__}: {error}")
             return
         never = getattr(args.save_strategy, "value", args.save_strategy) == "no"
         hint = " No checkpoint will be saved (save_strategy: no), so there will be nothing to read." if never else ""
-        print(f"prefscope: reads each checkpoint; page: {self.page}; what it says: {self._log}.{hint}")
+        print(f"prefscope: reads each checkpoint; page: {self.page}; log: {self._log}.{hint}")
 
     @override
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -91,7 +91,7 @@ def test_its_failure_is_no_failure_of_the_training(
     (tmp_path / "file").write_text("")
     other = PrefscopeCallback("pairs.jsonl")
     began(other, TrainingArguments(output_dir=str(tmp_path / "file" / "run"), report_to="none", use_cpu=True))
-    assert "no diagnosis beside this training" in capsys.readouterr().out
+    assert "the diagnosis of this training could not start" in capsys.readouterr().out
 
 
 def test_patience_ends(

@@ -85,9 +85,9 @@ def test_other_lengths_are_named_and_go_on_where_allowed(tmp_path: Path, run: Ru
     [checkpoint] = tmp_path.rglob("last.ckpt")
     tiny.write_pairs(tmp_path / "pairs.jsonl", 30)
     resume = ("fit", "--config", experiment, "--trainer.max_steps", 3, "--ckpt_path", checkpoint)
-    with pytest.raises(ValueError, match=r"got one of others \(number of prompts: 24, now 30; lengths of the prompts"):
+    with pytest.raises(ValueError, match=r"got another one \(number of prompts: 24, now 30; lengths of the prompts"):
         run(*resume)
-    with pytest.raises(ValueError, match=r"got one of others \(seed: 0, now 1\)"):
+    with pytest.raises(ValueError, match=r"got another one \(seed: 0, now 1\)"):
         run(*resume, "--data.init_args.seed", 1, "--allow_changed_data")
     with pytest.warns(UserWarning, match="The training data differ from the checkpoint's"):
         assert run(*resume, "--allow_changed_data").trainer.global_step == 3

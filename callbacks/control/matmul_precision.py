@@ -25,7 +25,7 @@ class MatmulPrecision(Callback):
 
     def __init__(self, float32: Literal["highest", "high"] = "high") -> None:
         if float32 not in ("highest", "high"):
-            raise ValueError(f"expected float32: highest or high, got {float32!r}. Half-precision factors are trainer.precision.")
+            raise ValueError(f"expected float32: highest or high, got {float32!r}. For half precision set trainer.precision.")
         self.float32 = float32
         self._before: str | None = None
 

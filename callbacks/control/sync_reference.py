@@ -46,8 +46,8 @@ class SyncReference(Callback):
         reference = getattr(pl_module, "online_reference", None)
         if not isinstance(reference, FrozenPolicy):
             raise ValueError(
-                "expected a reference that is asked in every step, to move it, got one whose log-probs are scored before the first "
-                "one. Set --model.reference online, with a loss that reads a reference."
+                "expected a reference that is evaluated at every step, so that it can move, got log-probs that are scored once, "
+                "before the first step. Set --model.reference online, with a loss that reads a reference."
             )
         require_own_weights(reference.policy, require(pl_module, HasPolicy).policy)
         self._reference = reference.policy

@@ -200,7 +200,7 @@ class ChosenOnly(RowFormat):
         record = self.format.read(row, row_number)
         chosen = tuple(c for c in record.completions if c.role is Role.CHOSEN)
         if not chosen:
-            raise RowLeftOut("the answer is labelled a bad one")
+            raise RowLeftOut("the answer is labelled bad")
         return replace(record, completions=chosen)
 
 

@@ -106,7 +106,7 @@ class PoolAppender:
             self._lock.acquire()
         except Timeout as error:
             raise ValueError(
-                f"expected to be the only process that appends to {self.path}, got another one that does. Wait for it, or write to "
+                f"expected no other process to append to {self.path}, got one that does. Wait for it, or write to "
                 "another file and join the two with `python -m datamodules.pool merge`."
             ) from error
         self.path.touch()

@@ -114,8 +114,8 @@ class RolloutDataModule(PoolDataModule):
         rows = list(self.pairs.rows.values())
         if several := sum(not isinstance(row.prompt, str) and len(row.prompt) > 1 for row in rows):
             rank_zero_warn(
-                f"{several} of {len(rows)} prompts of {self.pairs.pool} are conversations of several messages. A judge is told the "
-                "last one alone; a reward model (ModelReward) reads all."
+                f"{several} of {len(rows)} prompts of {self.pairs.pool} are conversations of several messages. A judge reads the "
+                "last message only; a reward model (ModelReward) reads all."
             )
         encoded = PromptEncoder(self.tokenizer).encode([Record(row.prompt, (), number) for number, row in enumerate(rows)])
         return [_prompt(row, record) for row, record in zip(rows, encoded, strict=True)]

@@ -105,8 +105,8 @@ def view_scenario(
     """
     if not {scenario, *shared} <= set(SCENARIOS):
         raise ValueError(
-            f"expected scenarios among {list(SCENARIOS)}, got {scenario} and shared {list(shared)}. The first column of "
-            "the paper's Table 4 says which is which; `python -m datamodules.pool stats` what a pool has pairs for."
+            f"expected scenarios among {list(SCENARIOS)}, got {scenario} and shared {list(shared)}. The paper's Table "
+            "4 numbers them; `python -m datamodules.pool stats` lists those that a pool has pairs for."
         )
     if not 0 <= mix <= 1:
         raise ValueError(f"expected mix in [0, 1], got {mix}. It is the share of prompts with on-policy pairs.")

@@ -45,7 +45,9 @@ class TaskDataModule(TextDataModule):
             ValueError: if there are none.
         """
         if not self._task_prompts:
-            raise ValueError("expected a task with test problems, got none. Set data.init_args.task, and what it is to test on.")
+            raise ValueError(
+                "expected a task with test problems, got none. Set data.init_args.task, with a source of test problems."
+            )
         return self._test_decoding.loader(self._task_prompts, self.tokenizer.eos_token_id, self.step_part)
 
     def task_prompts(self) -> Sequence[TaskPrompt]:

@@ -95,8 +95,8 @@ class ChatTemplate:
         if self._tokenizer.chat_template is None:
             raise ValueError(
                 "expected a tokenizer with a chat template for chat messages, got one without. "
-                "Use the tokenizer of an instruct model, or plain text: --data.format.as_chat false; of prompts that are answered "
-                "--data.task.is_chat false."
+                "Use the tokenizer of an instruct model, or read plain text: --data.format.as_chat false (for a task's prompts "
+                "--data.task.is_chat false)."
             )
 
     def _apply(self, messages: list[dict[str, object]], tools: object, opens_reply: bool) -> str:

@@ -131,7 +131,7 @@ class PromptEncoder:
 
     def _text(self, record: Record) -> list[str]:
         if record.tools:
-            raise BadRowError(Fault.TEMPLATE_DROPS, "'tools': plain text has no template that would tell of them")
+            raise BadRowError(Fault.TEMPLATE_DROPS, "'tools' beside plain text: only a chat template can show them to a model")
         prompt, mark = str(record.prompt), self._special.mark_completion
         if self._is_laid_out(record):
             return [prompt, *(prompt + str(completion.text) for completion in record.completions)]

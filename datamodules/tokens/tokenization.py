@@ -32,7 +32,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     except Exception as error:  # the hub's client, JSON and the tokenizers library, whose own errors are bare exceptions
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"expected a tokenizer that transformers has the code of, got {name!r}, which brings Python files of its own "
+                f"expected a tokenizer whose code is part of transformers, got {name!r}, which brings its own Python files "
                 "(auto_map). They would run with all your rights: read them, and then set data.init_args.trust_remote_code: "
                 "true; or save it as a fast tokenizer."
             ) from error

@@ -64,7 +64,7 @@ def scenario_of(number: int) -> ToyScenario:
         ValueError: if there is none.
     """
     if number not in SCENARIOS:
-        raise ValueError(f"expected scenario 1, 2, 3 or 4, got {number}. The paper's Table 4 says which is which.")
+        raise ValueError(f"expected scenario 1, 2, 3 or 4, got {number}. The paper's Table 4 numbers them.")
     return SCENARIOS[number]
 
 

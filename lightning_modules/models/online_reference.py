@@ -26,7 +26,8 @@ class OnlineReference(PolicySpec):
     def build(self) -> Policy:
         if self.of is None:
             raise ValueError(
-                "expected a recipe of the reference, got `online` without one. This module asks it in every step: leave it out."
+                "expected a recipe of the reference, got `online` without one. Leave `online` out: this module evaluates its "
+                "reference at every step anyway."
             )
         return self.of.build()
 

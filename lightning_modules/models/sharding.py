@@ -73,8 +73,8 @@ def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str], gat
     """
     if is_quantized(policy):
         raise ValueError(
-            "expected whole weights under DDP, or weights of 16 or 32 bits under FSDP2, got four-bit ones to be sharded: what "
-            "describes them does not go with the parts. Use `strategy: ddp`, or load_in_4bit: false."
+            "expected whole weights under DDP, or weights of 16 or 32 bits under FSDP2, got four-bit ones to be sharded: "
+            "their scales cannot be split with them. Use `strategy: ddp`, or load_in_4bit: false."
         )
     for module in policy.modules():
         if type(module).__name__ in layer_names:

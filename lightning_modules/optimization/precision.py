@@ -72,8 +72,8 @@ def require_supported_precision(precision: object, accelerator: object) -> None:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(
-        f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {name}: it replaces "
-        "that log-probs and diagnostics read. Use bf16-mixed."
+        f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {name}, which replaces "
+        "layers that log-probs and diagnostics read. Use bf16-mixed."
     )
 
 

@@ -49,7 +49,7 @@ def require_same(then: Mapping[str, str] | None, now: Mapping[str, str], *, is_a
         ValueError: if something differs and is not allowed to; it is named.
     """
     if then is None:
-        rank_zero_warn("The checkpoint does not say which data it was trained on: whether they are these cannot be seen.")
+        rank_zero_warn("The checkpoint does not record its training data, so it cannot be compared with this run's.")
         return
     changed = " and ".join(name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name))
     if changed and is_allowed:

@@ -138,7 +138,7 @@ def test_log_probs_of_a_reference_that_follows_are_those_of_its_weights(share: f
 
 
 def test_a_scored_reference_cannot_follow(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a reference that is asked in every step, to move it"):
+    with pytest.raises(ValueError, match="expected a reference that is evaluated at every step"):
         trained(tmp_path, DPOLoss(), SyncReference(1))
 
 

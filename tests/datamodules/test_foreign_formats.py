@@ -234,7 +234,7 @@ def test_labelled_rows_train_no_pairs_and_imitate_the_good_ones_if_asked(tmp_pat
         data.setup("fit")
     assert [example.row_number for example in data.dataset("train").examples] == [0, 3]
     assert "2 of 6 rows kept, 0 bad" in caplog.text
-    assert "4 rows left out, as asked: the answer is labelled a bad one" in caplog.text
+    assert "4 rows left out, as asked: the answer is labelled bad" in caplog.text
 
 
 def test_supervised_rows_are_refused_where_pairs_train(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_second_process_that_appends_is_refused(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"only process that appends to {path}"):
+        with pytest.raises(ValueError, match=f"expected no other process to append to {path}"):
             PoolAppender(path)
         other.kill()
     # The lock of a killed process is free.

@@ -164,7 +164,7 @@ def test_a_pool_without_a_source_and_a_scenario_that_is_none_are_named(tokenizer
         ValueError, match=r"(?s)expected pairs for scenario 2 in .*own.jsonl, got none.*1 x scenario 2: no scored response"
     ):
         PoolDataModule(path, 2, tokenizer).setup("fit")
-    with pytest.raises(ValueError, match=r"expected scenarios among \[1, 2, 3, 4\], got 5 .* which is which"):
+    with pytest.raises(ValueError, match=r"expected scenarios among \[1, 2, 3, 4\], got 5 .* Table 4 numbers them"):
         PoolDataModule(path, 5, tokenizer).setup("fit")
     data = PoolDataModule(path, 1, tokenizer, shared=[1], num_probe_prompts=0)
     data.setup("fit")

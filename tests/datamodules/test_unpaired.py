@@ -92,5 +92,5 @@ def test_a_stray_is_cut_to_what_fits() -> None:
 
 def test_one_prompt_has_nothing_to_exchange() -> None:
     example = Example((1,), (TokenizedCompletion((2,), Role.CHOSEN, "chosen"),))
-    with pytest.raises(ValueError, match="expected rows of two prompts at the least"):
+    with pytest.raises(ValueError, match="expected rows with at least two prompts"):
         with_mismatched([example, example], 0)

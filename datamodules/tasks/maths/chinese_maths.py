@@ -26,7 +26,9 @@ class ChineseMathsTask(MathsRows):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train is not None or self.pool is not None or self.val is not None:
-            raise ValueError("expected nothing but a test split of problems that are out of distribution, got more. Leave it out.")
+            raise ValueError(
+                "expected a test split only, because these problems are for out-of-distribution tests. Remove the others."
+            )
 
     @override
     def parse(self, row: Row) -> TaskItem:

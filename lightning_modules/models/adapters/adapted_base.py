@@ -73,7 +73,9 @@ class AdaptedBase(Policy):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"expected a policy of its own to write to {folder}, got the base of one with adapters.")
+        raise ValueError(
+            f"expected a policy with weights of its own to save in {folder}, got the base below another policy's adapters."
+        )
 
     @contextmanager
     def _base(self) -> Iterator[CausalLMPolicy]:

@@ -107,7 +107,7 @@ def _saved(spec: LoraSpec, folder: str) -> LoraConfig:
         if asked not in (getattr(plain, name), found):
             raise ValueError(
                 f"expected lora.{name}: {found}, as the adapter in {folder} has it, got {asked}. Leave it out: an adapter that is "
-                "trained further stays what it is."
+                "trained further keeps its settings."
             )
     # The head of a reward model is trained outside of peft.
     config.lora_dropout, config.modules_to_save, config.inference_mode = 0.0, None, False

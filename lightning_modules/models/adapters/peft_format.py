@@ -91,7 +91,7 @@ def saved_config(path: str) -> LoraConfig:
     kind = read_json(Path(path) / CONFIG).get("peft_type")
     if kind != "LORA":
         raise ValueError(
-            f"expected a LoRA adapter to train further in {path}, got {kind}. Its base with it merged is `path: {path}`."
+            f"expected a LoRA adapter to train further in {path}, got {kind}. `path: {path}` takes it merged into its base."
         )
     config: LoraConfig = LoraConfig.from_pretrained(path)
     return config

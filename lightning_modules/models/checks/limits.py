@@ -61,7 +61,7 @@ class ModelLimits:
         if num_tokens > self.vocab_size:
             rank_zero_warn(
                 f"The tokenizer has {num_tokens} tokens and the embedding of {self.model} {self.vocab_size} rows. "
-                "The data hold none of those without a row; a text with one could not be read."
+                "The data hold no token without a row; a text that held one would be refused."
             )
 
     def _beyond_training(self, demand: Demand, positions: int) -> None:

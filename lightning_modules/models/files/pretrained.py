@@ -51,9 +51,9 @@ def _in_our_words(error: ValueError, path: str) -> ValueError:
     if "trust_remote_code" not in str(error):
         return ValueError(f"expected a model that this version of transformers knows, got {path!r}: {str(error).splitlines()[0]}")
     return ValueError(
-        f"expected a model that transformers has the code of, got {path!r}, which brings Python files of its own (auto_map). They "
+        f"expected a model whose code is part of transformers, got {path!r}, which brings its own Python files (auto_map). They "
         "would run with all your rights: read them, and then set trust_remote_code: true beside the path, with the revision that "
-        "you have read; or take a model of a kind that transformers knows."
+        "you have read; or take a model type that transformers knows."
     )
 
 
@@ -66,14 +66,14 @@ def require_text_decoder(config: PreTrainedConfig, path: str) -> None:
     kind = f"{config.model_type!r} ({type(config).__name__})"
     if config.is_encoder_decoder:
         raise ValueError(
-            f"expected a decoder that goes on with a text, got the encoder-decoder {kind} in {path!r}: prompt and answer have "
-            "models of their own there, which no stage here trains. Take a causal LM, such as Llama or Qwen."
+            f"expected a decoder-only model, got the encoder-decoder {kind} in {path!r}, which no stage here trains. Take a causal "
+            "LM, such as Llama or Qwen."
         )
     senses = [name for name in ("vision_config", "audio_config", "image_token_id") if getattr(config, name, None) is not None]
     if senses:
         raise ValueError(
-            f"expected a model of text alone, got {kind} with {senses[0]} in {path!r}. Images and sounds are not fed here: take "
-            "the text model of the family, or save its language model by itself (`model.language_model` in transformers)."
+            f"expected a model of text alone, got {kind} with {senses[0]} in {path!r}. Only text is read here: take the text "
+            "model of the family, or save its language model by itself (`model.language_model` in transformers)."
         )
 
 
@@ -86,8 +86,8 @@ def require_causal_lm(config: PreTrainedConfig, path: str) -> None:
     own_code = getattr(config, "auto_map", None) or {}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in own_code:
         raise ValueError(
-            f"expected a kind of model that transformers has a causal LM of, got {config.model_type!r} in {path!r}. Take a "
-            "decoder, such as Llama or Qwen."
+            f"expected a model type with a causal LM in transformers, got {config.model_type!r} in {path!r}. Take a decoder, such "
+            "as Llama or Qwen."
         )
 
 

@@ -62,7 +62,7 @@ def first_right(model: PreTrainedModel, decoders: Sequence[Decoder[Any]]) -> int
             if _agree(decoder, whole, weight.dtype):
                 return number
     rank_zero_info(
-        f"{type(model).__name__} is sampled without a cache, for its own does not give the log-probs of whole sequences: every "
+        f"{type(model).__name__} is sampled without a cache, because its own gives other log-probs than whole sequences do: every "
         "token costs a pass over prompt and answer. Sample less (max_new_tokens, num_samples, cadences), or leave out callbacks "
         "that sample."
     )

@@ -30,15 +30,15 @@ def has_head(path: str, model: PreTrainedModel, found: Mapping[str, Collection[A
         raise ValueError(f"expected the weights of a transformer body in {path}, {sorted(missing)[:3]} ... are missing.")
     if others := _other_heads(model, found["unexpected_keys"]):
         raise ValueError(
-            f"expected a head in one layer `{HEAD}` without bias, or a causal LM, got {', '.join(others[:4])} in {path}. That "
-            f"would be dropped, and the reward be another than the trained one. Rename a linear head's weight to `{head}`, and "
-            "leave out a bias, which moves all rewards alike; other heads are not supported."
+            f"expected a head in one layer `{HEAD}` without bias, or a causal LM, got {', '.join(others[:4])} in {path}. It "
+            f"would be dropped, and the rewards would differ from those that were trained. Rename a linear head's weight to `{head}` "
+            "and remove its bias, which moves all rewards alike; other heads are not supported."
         )
     named = [name for name in model.config.architectures or [] if re.search("Classification|Reward|Score|ValueHead", name)]
     if missing and named:
         raise ValueError(
-            f"expected the trained head of {named[0]} as `{head}` in {path}, got weights without it. A new head would say 0 of "
-            "everything: name a folder that has it, or a causal LM to train a new head over."
+            f"expected the trained head of {named[0]} as `{head}` in {path}, got weights without it. A new head returns 0 "
+            "for every response: name a folder that has the trained head, or a causal LM to train a new head on."
         )
     return not missing
 

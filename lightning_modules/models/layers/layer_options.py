@@ -32,7 +32,7 @@ class LayerOptions:
         if self.compile and self.gradient_checkpointing not in (True, False):
             raise ValueError(
                 f"expected gradient_checkpointing true or false for compiled layers, got {self.gradient_checkpointing!r}. They "
-                "compute again only what is cheap as it is: use false; or true for the least memory."
+                "already recompute cheap operations: use false, or true for the least memory."
             )
         return BackendSelector(self.attention)
 

@@ -206,8 +206,8 @@ def _require_classifier(config: PreTrainedConfig) -> None:
     own_code = getattr(config, "auto_map", None) or {}
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and "AutoModelForSequenceClassification" not in own_code:
         raise ValueError(
-            f"expected a kind of model that transformers puts one number over (a sequence classifier), got {config.model_type}. "
-            "Take another model; under PPO a `SharedBody` critic, or RLOO without one."
+            f"expected a model type with a sequence classifier in transformers, got {config.model_type}. Take another model; for "
+            "PPO use a `SharedBody` critic, or RLOO, which needs no critic."
         )
 
 
