@@ -70,6 +70,11 @@ def _peak_bytes_here(prepare: Callable[..., Callable[[], None]], *arguments: obj
     return _resident("VmHWM") - floor
 
 
+def resident_bytes() -> int:
+    """Memory of this process that is in use now."""
+    return _resident("VmRSS")
+
+
 def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

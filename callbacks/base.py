@@ -8,13 +8,12 @@ from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.readings import Readings, Values
 from callbacks.schedule import Schedule, Scheduled, step_of
 from datamodules.contracts.batches import CompletionBatch
-from run_folder.files import append_row, tensorboard_writer
+from run_folder.files import append_row
 
 OutputT = TypeVar("OutputT")
 """What a training step left for its readers: a StepOutput, or a RewardOutput."""
@@ -48,8 +47,8 @@ class Diagnostic(Callback):
         """Whether the spread of a metric is wanted: quantiles in the rows, and values for `draw`."""
         return False
 
-    def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
-        """Histograms of the kept per-item values; called on a due step on the rank that has a TensorBoard writer."""
+    def draw(self, trainer: Trainer, kept: Mapping[str, Tensor]) -> None:
+        """Histograms of the kept per-item values (`run_folder.shown`); called on a due step."""
 
     def read(self, parts: Iterable[Values]) -> None:
         """Add values to what the next `flush` writes."""
@@ -64,9 +63,8 @@ class Diagnostic(Callback):
             if isinstance(listener, ReadingListener):
                 listener.hear(values)
         self.write(trainer, values, reading.quantiles())
-        writer = self.tensorboard(trainer)
-        if writer is not None and reading.kept:
-            self.draw(writer, trainer.global_step, reading.kept)
+        if reading.kept:
+            self.draw(trainer, reading.kept)
         return values
 
     def write(self, trainer: Trainer, values: Mapping[str, float], quantiles: Mapping[str, float] | None = None) -> None:
@@ -80,10 +78,6 @@ class Diagnostic(Callback):
     def write_row(self, trainer: Trainer, name: str, row: Mapping[str, Any]) -> None:
         """Append one JSON line to `<run>/diagnostics/<name>.jsonl` (see `append_row`)."""
         append_row(trainer, name, row)
-
-    def tensorboard(self, trainer: Trainer) -> SummaryWriter | None:
-        """The TensorBoard writer of this rank; None where there is none."""
-        return tensorboard_writer(trainer)
 
 
 class BatchDiagnostic(Diagnostic, Generic[OutputT]):

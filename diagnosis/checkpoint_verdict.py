@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.diagnostics.checkpoints.static_diagnosis import StaticDiagnosis
@@ -25,7 +24,7 @@ from lightning_modules.models.policy import PolicySpec
 from lightning_modules.models.specs import PretrainedPolicy
 from reports.page import report_page
 from reports.runs import load_run
-from run_folder.files import run_folder
+from run_folder.files import flush_loggers, run_folder
 from run_folder.program import spelled
 
 
@@ -107,8 +106,7 @@ class CheckpointVerdict(StaticDiagnosis):
         if not trainer.is_global_zero or folder is None:
             return
         write_trainer_log(folder, self._last)
-        for logger in trainer.loggers:
-            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        flush_loggers(trainer)
         try:
             page = report_page([load_run(folder)])
         # Whatever is wrong with a picture, the readings stand, and further checkpoints are to be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import warnings
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 
 from run_folder.rows import ROWS, Track, read_rows, tracks_of
 
-CONFIG, DOCTOR = "config.yaml", "data_doctor.json"
+CONFIG, DOCTOR, NUMBERS = "config.yaml", "data_doctor.json", "metrics.csv"
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -31,7 +32,7 @@ class Run:
     config: dict[str, Any]
     """What `config.yaml` holds."""
     tracks: Tracks
-    """Every number of the rows and of the event files, by metric."""
+    """Every number of the rows, of the event files and of a CSVLogger's file, by metric."""
     seed_tracks: dict[str, list[Track]]
     """Tracks of metrics measured for several seeds side by side (the toy), one per seed."""
     alarms: list[dict[str, Any]]
@@ -67,15 +68,15 @@ def load_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        ValueError: if it is none: no config.yaml, or neither rows nor event files.
+        ValueError: if it is none: no config.yaml, or no readings of any kind.
     """
     folder = folder.resolve()
     if not (folder / CONFIG).is_file():
         raise ValueError(f"expected the folder of a run (it has a {CONFIG}), got {folder}.{_suggestion(folder)}")
-    tracks = event_tracks(folder) | tracks_of(folder)
+    tracks = csv_tracks(folder) | event_tracks(folder) | tracks_of(folder)
     if not tracks:
         raise ValueError(
-            f"expected rows in {folder / ROWS} or TensorBoard event files beside it, got neither. "
+            f"expected rows in {folder / ROWS}, or TensorBoard event files or {NUMBERS} beside it, got none. "
             "The run has measured nothing: switch diagnostics on (configs/trainer/default.yaml has them all)."
         )
     return Run(
@@ -129,6 +130,28 @@ def event_tracks(folder: Path) -> Tracks:
     events.Reload()
     found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()[SCALARS]}
     return {tag: sorted(values.items()) for tag, values in found.items()}
+
+
+def csv_tracks(folder: Path) -> Tracks:
+    """Every number in the file of a CSVLogger, by column; what is no number is left out."""
+    if not (folder / NUMBERS).is_file():
+        return {}
+    found: dict[str, dict[int, float]] = {}
+    with (folder / NUMBERS).open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            step = _number(row.pop("step", None))
+            for name, cell in row.items():
+                value = _number(cell)
+                if step is not None and value is not None:
+                    found.setdefault(name, {})[int(step)] = value
+    return {name: sorted(values.items()) for name, values in found.items()}
+
+
+def _number(cell: object) -> float | None:
+    try:
+        return float(str(cell)) if cell else None
+    except ValueError:
+        return None
 
 
 def _seed_tracks(folder: Path) -> dict[str, list[Track]]:

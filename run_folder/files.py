@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from run_folder.rows import ROWS
+from run_folder.rows import PACKED, ROWS, part_of, parts_of
+
+DIGITS = 8
+"""Significant digits of a number in a row: as fine as float32, in which it was measured."""
+
+PART_BYTES = 256 * 1024
+"""Size at which a file of rows is packed and a new one begun. Packed rows take a fifth."""
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -27,15 +35,44 @@ def run_folder(trainer: Trainer) -> Path | None:
 def append_row(trainer: Trainer, name: str, row: Mapping[str, Any]) -> None:
     """Append one JSON line to `<run>/diagnostics/<name>.jsonl` (rank 0 only; nowhere without a run folder).
 
-    A number that is not finite becomes null: NaN is no JSON, and other readers refuse the file.
+    Numbers keep `DIGITS` significant digits. One that is not finite becomes null: NaN is no JSON, and readers refuse the file.
+    A long file is packed: its rows stand in `<name>.0001.jsonl.gz`, `<name>.0002.jsonl.gz`, ..., and the newest in `<name>.jsonl`.
     """
     folder = run_folder(trainer)
     if trainer.is_global_zero and folder is not None:
         path = folder / ROWS / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
         with path.open("a", encoding="utf-8") as rows:
-            rows.write(json.dumps(finite, ensure_ascii=False) + "\n")
+            rows.write(json.dumps(_rounded(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+            size = rows.tell()
+        if size >= PART_BYTES:
+            _pack(path)
+
+
+def _rounded(value: object) -> object:
+    match value:
+        case float():
+            if not math.isfinite(value):
+                return None
+            # A count stays one, however large.
+            return float(value) if value.is_integer() else float(f"{value:.{DIGITS}g}")
+        case Mapping():
+            return {key: _rounded(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_rounded(part) for part in value]
+    return value
+
+
+def _pack(path: Path) -> None:
+    """Turn a file of rows into its next packed part. Killed at any point, it leaves every row readable, and once."""
+    folder, name = path.parent, path.stem
+    number = 1 + max((part_of(part)[1] for part in parts_of(folder, name)), default=0)
+    plain = path.rename(folder / f"{name}.{number:04d}.jsonl")
+    unfinished = folder / f".{plain.name}{PACKED}"
+    with plain.open("rb") as rows, gzip.GzipFile(unfinished, "wb", mtime=0) as packed:
+        shutil.copyfileobj(rows, packed)
+    unfinished.replace(folder / f"{plain.name}{PACKED}")
+    plain.unlink()
 
 
 def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
@@ -44,3 +81,9 @@ def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
         return None
     writers: list[SummaryWriter] = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     return writers[0] if writers else None
+
+
+def flush_loggers(trainer: Trainer) -> None:
+    """Put on the disk what has been logged up to now."""
+    for logger in trainer.loggers:
+        logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()

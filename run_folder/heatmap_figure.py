@@ -229,5 +229,6 @@ def _side_html(side: SideHeat, normalize: Normalize) -> str:
 
 def _token_html(text: str, push: float, prob: float, normalize: Normalize, classes: str) -> str:
     color, mark = COLORS(normalize(push)), f' class="{classes}"' if classes else ""
-    style = f"background:{to_hex(color)};color:{_ink(color)}"
+    ink = ";color:white" if _ink(color) == "white" else ""
+    style = f"background:{to_hex(color)}{ink}"
     return f'<span{mark} style="{style}" title="p = {prob:.3g}, push = {push:+.3g}">{escape(text)}</span>'

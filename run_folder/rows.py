@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +17,55 @@ ROWS = "diagnostics"
 ANSWERS = "test_responses"
 """Rows of problems that `test` answered, which have no step."""
 
+PACKED = ".gz"
+"""Ending of a part of the rows that is full, after that of the rows themselves."""
+
+_PART = re.compile(r"(?P<name>.+?)(\.(?P<number>\d{4,}))?\.jsonl(\.gz)?")
+
 Track = list[tuple[int, float]]
 """(step, value) of one metric, in order."""
 
 
+def part_of(path: Path) -> tuple[str, int]:
+    """Whose rows a file has, and which part of them: 1, 2, ...; the newest one, which has no number, comes after all."""
+    match = _PART.fullmatch(path.name)
+    return (match["name"], int(match["number"] or sys.maxsize)) if match else ("", 0)
+
+
+def parts_of(rows: Path, name: str) -> list[Path]:
+    """The numbered parts in `<run>/diagnostics` that a name's rows have been moved to, oldest first."""
+    # A part that stands there both packed and not was being packed when the run died: one of them.
+    parts = {part_of(path): path for ending in ("", PACKED) for path in rows.glob(f"{name}.*.jsonl{ending}")}
+    return [parts[key] for key in sorted(parts) if key[0] == name]
+
+
+def row_names(folder: Path) -> list[str]:
+    """Names that a run has rows of."""
+    files = [*(folder / ROWS).glob("*.jsonl"), *(folder / ROWS).glob(f"*.jsonl{PACKED}")]
+    return sorted({part_of(path)[0] for path in files if not path.name.startswith(".")})
+
+
 def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of `<run>/diagnostics/<name>.jsonl`, in order; none where there is no such file.
+    """The rows of `<run>/diagnostics/<name>.jsonl` and of its packed parts, in order; none where there is no such file.
 
     A line that is no row of a step (or of a problem, in `ANSWERS`), as a full disk or a killed run leaves it, is left out with a
     warning that names it.
     """
-    path = folder / ROWS / f"{name}.jsonl"
-    if not path.is_file():
-        return []
-    lines = enumerate(path.read_bytes().splitlines(), start=1)
-    read = (_row(line, f"{path} line {number}", has_step=name != ANSWERS) for number, line in lines)
+    newest = folder / ROWS / f"{name}.jsonl"
+    paths = [*parts_of(newest.parent, name), *([newest] if newest.is_file() else [])]
+    lines = ((line, f"{path} line {number}") for path in paths for number, line in enumerate(_lines(path), start=1))
+    read = (_row(line, place, has_step=name != ANSWERS) for line, place in lines)
     return [row for row in read if row is not None]
+
+
+def _lines(path: Path) -> list[bytes]:
+    if path.suffix != PACKED:
+        return path.read_bytes().splitlines()
+    try:
+        return gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        warnings.warn(f"{path} is left out: expected rows packed by gzip, got: {error}.", stacklevel=4)
+        return []
 
 
 def _row(line: bytes, place: str, *, has_step: bool) -> dict[str, Any] | None:
@@ -46,11 +83,10 @@ def _row(line: bytes, place: str, *, has_step: bool) -> dict[str, Any] | None:
 def tracks_of(folder: Path) -> dict[str, Track]:
     """Every number in the rows of a run, by metric; of a step that stands twice (a resumed run), the last value."""
     tracks: dict[str, dict[int, float]] = {}
-    for path in sorted(path for path in (folder / ROWS).glob("*.jsonl") if path.stem != ANSWERS):
-        for row in read_rows(folder, path.stem):
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    tracks.setdefault(name, {})[row["step"]] = value
+    for row in (row for name in row_names(folder) if name != ANSWERS for row in read_rows(folder, name)):
+        for metric, value in row.items():
+            if isinstance(value, int | float) and metric != "step":
+                tracks.setdefault(metric, {})[row["step"]] = value
     return {name: sorted(values.items()) for name, values in tracks.items()}
 
 

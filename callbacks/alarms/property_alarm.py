@@ -20,7 +20,8 @@ from callbacks.output.console import say
 from callbacks.schedule import step_of
 from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
-from run_folder.files import append_row, tensorboard_writer
+from run_folder.files import append_row
+from run_folder.shown import show_text
 from run_folder.verdict import HARM
 
 ROWS, HARM_ROWS, JUDGED_ROWS = "alarms", "harm", "judged"
@@ -161,9 +162,7 @@ class PropertyAlarm(ReadingListener):
             title = f"{level}: {name}, step {row['step']}"
             panel = Panel(str(row["message"]), title=title, title_align="left", border_style="red")
             say(self._console, panel if level == "warning" else f"{title}. {row['message']}")
-        writer = tensorboard_writer(trainer)
-        if writer is not None:
-            writer.add_text(f"{level}s/{row['property']}", row["message"], row["step"])
+        show_text(trainer, f"{level}s/{row['property']}", str(row["message"]), int(row["step"]))
         append_row(trainer, ROWS, row)
 
     @override

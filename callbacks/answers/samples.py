@@ -19,7 +19,8 @@ from datamodules.contracts.ranges import require_at_least
 from datamodules.contracts.stores import ProbeStore, Tokenizer, data_of, require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
-from run_folder.files import append_row, tensorboard_writer
+from run_folder.files import append_row
+from run_folder.shown import show_text
 
 NO_END = -1
 """Stands for the end-of-sequence token of a policy that has none: no token has this id."""
@@ -92,9 +93,7 @@ class SampleLogger(Scheduled):
 
     def _write_texts(self, trainer: Trainer, number: int, texts: dict[str, str]) -> None:
         append_row(trainer, "samples", {"step": trainer.global_step, "example": number, **texts})
-        writer = tensorboard_writer(trainer)
-        if writer is not None:
-            writer.add_text(f"samples/{number}", as_markdown(texts), trainer.global_step)
+        show_text(trainer, f"samples/{number}", as_markdown(texts), trainer.global_step)
 
     def _draw(self, policy: Policy, prompts: Prompts, number: int, decoder: Tokenizer | None) -> Groups:
         return policy.generate(prompts, self.sampling, num_samples=number, eos_token_id=_end_of(decoder), seed=self.seed)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Values
 from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.reward_output import RewardOutput
+from run_folder.shown import show_values
 
 
 def reward_readings(output: RewardOutput) -> dict[str, Tensor]:
@@ -45,6 +46,6 @@ class RewardMonitor(BatchDiagnostic[RewardOutput]):
         return reward_readings(output)
 
     @override
-    def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
+    def draw(self, trainer: Trainer, kept: Mapping[str, Tensor]) -> None:
         for name, values in kept.items():
-            writer.add_histogram(name, values.numpy(), step)
+            show_values(trainer, name, values.numpy(), trainer.global_step)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from callbacks.base import BatchDiagnostic
@@ -17,6 +17,7 @@ from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequenc
 from lightning_modules.losses.base import Reads
 from lightning_modules.step_output import StepOutput
 from lightning_modules.token_stats import TokenStats, softmax_gradient_l1, softmax_gradient_l2
+from run_folder.shown import show_values
 
 RANKED = "ranked"
 """Kind of a scored completion between the best and the worst of its prompt."""
@@ -191,7 +192,8 @@ class SoftmaxGradientMonitor(BatchDiagnostic[StepOutput]):
         return {f"softmax_grad/{name}": value for name, value in (kept | derived).items()}
 
     @override
-    def draw(self, writer: SummaryWriter, step: int, kept: Mapping[str, Tensor]) -> None:
+    def draw(self, trainer: Trainer, kept: Mapping[str, Tensor]) -> None:
+        step = trainer.global_step
         if step == 1 or step % self.histogram_every_n_steps == 0:
             for name, values in kept.items():
-                writer.add_histogram(name, values.numpy(), step)
+                show_values(trainer, name, values.numpy(), step)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from typing_extensions import override
 
 from callbacks.output.console import say
-from run_folder.files import run_folder
+from run_folder.files import flush_loggers, run_folder
 from run_folder.program import spelled
 
 REPORT = "report.html"
@@ -32,8 +31,7 @@ class RunReport(Callback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for logger in trainer.loggers:
-            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        flush_loggers(trainer)
         try:
             write_report(folder)
         # Whatever is wrong with a picture, the run is done and its weights are kept.

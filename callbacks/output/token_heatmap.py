@@ -22,9 +22,10 @@ from datamodules.contracts.ranges import require_at_least
 from datamodules.contracts.stores import Tokenizer, require
 from lightning_modules.contracts import HasObjective
 from lightning_modules.token_stats import softmax_gradient_l2
-from run_folder.files import append_row, run_folder, tensorboard_writer
+from run_folder.files import append_row, run_folder
 from run_folder.heatmap_figure import PairHeat, SideHeat, draw_pairs, page_of
 from run_folder.rows import ROWS
+from run_folder.shown import holds_pictures, show_picture
 
 
 def token_gradients(module: HasObjective, bank: BankBatch) -> Tensor:
@@ -96,9 +97,9 @@ class TokenHeatmap(Scheduled):
     def _write(self, trainer: Trainer, pairs: list[PairHeat]) -> None:
         step = trainer.global_step
         title = f"What the loss does to each token, step {step}"
-        writer, folder = tensorboard_writer(trainer), run_folder(trainer)
-        if writer is not None:
-            writer.add_figure("softmax_grad/tokens", draw_pairs(pairs, title), step)
+        folder = run_folder(trainer)
+        if holds_pictures(trainer):
+            show_picture(trainer, "softmax_grad/tokens", draw_pairs(pairs, title), step)
         if folder is not None:
             page = folder / ROWS / "token_heatmap" / f"step_{step:06d}.html"
             page.parent.mkdir(parents=True, exist_ok=True)

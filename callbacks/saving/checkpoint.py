@@ -11,13 +11,12 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from typing_extensions import override
 
 from callbacks.saving.checkpoint_file import WholeFileIO
 from datamodules.contracts.ranges import require_at_least
-from run_folder.files import run_folder
+from run_folder.files import flush_loggers, run_folder
 from run_folder.rows import first_warning_since
 
 _STEP = re.compile(r"step=(\d+)")
@@ -105,8 +104,7 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
-        for logger in trainer.loggers:
-            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
+        flush_loggers(trainer)
         super()._save_checkpoint(trainer, filepath)
         self.newest = filepath
         # Now, before the older file goes.

@@ -87,7 +87,9 @@ def test_the_gain_starts_with_the_first_reading_and_is_not_read_back(tmp_path: P
         # The second and third step were made with another gain than the first.
         assert row["reward_calibration/target"] == pytest.approx(gain(), rel=1e-5)
         assert row["reward_calibration/gain"] == pytest.approx(gain(), rel=1e-5)
-    assert module.loss == CalibratedLoss(loss=SimPOLoss(), gain=rows[-1]["reward_calibration/gain"])
+    assert isinstance(module.loss, CalibratedLoss)
+    assert module.loss.loss == SimPOLoss()
+    assert module.loss.gain == pytest.approx(rows[-1]["reward_calibration/gain"], rel=1e-7)
 
 
 def test_the_gain_moves_the_incentives_to_the_middle_of_the_band(tmp_path: Path) -> None:
