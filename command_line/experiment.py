@@ -20,6 +20,7 @@ from command_line.advice import Asked
 from command_line.appending_parts import require_no_appending_parts
 from command_line.help import FULL
 from command_line.jsonargparse_rules import our_rules
+from command_line.loggers import give_folder, name_runs
 from command_line.option_order import require_kept_options
 from command_line.parser import ExperimentParser
 from command_line.saved_config import SaveRunConfig
@@ -100,8 +101,9 @@ class ExperimentCLI(LightningCLI):
         _require_room_for_callbacks(config.trainer)
         _leave_out_switched_off(config.trainer)
         require_readable_checkpoint(config.get("ckpt_path"), config.trainer.strategy)
+        give_folder(config.trainer)
         if config.config:
-            _name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
+            name_runs(config.trainer.logger, Path(config.config[0].relative).stem)
         _share_tokenizer(config)
 
 
@@ -137,13 +139,6 @@ def _require_checkpoint(path: str | None) -> None:
     known = sorted(Path("runs").glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     newest = f"The newest one here is {known[-1]}." if known else "Runs keep theirs at <run folder>/checkpoints/last.ckpt."
     raise FileNotFoundError(f"expected a checkpoint at {path}, got none. {newest}")
-
-
-def _name_runs(loggers: object, experiment: str) -> None:
-    """Give every logger whose `name` is null the experiment's."""
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(logger, Namespace) and logger.init_args.get("name", "") is None:
-            logger.init_args.name = experiment
 
 
 def _share_tokenizer(config: Namespace) -> None:

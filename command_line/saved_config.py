@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from command_line.loggers import FOLDERS, log_settings
 from run_folder.files import run_folder
 
 _UNREAD = re.compile(r"config\.yaml|hparams\.yaml|events\.out\..*|data_\w+\.json")
@@ -36,7 +37,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger | CSVLogger):
+        if not isinstance(trainer.logger, FOLDERS):
             raise ValueError(
                 "expected TensorBoardLogger or CSVLogger as the first of trainer.logger, got "
                 f"{'none' if trainer.logger is None else type(trainer.logger).__name__}. "
@@ -50,6 +51,7 @@ class SaveRunConfig(SaveConfigCallback):
         folder = run_folder(trainer)
         assert folder is not None, "setup refuses a run without one"
         path = folder / self.config_filename
+        log_settings(trainer, yaml.safe_load(path.read_text(encoding="utf-8")))
         path.write_text(f"# python train.py {TrainerFn(stage).value}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
 
     @override

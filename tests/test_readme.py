@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ def stand_ins(arguments: list[str]) -> list[str]:
         return []
     if "--trainer.devices" in arguments:
         # tests/test_strategies.py trains with two processes.
+        return ["--print_config"]
+    services = {"Wandb": "wandb", "MLFlow": "mlflow"}
+    absent = [name for name, package in services.items() if find_spec(package) is None]
+    if "--data.train.streaming" in arguments or any(f"{name}Logger" in word for name in absent for word in arguments):
+        # tests/datamodules/test_streaming.py reads a stream, tests/test_loggers.py logs to both.
         return ["--print_config"]
     extra = list(QUICK)
     experiment = arguments[arguments.index("--config") + 1] if "--config" in arguments else ""
