@@ -114,4 +114,5 @@ class FileExamples:
         return store, report
 
     def _prepare(self, source: DataSource) -> tuple[ExampleStore, RowReport]:
-        return Preparation(source, self.format, PromptEncoder(self.reading.tokenizer), self.reading.limits).run()
+        encoder = PromptEncoder(self.reading.tokenizer)
+        return Preparation(source, self.format, encoder, self.reading.limits, spill_to=self.cache.scratch()).run()

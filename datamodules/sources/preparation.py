@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -18,7 +19,8 @@ from datamodules.formats.watched_row import WatchedRow
 from datamodules.sources.parsed_rows import parsed_rows
 from datamodules.sources.readers import DataSource
 from datamodules.sources.row_report import RowReport
-from datamodules.sources.store import ExampleStore, StoreWriter
+from datamodules.sources.store import ExampleStore
+from datamodules.sources.store_writer import StoreWriter
 from datamodules.tokens.encoding import EncodedRecord, PromptEncoder
 
 # Records tokenised in one call: enough to keep the tokenizer's threads busy, few enough to keep memory flat.
@@ -56,6 +58,7 @@ class Preparation:
         encoder: tokenises.
         limits: what is cut.
         rows: numbers of the rows that are wanted; all by default. Of some there may be none left.
+        spill_to: an existing folder for tokens that are many (see `StoreWriter`); in memory by default.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Preparation:
         encoder: PromptEncoder,
         limits: LengthLimits,
         rows: Collection[int] | None = None,
+        spill_to: Path | None = None,
     ) -> None:
         self._source = source
         self._rows = rows
@@ -72,7 +76,7 @@ class Preparation:
         self._encoder = encoder
         self._limits = limits
         self._report = RowReport(source.path, passed_over=source.passed_over())
-        self._writer = StoreWriter()
+        self._writer = StoreWriter(spill_to)
         self._seen: set[bytes] = set()
 
     def run(self) -> tuple[ExampleStore, RowReport]:
@@ -95,7 +99,7 @@ class Preparation:
             raise ValueError(
                 f"expected a usable row, got none: nothing is left after filtering. {remedy}\n{self._report.summary()}"
             )
-        return self._writer.store(), self._report
+        return ExampleStore(self._writer.arrays()), self._report
 
     def _records(self) -> Iterator[Record]:
         for _, record in parsed_rows(self._source, self._report, self._parsed, self._rows):

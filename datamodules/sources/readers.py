@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from datamodules.sources.file_rows import READERS, RawRow, file_rows, quick_count
+from datamodules.sources.hub import HubSet
 from datamodules.sources.saved_dataset import saved_dataset_files
 from datamodules.sources.streams import OPENERS, format_suffix
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class DataSource:
 
     revision: str | None = None
     """Commit of a hub data set; its newest by default, which may change under a run. Null where another hub name is given."""
+    streaming: bool = False
+    """Read a hub data set row by row, without a copy of it on the disk; its tokens are kept. Files are read so anyway."""
 
     def rows(self) -> Iterator[RawRow]:
         """Every row, in order; what cannot be read comes as the error it is.
@@ -54,7 +55,7 @@ class DataSource:
         """(name, rows) of each file; a single source has no name of its own."""
         files = self.files()
         if not files:
-            yield "", self._hub_rows()
+            yield "", self._hub.rows()
         for file in files:
             yield file.name if len(files) > 1 else "", file_rows(file)
 
@@ -69,7 +70,9 @@ class DataSource:
 
     def fingerprint(self) -> str:
         """Hex digest of the bytes behind the rows."""
-        files = self.files() or self._hub_files()
+        files = self.files()
+        if not files:
+            return self._hub.fingerprint()
         digest = hashlib.sha256(repr([file.name for file in files]).encode())
         for file in files:
             try:
@@ -131,21 +134,6 @@ class DataSource:
     def _known(self) -> str:
         return ", ".join(self.endings) + f" (each also with {', '.join(OPENERS)})"
 
-    def _hub_rows(self) -> Iterator[RawRow]:
-        yield from self._hub_dataset()
-
-    def _hub_files(self) -> list[Path]:
-        return sorted(Path(file["filename"]) for file in self._hub_dataset().cache_files)
-
-    def _hub_dataset(self) -> Dataset:
-        from datasets import load_dataset
-
-        options = {} if self.revision is None else {"revision": self.revision}
-        try:
-            return load_dataset(self.path, name=self.config, data_dir=self.data_dir, split=self.split, **options)
-        except Exception as error:  # the hub's client, the network and the disk each raise their own
-            raise ValueError(
-                f"expected a file, a folder, a pattern or a hub data set, got {self.path!r} (split {self.split!r}, revision "
-                f"{self.revision}): "
-                f"{type(error).__name__}: {str(error)[:300]}. Check the name, or the network."
-            ) from error
+    @cached_property
+    def _hub(self) -> HubSet:
+        return HubSet(self.path, self.config, self.data_dir, self.split, self.revision, self.streaming)

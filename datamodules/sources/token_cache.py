@@ -55,6 +55,18 @@ class TokenCache:
         os.utime(entry)
         return ExampleStore.load(entry), RowReport.load(entry / _REPORT)
 
+    def scratch(self) -> Path:
+        """A folder on the cache's disk for what is not yet an entry, made when missing.
+
+        Raises:
+            ValueError: if it cannot be made.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"expected a folder for cached tokens, got {self._folder}: {error}. Set cache_dir.") from error
+        return self._folder
+
     def _write(self, entry: Path, store: ExampleStore, report: RowReport) -> None:
         temporary = self._beside(entry)
         try:
