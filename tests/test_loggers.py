@@ -18,7 +18,7 @@ from tests import test_resume_ppo, tiny
 from tests.conftest import Run
 
 CALLBACKS = [
-    {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}},
+    {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}},
     {"class_path": "callbacks.diagnostics.likelihood.LikelihoodMonitor", "init_args": {"every_n_steps": 1}},
     {
         "class_path": "callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",
@@ -26,7 +26,7 @@ CALLBACKS = [
     },
     {"class_path": "callbacks.output.token_heatmap.TokenHeatmap", "init_args": {"every_n_steps": 2, "num_examples": 1}},
     {
-        "class_path": "callbacks.output.samples.SampleLogger",
+        "class_path": "callbacks.answers.samples.SampleLogger",
         "init_args": {"every_n_steps": 2, "num_prompts": 1, "sampling": {"max_new_tokens": 3}},
     },
     {

@@ -98,7 +98,7 @@ def test_a_run_on_a_stream_is_shuffled_resumed_and_the_run_on_a_copy(
     # Tokens go through a file in parts: the examples are the same.
     monkeypatch.setattr(store_writer, "SPILL_TOKENS", 100)
     data = tiny.pair_data(tmp_path, train={"path": NAME, "streaming": True}, batch_size=6)
-    checkpoint = {"class_path": "callbacks.output.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
+    checkpoint = {"class_path": "callbacks.saving.checkpoint.RunCheckpoint", "init_args": {"every_n_train_steps": 2}}
     trainer = tiny.trainer(tmp_path, [checkpoint], max_epochs=-1, limit_val_batches=0)
     config = tmp_path / "streamed.yaml"
     config.write_text(yaml.safe_dump({"seed_everything": 1, "trainer": trainer, "model": tiny.module(tmp_path), "data": data}))
