@@ -23,8 +23,8 @@ def require_no_appending_parts(arguments: Sequence[str]) -> None:
             for file, key in _appending(Path(value), is_part=not is_config):
                 name = str(key.value).removesuffix("+")
                 raise ValueError(
-                    f"expected {name} in a part, got {key.value}: a part file is parsed alone, so it would replace the list instead "
-                    f"of adding to it.\n"
+                    f"expected {name} in a part, got {key.value}: a part file is parsed alone, so it would replace the list "
+                    "instead of adding to it.\n"
                     f"at: {shown(file)}, line {key.start_mark.line + 1}\n"
                     f"Put it under its section in a file of its own, and add that by --config; or use --trainer.{name}+ CLASS."
                 )

@@ -214,7 +214,8 @@ class PPOModule(PolicyModule):
             if happened and not self._events[name]:
                 detail = f" ({'; '.join(collected.reasons)})" if name == "unscored" else ""
                 rank_zero_warn(
-                    f"Rollout {self.progress.number}: {happened} completions {MEANING[name]}{detail}. Later cases are counted without a message."
+                    f"Rollout {self.progress.number}: {happened} completions {MEANING[name]}{detail}. Later cases are counted "
+                    "without a message."
                 )
             self._events[name] += happened
 

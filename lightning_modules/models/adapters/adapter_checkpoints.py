@@ -52,8 +52,8 @@ class FrozenBase:
         frozen = self._frozen()
         if not frozen:
             raise ValueError(
-                "expected a model with adapters (lora) that is not sharded, because the checkpoint holds adapters without their base, "
-                "got another. Use the config of the run that wrote it."
+                "expected a model with adapters (lora) that is not sharded, because the checkpoint holds adapters without "
+                "their base, got another. Use the config of the run that wrote it."
             )
         if self._digest_of(frozen) != written:
             raise ValueError(

@@ -31,8 +31,8 @@ def has_head(path: str, model: PreTrainedModel, found: Mapping[str, Collection[A
     if others := _other_heads(model, found["unexpected_keys"]):
         raise ValueError(
             f"expected a head in one layer `{HEAD}` without bias, or a causal LM, got {', '.join(others[:4])} in {path}. It "
-            f"would be dropped, and the rewards would differ from those that were trained. Rename a linear head's weight to `{head}` "
-            "and remove its bias, which moves all rewards alike; other heads are not supported."
+            f"would be dropped, and the rewards would differ from those that were trained. Rename a linear head's "
+            f"weight to `{head}` and remove its bias, which moves all rewards alike; other heads are not supported."
         )
     named = [name for name in model.config.architectures or [] if re.search("Classification|Reward|Score|ValueHead", name)]
     if missing and named:
