@@ -179,7 +179,8 @@ class ResumableLoader:
             raise ValueError(
                 f"expected a checkpoint written with this data and order, got another one ({named}). Resume with the data, seed "
                 "and batch size of the run that wrote it (without a batch size, a step is number of processes x "
-                "accumulate_grad_batches microbatches: keep that product), or start a new run from its weights. Other data alone are accepted with "
+                "accumulate_grad_batches microbatches: keep that product), or start a new run from its "
+                "weights. Other data alone are accepted with "
                 "--allow_changed_data."
             )
         then_taken, cut = state["position"], state["accumulation"]
