@@ -35,8 +35,8 @@ def verdict_lines(folder: Path, reference: str) -> list[str]:
     off_data = tracks_of(folder).get(_OFF_DATA)
     if off_data:
         ends = f"{off_data[0][1]:.3f} -> {off_data[-1][1]:.3f}"
-        lines.append(f"Mass off everything known for the prompts: {ends} a token (a bank of few prompts, no interval).")
-    return [*lines, *_properties(folder), "Whether the answers are better or worse: not judged, for no judge read any."]
+        lines.append(f"Probability outside all known answers: {ends} per token (a bank of few prompts, no interval).")
+    return [*lines, *_properties(folder), "Whether the answers are better or worse: not judged, because no judge read any."]
 
 
 def _likelihoods(row: Mapping[str, Any]) -> list[str]:

@@ -33,12 +33,12 @@ NOTICED = "Warnings and notices"
 """Title of the section."""
 
 HEADLINE_MEANING = (
-    "From the first reading to the last, of what was judged. How sure: whether the change is larger than chance makes it on so "
+    "The change of what was judged, from the first reading to the last, and whether it is larger than chance makes it on so "
     "many problems. One run with one seed; another seed may differ."
 )
 CARDS_MEANING = (
-    "Ways in which training on preferences can go wrong. That one shows is a fact about probabilities, no proof of harm: hold it "
-    "against what the policy writes."
+    "Ways in which training on preferences can go wrong. A property that shows is a fact about probabilities, not a proof of "
+    "harm: compare it with what the policy writes."
 )
 
 _CSS = """
@@ -79,14 +79,14 @@ def report_page(runs: Sequence[Run]) -> str:
         _section("happened", "What happened", HEADLINE_MEANING, headline_html(runs)),
         _section("properties", "The three properties", CARDS_MEANING, cards_html(runs)),
         _samples(runs),
-        _section("alarms", NOTICED, "Warnings say that harm is likely; notices that a property shows.", alarms_html(runs)),
+        _section("alarms", NOTICED, "A warning says that harm is likely; a notice says that a property shows.", alarms_html(runs)),
         advice,
         _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
         *filter(None, (_figure(plot, groups) for plot in PLOTS)),
         _heatmaps(runs),
         _section("data", "The pairs, before training", "What the data risked, as the data doctor found it.", doctor_html(runs)),
         _section("words", "Words", "What the terms of this page mean.", terms_html()),
-        _section("runs", "Runs", "How each was run; settings that differ between them come first.", runs_html(runs, groups)),
+        _section("runs", "Runs", "How each run was made; settings that differ between runs come first.", runs_html(runs, groups)),
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

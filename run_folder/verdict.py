@@ -157,7 +157,7 @@ def _certainty(points: float, margin: float | None, problems: float | None, metr
     if metric == "val/rewards/accuracies":
         return "What it writes was not judged."
     if margin is None:
-        return "How sure: not known, for what was judged was not counted."
+        return "How certain: not known, because the number of judged answers is missing."
     interval = f"95% interval of the change [{points - margin:+.0f}, {points + margin:+.0f}] points on {problems:.0f} problems"
     return f"Beyond chance: {interval}." if abs(points) > margin else f"Within chance: {interval}."
 

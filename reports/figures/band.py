@@ -32,8 +32,8 @@ PLOT = Plot(
     name="band",
     title="Degradation: can the two sides be moved apart",
     meaning=(
-        "Outside the band a step on the pair lowers chosen or raises rejected, whatever the loss says. beta_rejected = beta_chosen "
-        "x centre would put the pairs in its middle; the nearer the cosine to 1, the narrower the band."
+        "Outside the band a step on the pair lowers chosen or raises rejected, whatever the loss is. beta_rejected = beta_chosen "
+        "x centre puts the pairs in its middle. The band is narrow where the cosine is near 1."
     ),
     needs=("head/",),
     callback="callbacks.diagnostics.disentanglement.DisentanglementMonitor",

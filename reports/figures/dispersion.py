@@ -32,8 +32,8 @@ PLOT = Plot(
     name="dispersion",
     title="Dispersion: where the mass went",
     meaning=(
-        "An index above 0 says that responses outside the pairs gain on those inside. Mass off the pair rising while chosen falls "
-        "went to nobody; entropy falling with the largest probability rising is mass squeezed into the favourite token."
+        "An index above 0 means that responses outside the pairs gain on those inside. If the mass off the pair rises while chosen "
+        "falls, no known response gained it. If entropy falls while the largest probability rises, the favourite token gained it."
     ),
     needs=(BANK,),
     callback="callbacks.diagnostics.dispersion.DispersionMonitor",

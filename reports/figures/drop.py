@@ -40,8 +40,8 @@ PLOT = Plot(
     name="drop",
     title="Drastic drop: who paid for the margin",
     meaning=(
-        "Drop share 0: the margin grew because chosen rose; 1: because rejected fell; above 1 chosen fell too. The gap is the "
-        "rejected side's change minus the chosen side's: the lower, the more drastic."
+        "Drop share 0: the margin grew because chosen rose. 1: because rejected fell. Above 1: chosen fell too. The gap is the "
+        "rejected side's change minus the chosen side's; a lower gap is a more drastic drop."
     ),
     needs=("likelihood/",),
     callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",

@@ -49,8 +49,8 @@ PLOT = Plot(
     name="figure_2",
     title="The paper's Figure 2: the gradient explodes where the likelihood vanishes",
     meaning=(
-        "Left: what the pair holds. Middle: how steep the loss is in the likelihood itself: the rejected side's rises as its "
-        "likelihood (right) falls, since dl/dπ = d/π. On a language model most of the height is there at step 0: it is length."
+        "Left: the likelihoods of the pair. Middle: the slope of the loss in the likelihood; the rejected side's rises as its "
+        "likelihood (right) falls, since dl/dπ = d/π. On a language model most of it is there at step 0, because texts are long."
     ),
     needs=("softmax_grad/", "toy/", "likelihood/bank/"),
     callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",

@@ -57,8 +57,8 @@ PLOT = Plot(
     name="figure_3",
     title="The paper's Figure 3: what each kind of response holds",
     meaning=(
-        "A panel a setting. In the paper chosen first rises and then falls while rejected is already gone, and what is in neither "
-        "gains. On a language model: the geometric mean probability of a token, so that lengths do not matter."
+        "One panel for each setting. In the paper chosen first rises, then falls when rejected is already gone, and responses in "
+        "no pair gain. On a language model: the geometric mean probability of a token, so that lengths do not matter."
     ),
     needs=("toy/", "likelihood/bank/"),
     callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",

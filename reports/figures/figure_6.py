@@ -40,8 +40,8 @@ PLOT = Plot(
     name="figure_6",
     title="The paper's Figures 6 and 10: log gradients on the language model",
     meaning=(
-        "Left is the paper's plot, whose gap at step 0 is only that rejected texts are longer; the middle takes the length out; "
-        "the right one is what training added: above 0 and rising, rejected is being driven into the ground."
+        "Left: the paper's plot; its gap at step 0 only shows that rejected texts are longer. Middle: the same without the "
+        "lengths. Right: what training added. If it is above 0 and rises, rejected becomes ever less likely."
     ),
     needs=("softmax_grad/",),
     callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",

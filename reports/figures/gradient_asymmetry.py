@@ -33,8 +33,8 @@ PLOT = Plot(
     name="gradient_asymmetry",
     title="Gradient asymmetry at the logits",
     meaning=(
-        "What really reaches the network, on a logarithmic scale: both sides are pushed alike where the ratio is 1. Above it the "
-        "rejected side takes the larger push; both fall as the loss is satisfied."
+        "The gradient that reaches the network, on a logarithmic scale. Where the ratio is 1 both sides get the same push; above 1 "
+        "the rejected side gets more. Both fall as the loss is satisfied."
     ),
     needs=("softmax_grad/",),
     callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",

@@ -39,7 +39,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
 PLOT = Plot(
     name="ledger",
     title="The toy's ledger: where every bit of probability is",
-    meaning=("The five areas sum to 1, so that what one loses is what others gain: look where the blue area goes when it shrinks."),
+    meaning="The five areas sum to 1, so others gain what one loses. Look which area grows when the blue one shrinks.",
     needs=("toy/own_chosen",),
     callback="callbacks.diagnostics.toy_ledger.ToyLedger",
     draw=draw,

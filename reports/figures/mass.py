@@ -29,8 +29,8 @@ PLOT = Plot(
     name="mass",
     title="Dispersion: who got the mass that moved",
     meaning=(
-        "Left: how far the distributions along the pairs have moved. Of that, the middle went to tokens that no known response has "
-        "there (dispersion), the right to the token that was the favourite anyway (squeezing)."
+        "Left: how much probability moved along the pairs. Middle: the part that went to tokens of no known response (dispersion). "
+        "Right: the part that went to the token that was the favourite before (squeezing)."
     ),
     needs=("mass/",),
     callback="callbacks.diagnostics.mass_gains.MassMonitor",

@@ -41,8 +41,8 @@ PLOT = Plot(
     name="objective",
     title="What the objective says",
     meaning=(
-        "A loss that falls and a margin that grows say that the pairs are told apart, not which side moved: read on. "
-        "The thin lines are where DPO starts: loss log 2, margin 0, a coin's accuracy."
+        "A falling loss and a growing margin show that the pairs are told apart, but not which side moved. "
+        "The thin lines are where DPO starts: loss log 2, margin 0, accuracy 1/2."
     ),
     needs=("train/loss", "val/loss", "test/loss"),
     callback="lightning.pytorch.loggers.TensorBoardLogger",

@@ -85,8 +85,8 @@ PLOT = Plot(
     name="quadrants",
     title="Degradation: in which direction the pairs moved",
     meaning=(
-        "Down and to the right is what a preference asks for: chosen up, rejected down. Down and to the left both fall, and the "
-        "model unlearns its answers; a fall of chosen alone is no failure, staying on that course is."
+        "Down and to the right is what a preference asks for: chosen up, rejected down. Down and to the left both fall: the model "
+        "unlearns its answers. Pairs may pass through this quadrant; it is a failure if they stay."
     ),
     needs=("degradation/quadrant/", *CHANGES),
     callback="callbacks.diagnostics.degradation.DegradationMonitor",

@@ -20,7 +20,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
 PLOT = Plot(
     name="task_accuracy",
     title="Does the policy still do its task?",
-    meaning="Share of held-out problems that a judge accepts: what the likelihoods below should be held against.",
+    meaning="Share of held-out problems that a judge accepts. Compare the likelihoods below with it.",
     needs=("task/accuracy",),
     callback="callbacks.diagnostics.accuracy.AccuracyMonitor",
     draw=draw,

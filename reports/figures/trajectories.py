@@ -41,8 +41,8 @@ PLOT = Plot(
     name="trajectories",
     title="How likely the completions are",
     meaning=(
-        "The same pairs through the whole run: chosen should rise or hold while rejected falls; probes are responses outside the "
-        "pairs, and where they fall along with them the policy is losing language, not learning a preference."
+        "The same pairs through the whole run: chosen should rise or hold while rejected falls. Probes are responses outside the "
+        "pairs; if they fall too, the policy loses language instead of learning a preference."
     ),
     needs=(BANK,),
     callback="callbacks.diagnostics.likelihood.LikelihoodMonitor",

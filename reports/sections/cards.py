@@ -97,7 +97,7 @@ def _degradation(run: Run) -> Card:
 
 def _dispersion(run: Run) -> Card:
     track = run.tracks.get("dispersion/bank/off_data_mass")
-    meaning = "Probability leaves every answer that the data knows for a prompt, and goes where nobody has looked."
+    meaning = "Probability leaves all known answers to a prompt and goes to answers that nobody has checked."
     size = f"off the data: {track[0][1]:.3f} → {track[-1][1]:.3f} a token" if track else None
     rows = read_rows(run.folder, "gaining_tokens")
     gained = zip(rows[-1]["tokens"], rows[-1]["gains"], strict=True) if rows else ()

@@ -12,12 +12,10 @@ TERMS = {
     ),
     "policy, reference": "The model that is trained, and the same model as it was before training.",
     "reward, margin": (
-        "What the objective calls reward is how much likelier an answer has become, times beta; the margin is that of "
-        "chosen minus that of rejected. It can grow while both fall."
+        "The objective's reward is beta times the log of how much likelier an answer has become. The margin is the reward of "
+        "chosen minus that of rejected; it can grow while both fall."
     ),
-    "probe bank": (
-        "A fixed set of pairs, never trained on in this form and read again and again: curves of it compare like with like."
-    ),
+    "probe bank": ("A fixed set of pairs that is read again and again, so that its curves compare the same answers at every step."),
     "probes": (
         "Answers outside the pairs: another prompt's chosen answer (other chosen), the chosen words in random order "
         "(permuted), answers drawn before training (reference sample), answers that no pair uses (leftover)."
@@ -30,14 +28,14 @@ TERMS = {
     "valley": "Rejected tokens with a probability below 0.001: pushing them further moves mass to whatever is likeliest.",
     "off-data mass": "Probability of next tokens that no known answer to the prompt has there.",
     "mass off the pair": "Probability of everything but the two tokens at which chosen and rejected part.",
-    "dispersion index": "How much the probes gained on the pair. Above 0: answers outside the pairs gain on those inside.",
-    "entropy": "How undecided the policy is about the next token, in nats: 0 is certain.",
-    "gradient, push": "How hard, and in which direction, the loss moves the scores (logits) of a token at a step.",
+    "dispersion index": "Gain of the probes over the pair. Above 0: answers outside the pairs gain on those inside.",
+    "entropy": "Uncertainty of the policy about the next token, in nats: 0 is certain.",
+    "gradient, push": "Strength and direction in which the loss moves the scores (logits) of a token at a step.",
     "disentanglement band": (
         "The range of push on rejected, in units of that on chosen, in which a step raises chosen and lowers rejected."
     ),
     "accuracy of the task": (
-        "Share of held-out problems whose answer a judge calls right: the only number here that is about answers."
+        "Share of held-out problems whose answer a judge accepts; the only number here that measures answers."
     ),
 }
 """Term -> what it means, in a sentence or two."""
