@@ -230,7 +230,10 @@ class CausalLMPolicy(Policy):
 def _adopt_head(model: PreTrainedModel) -> ScoringHead:
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
-        raise ValueError(f"expected a causal LM with a linear output layer, got {type(linear).__name__}. It cannot be a policy.")
+        raise ValueError(
+            f"expected a causal LM with a linear output layer, got {type(linear).__name__}. It cannot be a policy as it is: save "
+            "it with a linear layer that gives the same logits (a normalised head's rows divided by their norms), and load that."
+        )
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     head = ScoringHead.adopt(linear, softcap=getattr(config, "final_logit_softcapping", None), scale=scale)

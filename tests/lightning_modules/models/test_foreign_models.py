@@ -18,7 +18,7 @@ from lightning_modules.models.scalars.critic import OwnBody
 from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 from tests import tiny
-from tests.lightning_modules.models.architectures import config, make_batch
+from tests.lightning_modules.models.architectures import config, make_batch, sequences
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -74,6 +74,47 @@ def test_trusted_code_gives_the_model_that_it_is(own: Path) -> None:
     trusted = PretrainedPolicy(str(own), trust_remote_code=True).build()
     torch.testing.assert_close(trusted(batch).logps, RandomPolicy(config("llama"), seed=1).build()(batch).logps)
     assert type(trusted.model).__name__ == "OwnModel"
+
+
+NORM_HEAD = """
+import torch
+from torch import nn
+
+class NormHead(nn.Module):
+    def __init__(self, hidden_size, vocab_size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(self, hidden):
+        return nn.functional.linear(hidden, nn.functional.normalize(self.weight))
+
+class NormModel(OwnModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.lm_head = NormHead(config.hidden_size, config.vocab_size)
+        self.post_init()
+"""
+
+
+def test_a_normalised_head_as_baichuan2_has_it_is_refused_and_its_divided_rows_are_read(own: Path, tmp_path: Path) -> None:
+    with (own / "code.py").open("a", encoding="utf-8") as code:
+        code.write(NORM_HEAD)
+    fields = json.loads((own / "config.json").read_text(encoding="utf-8"))
+    fields["auto_map"] |= {"AutoModelForCausalLM": "code.NormModel"}
+    (own / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"linear output layer, got NormHead.*rows divided by their norms"):
+        PretrainedPolicy(str(own), trust_remote_code=True).build()
+    model = AutoModelForCausalLM.from_pretrained(own, trust_remote_code=True)
+    plain = RandomPolicy(config("llama"), seed=1).build()
+    with torch.no_grad():
+        plain.model.get_output_embeddings().weight.copy_(torch.nn.functional.normalize(model.lm_head.weight))
+    plain.save(tmp_path / "plain")
+    batch = make_batch()
+    expected = []
+    for prompt, completion in sequences(batch):
+        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        expected.append(logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0])
+    torch.testing.assert_close(PretrainedPolicy(str(tmp_path / "plain")).build()(batch).logps, torch.cat(expected))
 
 
 def test_code_that_comes_with_a_tokenizer_is_not_run_unless_trusted_by_name(own: Path) -> None:
