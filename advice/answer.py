@@ -133,15 +133,16 @@ def _command(origin: Origin, steps: int, remedy: Remedy | None, facts: Config, f
     """The next command; the config that it names is written here."""
     if remedy is None:
         last = origin.run / "checkpoints" / "last.ckpt"
-        if origin.last_step >= origin.max_steps or not last.exists():
+        if origin.has_ended or not last.exists():
             return None
         return shlex.join(["python", "train.py", "fit", "--config", str(origin.run / "config.yaml"), "--ckpt_path", str(last)])
     if not remedy.trains and origin.step == 0:
         return None
     config = applied(remedy, origin.config, facts) if remedy.trains else origin.config
-    end = max(origin.max_steps, origin.step + steps) if remedy.trains else origin.step
+    # Where passes over the data end a run, they end it with the remedy too.
+    end = max(origin.planned_steps, origin.step + steps) if origin.planned_steps else -1
     path = folder / f"{remedy.name}.yaml"
-    changed = with_values(config, {"trainer.max_steps": end, "ckpt_path": None})
+    changed = with_values(config, {"trainer.max_steps": end if remedy.trains else origin.step, "ckpt_path": None})
     path.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
     begin = folder / f"from_step_{origin.step}.ckpt"
     start = begin if begin.exists() else origin.checkpoint

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 
 from advice.answer import Answer, answered
@@ -13,7 +15,7 @@ from advice.forks import Fit, Forks, has_judge, reading_options
 from advice.origin import Origin, find_origin
 from advice.progress import shown_progress
 from advice.remedies import all_remedies, chosen_remedies
-from advice.settings import Config, value_at
+from advice.settings import MISSING, Config, value_at, with_values
 from advice.trial import Trial
 from advice.weights import Printed, assumed, weights_origin
 from run_folder.rows import tracks_of
@@ -23,10 +25,11 @@ CENTRE = "head/centre"
 
 
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, parsed; what it does not know is kept in `further`, for `train.py fit` of another trainer's checkpoint."""
+    """The command line, parsed; what it does not know is kept in `further`: options of `train.py fit`, which go to every fork."""
     parser = argparse.ArgumentParser(
         prog="advise.py",
-        description="Which remedy would have helped a run? Forks it before its first warning, tries each, and says which did.",
+        description="Which remedy would have helped a run? Forks it before its first warning, tries each, and says which did. "
+        "Options of `train.py fit` go to every fork: --data.train.path FILE for a file that has moved.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a run, runs/<experiment>/version_N")
@@ -43,7 +46,7 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--reference", metavar="BASE", help="of another trainer's checkpoint: what it started from")
     asked, further = parser.parse_known_args(args)
-    if further and asked.pairs is None:
+    if asked.pairs is None and any("." not in name for name in options_of(further)):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     asked.further = further
     return asked
@@ -60,7 +63,7 @@ def advise(asked: argparse.Namespace, fit: Fit, console: Console, printed: Print
         origin = weights_origin(asked, printed)
         console.print(assumed(origin.config, asked.run), soft_wrap=True, highlight=False)
     else:
-        origin = find_origin(asked.run, asked.step, asked.steps)
+        origin = changed_origin(find_origin(asked.run, asked.step, asked.steps), asked.further)
     return advise_origin(origin, asked, fit, console, advice_folder(origin, asked.steps))
 
 
@@ -80,6 +83,36 @@ def advise_origin(origin: Origin, asked: argparse.Namespace, fit: Fit, console: 
     for name in (*outcome.last, "control"):
         forks.forget(name)
     return answer
+
+
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """`--data.train.path FILE` and `--data.train.path=FILE`, by the path; a word that belongs to no option under its own name."""
+    found: dict[str, str] = {}
+    open_name = ""
+    for word in words:
+        name, is_given, value = word.removeprefix("--").partition("=")
+        if word.startswith("--"):
+            found[name] = value if is_given else ""
+            open_name = "" if is_given else name
+        elif open_name:
+            found[open_name], open_name = word, ""
+        else:
+            found[word] = ""
+    return found
+
+
+def changed_origin(origin: Origin, further: Sequence[str]) -> Origin:
+    """The run with settings that are said anew: a folder or a file that has moved.
+
+    Raises:
+        ValueError: if its config has no such setting.
+    """
+    options = options_of(further)
+    unknown = [name for name in options if value_at(origin.config, name) is MISSING]
+    if unknown:
+        raise ValueError(f"expected settings of {origin.run}/config.yaml, got --{unknown[0]}: it has none of that name.")
+    values = {name: yaml.safe_load(value) for name, value in options.items()}
+    return replace(origin, config=with_values(origin.config, values))
 
 
 def require_sane(asked: argparse.Namespace) -> None:

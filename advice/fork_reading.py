@@ -14,7 +14,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 from typing_extensions import override
 
-from advice.measures import SAMPLED_PROMPTS, Values, bank_mass, judged, neutral, pair_logps, passages_of, ranked, sampled
+from advice.measures import (
+    SAMPLED_PROMPTS,
+    Values,
+    answer_loss,
+    bank_mass,
+    judged,
+    neutral,
+    pair_logps,
+    passages_of,
+    ranked,
+    rewarded,
+    sampled,
+)
 from callbacks.answers.texts import decoder_of
 from datamodules.contracts.batches import CompletionBatch
 from datamodules.contracts.prompts import TaskPrompt
@@ -33,8 +45,9 @@ MAX_PAIRS = 256
 class ForkReading(Callback):
     """Writes `<folder>/step_<n>.json`: one value a prompt of every measure that this run has, and the seconds since the last one.
 
-    With a judge and held-out problems it reads greedy answers; without, held-out pairs, samples and neutral text. The probe bank
-    is read in any case. It draws from generators of its own, so that the fork goes on as if nobody had looked.
+    With a judge and held-out problems it reads greedy answers; without, held-out pairs (of supervised runs: answers), samples and
+    neutral text. The probe bank is read in any case; of a reward model nothing but held-out pairs. It draws from generators of
+    its own, so that the fork goes on as if nobody had looked.
 
     Args:
         folder: where to.
@@ -66,6 +79,7 @@ class ForkReading(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()
         if trainer.global_step in self.at:
             self._read(trainer, pl_module)
 
@@ -95,6 +109,9 @@ class ForkReading(Callback):
 
     def _values(self, trainer: Trainer, pl_module: LightningModule) -> Values:
         module = cast(Any, pl_module)
+        if not hasattr(module, "policy"):
+            batches = [batch for batch in _held_out(trainer) if _is_paired(batch)]
+            return rewarded(module.reward_model, batches, module.device) if batches else {}
         values = bank_mass(module.probe_evaluation())
         store = cast(Any, trainer).datamodule
         problems = list(getattr(store, "task_prompts", list)())[: self.num_problems]
@@ -112,7 +129,10 @@ class ForkReading(Callback):
         return _interleaved(values)
 
     def _unjudged(self, trainer: Trainer, module: Any) -> Values:  # noqa: ANN401
-        batches, store, values = list(_held_out(trainer)), cast(Any, trainer).datamodule, Values()
+        held_out, store, values = list(_held_out(trainer)), cast(Any, trainer).datamodule, Values()
+        batches = [batch for batch in held_out if _is_paired(batch)]
+        if held_out and not getattr(store, "holds_rejected", False):
+            values |= answer_loss(module.policy, held_out, module.device)
         decoder = decoder_of(trainer)
         eos = getattr(decoder, "eos_token_id", None)
         reference = cast(Policy, module.reference_policy()).to(module.device) if batches else None
@@ -135,23 +155,27 @@ class ForkReading(Callback):
 @contextmanager
 def _looking_at(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Evaluation mode and the run's precision, and the mode that was afterwards."""
-    policy = cast(Any, pl_module).policy
-    mode = policy.training
-    policy.eval()
+    model = getattr(pl_module, "policy", None) or cast(Any, pl_module).reward_model
+    mode = model.training
+    model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         yield
-    policy.train(mode)
+    model.train(mode)
 
 
 def _held_out(trainer: Trainer) -> Iterator[CompletionBatch]:
-    """Held-out pairs, in an order of their own; none where there are none."""
+    """Held-out pairs, or answers, in an order of their own; none where there are none."""
     store = cast(Any, trainer).datamodule
     if getattr(store, "examples", None) is None or not store.examples("val"):
         return
     examples = store.dataset("val").examples
     dataset = SplitDataset(examples.select(list(range(min(MAX_PAIRS, len(examples))))))
     batches = EvaluationLoader(dataset, evaluation_plan(dataset.lengths.rows, max_tokens=store.max_tokens_per_batch))
-    yield from (batch for batch in batches if len(batch.pairs) == batch.num_prompts)
+    yield from batches
+
+
+def _is_paired(batch: CompletionBatch) -> bool:
+    return len(batch.pairs) == batch.num_prompts
 
 
 def _interleaved(own: Values) -> Values:

@@ -28,7 +28,7 @@ Fit = Callable[[Path, Config], None]
 REPLAY = "replay"
 _NEVER = 10**9
 _WATCHERS = (Diagnostic, Checkpoint, ProgressBar, ModelSummary, LearningRateMonitor, DeviceStatsMonitor)
-_WATCHING = ("callbacks.output.", "callbacks.diagnostics.", "callbacks.alarms.")
+_WATCHING = tuple(f"callbacks.{room}." for room in ("alarms", "answers", "diagnostics", "output", "saving"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Forks:
             return _linked(origin.checkpoint, link)
         if origin.step == 0 or origin.step == origin.checkpoint_step:
             return origin.checkpoint
+        if self._begin_anew(REPLAY, origin.config):
+            link.unlink(missing_ok=True)
         if not link.exists():
             self.go(REPLAY, origin.config, origin.step, [], begin=origin.checkpoint)
             _linked(self._checkpoint(REPLAY), link)
@@ -83,6 +85,8 @@ class Forks:
     def go(self, name: str, config: Config, until: int, at: Sequence[int], begin: Path | None) -> None:
         """Take a fork to a step, from where it was saved last or else from the beginning.
 
+        What an earlier call left is used if it asked the same: the same config, read in the same way. Else it goes.
+
         Args:
             name: of the fork.
             config: of the run, with what is tried.
@@ -90,11 +94,14 @@ class Forks:
             at: steps to read at.
             begin: checkpoint; None where the run began.
         """
-        saved = self._state(name)
-        if saved.get("step") == until:
+        self._begin_anew(name, config)
+        folder, saved = self.folder / name, self._state(name)
+        if saved.get("step", -1) >= until and all(self.reading(name, step) for step in at):
             return
-        folder = self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        spent = saved.get("seconds", 0.0)
+        if saved and (saved["step"] >= until or not Path(saved["checkpoint"]).exists()):
+            # Its weights were removed when an earlier call had answered.
+            saved = {}
         asked = self._config(name, config, until, at, Path(saved["checkpoint"]) if saved else begin)
         path = folder / f"to_step_{until}.yaml"
         path.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
@@ -104,7 +111,7 @@ class Forks:
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
             self.fit(path, asked)
         written = max((folder / "runs").glob("version_*/checkpoints/*.ckpt"), key=lambda file: file.lstat().st_mtime).resolve()
-        state = {"step": until, "checkpoint": str(written), "seconds": saved.get("seconds", 0.0) + time.perf_counter() - began}
+        state = {"step": until, "checkpoint": str(written), "seconds": spent + time.perf_counter() - began}
         _write(folder / "state.json", state)
         if saved:
             _remove(Path(saved["checkpoint"]))
@@ -118,6 +125,17 @@ class Forks:
         saved = self._state(name)
         if saved:
             _remove(Path(saved["checkpoint"]))
+
+    def _begin_anew(self, name: str, config: Config) -> bool:
+        """Make a fork's folder, and empty it of what was another question: whether that was so, or there was none."""
+        folder = self.folder / name
+        path, asked = folder / "asked.json", json.dumps({"config": config, "options": self.options}, sort_keys=True, default=str)
+        if path.is_file() and path.read_text(encoding="utf-8") == asked:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path.write_text(asked, encoding="utf-8")
+        return True
 
     def _checkpoint(self, name: str) -> Path:
         return Path(self._state(name)["checkpoint"])

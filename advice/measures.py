@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from callbacks.diagnostics.accuracy import examine
 from callbacks.diagnostics.pair_accuracy import ordered
@@ -20,6 +21,7 @@ from datamodules.contracts.prompts import Sampling, TaskPrompt
 from datamodules.contracts.stores import Tokenizer
 from judges.base import Judge
 from lightning_modules.models.policy import Policy
+from lightning_modules.models.scalars.reward_model import RewardModel
 from lightning_modules.token_stats import TokenStats
 
 Values = dict[str, list[float]]
@@ -43,6 +45,8 @@ MEASURES = {
     "judge_score": Measure("judge's score", is_better_high=True, decides=True),
     "reward_accuracy": Measure("reward accuracy, held-out pairs", is_better_high=True, decides=True, is_share=True),
     "ranking": Measure("ranking by log pi, held-out pairs", is_better_high=True, decides=True, is_share=True),
+    "preference_loss": Measure("log loss of held-out pairs, nats", is_better_high=False, decides=True),
+    "held_out_loss": Measure("loss of held-out answers, nats per token", is_better_high=False, decides=True),
     "repetition": Measure("repetition in samples", is_better_high=False, decides=True, is_share=True),
     "neutral_nll": Measure("log perplexity of neutral text, nats per token", is_better_high=False, decides=True),
     "off_data_mass": Measure("mass off everything known, a token", is_better_high=False, decides=True, is_share=True),
@@ -93,6 +97,31 @@ def ranked(logps: Tensor, reference: Tensor) -> Values:
     """
     rewards = logps - reference
     return {"reward_accuracy": ordered(*rewards.unbind(1)).tolist(), "ranking": ordered(*logps.unbind(1)).tolist()}
+
+
+@torch.no_grad()
+def rewarded(model: RewardModel, batches: Iterable[CompletionBatch], device: torch.device) -> Values:
+    """Of a reward model on pairs: `reward_accuracy`, and `preference_loss` = -log sigma(r+ - r-)."""
+    found = []
+    for batch in batches:
+        on_device = batch.to(device)
+        found.append(model(on_device).double()[on_device.pairs].cpu())
+    rewards = torch.cat(found)
+    margins = rewards[:, 0] - rewards[:, 1]
+    return {"reward_accuracy": ordered(*rewards.unbind(1)).tolist(), "preference_loss": softplus(-margins).tolist()}
+
+
+@torch.no_grad()
+def answer_loss(policy: Policy, batches: Iterable[CompletionBatch], device: torch.device) -> Values:
+    """`held_out_loss` of each completion: -log pi, the mean over its tokens."""
+    values: list[float] = []
+    for batch in batches:
+        on_device = batch.to(device)
+        logps = policy(on_device).logps.double()
+        sums = sum_by_sequence(logps, on_device.target_sequence, on_device.num_sequences)
+        counts = sum_by_sequence(torch.ones_like(logps), on_device.target_sequence, on_device.num_sequences)
+        values += (-sums / counts).tolist()
+    return {"held_out_loss": values}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from advice.settings import Config
-from run_folder.rows import first_warning, first_warning_since, tracks_of
+from run_folder.rows import first_warning, first_warning_since, read_rows, tracks_of
 
 CONFIG = "config.yaml"
 _STEP = re.compile(r"step=(\d+)")
@@ -40,11 +40,13 @@ class Origin:
     is_exact: bool = True
     """Whether optimizer state and position in the data are known: False for another trainer's weights."""
 
+    has_ended: bool = False
+    """Whether it came to the end that it was planned to have."""
+
     @property
-    def max_steps(self) -> int:
-        """Step that the run is to end at; where passes end it, the last one there is."""
-        planned = int(self.config.get("trainer", {}).get("max_steps") or -1)
-        return planned if planned > 0 else self.last_step
+    def planned_steps(self) -> int:
+        """Step that the run is to end at; 0 where passes over the data end it, or the time."""
+        return max(int(self.config.get("trainer", {}).get("max_steps") or 0), 0)
 
 
 def find_origin(run: Path, step: int | None = None, ahead: int = 20) -> Origin:
@@ -73,7 +75,9 @@ def find_origin(run: Path, step: int | None = None, ahead: int = 20) -> Origin:
     elif not begin_step <= step <= last:
         raise ValueError(f"expected --from between {begin_step} and {last}, as far as {run} has come, got {step}.")
     at, path = max(((at, path) for at, path in checkpoints.items() if at <= step), default=(begin_step, begin), key=_first)
-    return Origin(run, config, step, path, at, warning, last)
+    planned = int(config.get("trainer", {}).get("max_steps") or -1)
+    has_ended = last >= planned if planned > 0 else bool(read_rows(run, "judged"))
+    return Origin(run, config, step, path, at, warning, last, has_ended=has_ended)
 
 
 def checkpoints_of(run: Path) -> dict[int, Path]:

@@ -26,23 +26,33 @@ def rungs_of(steps: int) -> list[int]:
     return sorted({math.ceil(steps / 4), math.ceil(steps / 2), steps})
 
 
-def planned_rungs(number: int, steps: int, cost: Cost, budget: float) -> list[int] | None:
+def planned_rungs(number: int, steps: int, cost: Cost, budget: float, done: int = 0) -> list[int] | None:
     """The steps at which remedies are compared; only the last where all can go to the end.
 
     Args:
         number: of remedies that train.
         steps: of a whole fork.
-        cost: of the control.
+        cost: of the control's first stretch.
         budget: seconds that are left.
+        done: steps that the control has taken; it goes as far as the last comparison.
 
     Returns:
         Rungs, or None where not even the first one fits for all.
     """
-    if number == 0 or number * cost.of(steps) <= budget:
-        return [steps]
     rungs = rungs_of(steps)
-    ways = [*(rungs[first:] for first in range(1, len(rungs))), rungs, *(rungs[:kept] for kept in range(len(rungs) - 1, 0, -1))]
-    return next((way for way in ways if halving_seconds(number, way, cost) <= budget), None)
+    ways = [
+        [steps],
+        *(rungs[first:] for first in range(1, len(rungs))),
+        rungs,
+        *(rungs[:kept] for kept in range(len(rungs) - 1, 0, -1)),
+    ]
+    return next((way for way in ways if halving_seconds(number, way, cost) + control_seconds(way, cost, done) <= budget), None)
+
+
+def control_seconds(rungs: Sequence[int], cost: Cost, done: int) -> float:
+    """Seconds until the control has come to the last comparison too, read at each on the way."""
+    ahead = [rung for rung in rungs if rung > done]
+    return cost.of(ahead[-1] - done) + (len(ahead) - 1) * cost.reading if ahead else 0.0
 
 
 def halving_seconds(number: int, rungs: Sequence[int], cost: Cost) -> float:

@@ -20,14 +20,16 @@ class Remedy:
     """What a file says.
 
     `set` gives values by dotted path. A mapping `{of: path}` stands for the value there in the run's own config, or among the
-    facts that are known of the run; with several paths for the first that has one; `times` multiplies it. `needs` names facts
-    without which it cannot be tried, with the reason in words. `callbacks` are added. `trains: false` takes no further step.
+    facts that are known of the run; with several paths for the first that has one; `or` is taken where none has; `times`
+    multiplies it. `needs` names facts without which it cannot be tried, with the reason in words, `unless` modules for which it
+    makes no sense, with theirs. `callbacks` are added. `trains: false` takes no further step.
     """
 
     name: str
     title: str
     set: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
+    unless: Mapping[str, str] = field(default_factory=dict)
     callbacks: Sequence[Config] = ()
     trains: bool = True
 
@@ -82,13 +84,18 @@ def applied(remedy: Remedy, config: Config, facts: Config) -> Config:
         facts: what else is known: `judge`, `max_new_tokens`, `measured`.
 
     Raises:
-        CannotApply: if it needs what the run does not have.
+        CannotApply: if it needs what the run does not have, or would change nothing of it.
     """
     known = config | facts
+    module = str(value_at(config, "model.class_path"))
+    if module in remedy.unless:
+        raise CannotApply(remedy.unless[module])
     for path, reason in remedy.needs.items():
         if value_at(known, path) in (MISSING, None):
             raise CannotApply(reason)
     changed = with_values(config, {path: _resolved(value, known) for path, value in remedy.set.items()})
+    if not remedy.callbacks and _without_nulls(changed) == _without_nulls(config):
+        raise CannotApply("it would change nothing of this run")
     kept = callbacks_of(changed)
     if "model.loss" in remedy.set:
         # What steers a field of the loss that was there has nothing to steer now.
@@ -105,9 +112,17 @@ def _resolved(value: Any, known: Config) -> Any:  # noqa: ANN401
         return {key: _resolved(item, known) for key, item in value.items()}
     paths = value["of"] if isinstance(value["of"], list) else [value["of"]]
     found = next((one for path in paths if (one := value_at(known, path)) is not MISSING), MISSING)
+    found = value.get("or", MISSING) if found in (MISSING, None) else found
     if found is MISSING:
         raise CannotApply(f"the run has no {' or '.join(paths)}")
     return found * _resolved(value["times"], known) if "times" in value else found
+
+
+def _without_nulls(node: Any) -> Any:  # noqa: ANN401
+    """What a config says, without arguments that leave the default as it is."""
+    if isinstance(node, dict):
+        return {key: _without_nulls(value) for key, value in node.items() if value is not None}
+    return node
 
 
 def _read(path: Path) -> Remedy:
@@ -115,4 +130,4 @@ def _read(path: Path) -> Remedy:
     try:
         return Remedy(path.stem, **content)
     except TypeError as error:
-        raise ValueError(f"expected title, set, needs, callbacks and trains in {path}, got: {error}.") from error
+        raise ValueError(f"expected title, set, needs, unless, callbacks and trains in {path}, got: {error}.") from error

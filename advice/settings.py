@@ -33,7 +33,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         *parents, last = path.split(".")
         node: Config = changed
         for key in parents:
-            node = _within(node, key)[key]
+            node = _part(_within(node, key), key)
         _within(node, last)[last] = deepcopy(value)
     return changed
 
@@ -50,6 +50,13 @@ def callbacks_of(config: Config) -> list[Config]:
     given = config.get("trainer", {}).get("callbacks") or []
     listed = given if isinstance(given, list) else [given]
     return [one if isinstance(one, dict) else {"class_path": one} for one in listed]
+
+
+def _part(node: Config, key: str) -> Config:
+    """The part of that name, made where the default stands."""
+    if node.get(key) is None:
+        node[key] = {}
+    return cast(Config, node[key])
 
 
 def _within(node: Config, key: str) -> Config:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from advice.comparison import Difference, Key, best_first, deciding, differences
-from advice.forks import Forks, Reading
+from advice.forks import REPLAY, Forks, Reading
 from advice.measures import Values
 from advice.plan import Cost, least_budget, planned_rungs, rungs_of, survivors
 from advice.remedies import CannotApply, Remedy, applied
@@ -69,21 +69,23 @@ class Trial:
             ValueError: if nothing can be judged, or the time does not do for a first comparison.
         """
         configs, reasons = self._configs(remedies, facts)
-        self._control()
-        cost = self._cost()
+        # No farther than the first comparison: then it is known what a step costs.
+        first = rungs_of(self.steps)[0]
+        self._control([first])
         self._require_judgement()
-        spent = self.forks.seconds(CONTROL) + self.forks.seconds("replay")
-        rungs = planned_rungs(len(configs), self.steps, cost, self.budget - spent)
+        cost, spent = self._cost(), self.forks.seconds(CONTROL) + self.forks.seconds(REPLAY)
+        rungs = planned_rungs(len(configs), self.steps, cost, self.budget - spent, first)
         if rungs is None:
             least = spent + least_budget(len(configs), self.steps, cost)
             raise ValueError(self._too_small(len(configs), least))
+        self._control(rungs)
         tried, late = self._rungs(configs, rungs, cost)
         tried |= {Key(remedy.name, rungs[-1]): self._read(CONTROL, 0).measures for remedy in remedies if not remedy.trains}
         found = differences(tried, {steps: self._read(CONTROL, steps).measures for steps in {key.steps for key in tried}})
         last: dict[str, int] = {}
         for key in tried:
             last[key.remedy] = max(key.steps, last.get(key.remedy, 0))
-        seconds = sum(map(self.forks.seconds, (CONTROL, "replay", *configs)))
+        seconds = sum(map(self.forks.seconds, (CONTROL, REPLAY, *configs)))
         return Outcome(found, last, {**untried, **reasons, **late}, seconds, deciding(self._read(CONTROL, 0).measures))
 
     def _configs(self, remedies: list[Remedy], facts: Config) -> tuple[dict[str, Config], dict[str, str]]:
@@ -96,11 +98,21 @@ class Trial:
                 reasons[remedy.name] = str(error)
         return configs, reasons
 
-    def _control(self) -> None:
-        begin, first = self.forks.start(), self.forks.origin.step
-        self.on_task(Task(CONTROL, first + self.steps))
-        at = [first + steps for steps in (0, *rungs_of(self.steps))]
-        self.forks.go(CONTROL, self.forks.origin.config, first + self.steps, at, begin)
+    def _control(self, rungs: list[int]) -> None:
+        """Take the run's own steps to the last of the rungs.
+
+        Raises:
+            ValueError: if the run cannot be taken up again; in words.
+        """
+        origin, at = self.forks.origin, [self.forks.origin.step + steps for steps in (0, *rungs)]
+        self.on_task(Task(CONTROL, at[-1]))
+        try:
+            self.forks.go(CONTROL, origin.config, at[-1], at, self.forks.start())
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"expected the run to go on from step {origin.step} as it was, got: {error}\nWhat has moved can be named as in "
+                f"{origin.run}/config.yaml: --data.train.path FILE, --model.policy.path FOLDER."
+            ) from error
 
     def _rungs(self, configs: dict[str, Config], rungs: list[int], cost: Cost) -> tuple[dict[Key, Values], dict[str, str]]:
         """What was read, and of those that time did not do for the reason."""
@@ -128,7 +140,7 @@ class Trial:
     def _has_time(self, name: str, rung: int, seconds: float, configs: Mapping[str, Config]) -> bool:
         if self.forks.reading(name, self.forks.origin.step + rung) is not None:
             return True
-        return sum(map(self.forks.seconds, (CONTROL, "replay", *configs))) + 0.5 * seconds <= self.budget
+        return sum(map(self.forks.seconds, (CONTROL, REPLAY, *configs))) + 0.5 * seconds <= self.budget
 
     def _go(self, name: str, config: Config, steps: int) -> Reading:
         until = self.forks.origin.step + steps
@@ -142,11 +154,13 @@ class Trial:
         return read
 
     def _cost(self) -> Cost:
-        reads = [self._read(CONTROL, steps) for steps in (0, *rungs_of(self.steps))]
+        """What the control has taken."""
+        at = [self.forks.origin.step + steps for steps in (0, *rungs_of(self.steps))]
+        reads = [read for step in at if (read := self.forks.reading(CONTROL, step)) is not None]
         reading = sum(read.seconds["reading"] for read in reads) / len(reads)
         stepping = sum(read.seconds["steps"] for read in reads[1:])
         setup = self.forks.seconds(CONTROL) - stepping - reading * len(reads)
-        return Cost(max(setup, 0.0), stepping / self.steps, reading)
+        return Cost(max(setup, 0.0), stepping / (reads[-1].step - self.forks.origin.step), reading)
 
     def _require_judgement(self) -> None:
         read = self._read(CONTROL, 0).measures

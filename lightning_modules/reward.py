@@ -55,6 +55,8 @@ class RewardModule(TrainedModule):
         self.accuracy = MeanMetric()
         self.calibration = BinaryCalibrationError(n_bins=10, norm="l1")
 
+    remedies = ("lower_rate", "centring_term", "weight_decay", "stop_here")
+
     @override
     def configure_model(self) -> None:
         if not hasattr(self, "reward_model"):

@@ -40,6 +40,8 @@ class SFTModule(ObjectiveModule):
         super().__init__(policy, optimizer, lr_scheduler)
         self._gate = gate
 
+    remedies = ("lower_rate", "weight_decay", "stop_here")
+
     @override
     def setup(self, stage: str) -> None:
         datamodule = data_of(self.trainer)

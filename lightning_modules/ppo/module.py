@@ -79,13 +79,15 @@ class PPOModule(PolicyModule):
         self.critic: Critic | None = None
         self.kl = kl or KLPenalty()
         self.settings = settings or PPOSettings()
-        self.progress = Progress(self.kl.coefficient)
+        self.progress = Progress(self.kl)
         self._sources: Sequence[RewardSource] = rewards
         self._estimator = advantages or GAE()
         self._critic_spec = (critic or OwnBody()) if self._estimator.needs_critic else None
         self._critic_lr = critic_lr
         self._reference = FrozenPolicy(reference or policy, is_start=reference is None)
         self._events: Counter[str] = Counter()
+
+    remedies = ("lower_rate", "stronger_kl", "smaller_clip", "fewer_epochs", "stop_here")
 
     @override
     def on_policy_built(self) -> None:

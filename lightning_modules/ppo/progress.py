@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from datamodules.contracts.batches import CompletionBatch, StepShare
 from lightning_modules.ppo.aggregation import UpdateTotals
+from lightning_modules.ppo.kl_penalty import KLPenalty
 from lightning_modules.ppo.rollout import Rollout
 from lightning_modules.processes.ranks import Part, Place, parts_of, place
 
@@ -15,16 +18,17 @@ class Progress:
     """The rollout in use, the updates planned over it, and how many have been taken.
 
     Args:
-        coefficient: of the KL penalty in the first rollout.
+        kl: the penalty as it is configured.
     """
 
-    def __init__(self, coefficient: float) -> None:
+    def __init__(self, kl: KLPenalty) -> None:
         self.number = 0
         """Rollouts that have been used up: the number of the one in use, or of the next."""
         self.rollout: Rollout | None = None
         """None where the next one is yet to be made."""
-        self.coefficient = coefficient
+        self.coefficient = kl.coefficient
         """Coefficient of the KL penalty, for the next rollout."""
+        self._kl = kl
         self._plan: Sequence[Sequence[int]] = ()
         self._position = 0
 
@@ -77,12 +81,21 @@ class Progress:
             "number": self.number,
             "rollout": None if self.rollout is None else self.rollout.state_dict(),
             "coefficient": self.coefficient,
+            "configured": self._kl.coefficient,
             "plan": [list(numbers) for numbers in self._plan],
             "position": self._position,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken; a coefficient that the config has changed since holds from the next rollout on."""
         self.number, self.coefficient = state["number"], state["coefficient"]
+        # Checkpoints of earlier versions do not say what it was set to; without a target it is still that.
+        then = state.get("configured", self.coefficient if self._kl.target is None else self._kl.coefficient)
+        if then != self._kl.coefficient:
+            rank_zero_warn(
+                f"The config differs from the checkpoint's, and wins: from the next rollout on a nat of KL costs "
+                f"{self._kl.coefficient:g} instead of {self.coefficient:g}."
+            )
+            self.coefficient = self._kl.coefficient
         self.rollout = None if state["rollout"] is None else Rollout.from_state(state["rollout"])
         self._plan, self._position = state["plan"], state["position"]

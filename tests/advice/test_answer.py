@@ -71,7 +71,7 @@ def test_within_noise_nothing_is_recommended(run_folder: Path, tmp_path: Path) -
     said = answered(find_origin(run_folder, 4), 4, outcome({"dpop": near}, control, {}), KNOWN, {}, tmp_path)
     assert said.sentence.startswith("None helped beyond noise over 4 steps from step 4; nearest came DPOP, penalty 5: +1.0 [")
     assert (said.recommended, said.command) == (None, None), "the run has ended: there is nothing to go on with"
-    unfinished = Origin(**{**vars(find_origin(run_folder, 4)), "last_step": 8})
+    unfinished = Origin(**{**vars(find_origin(run_folder, 4)), "last_step": 8, "has_ended": False})
     said = answered(unfinished, 4, outcome({"dpop": near}, control, {}), KNOWN, {}, tmp_path)
     last = run_folder / "checkpoints" / "last.ckpt"
     assert said.command == f"python train.py fit --config {run_folder / 'config.yaml'} --ckpt_path {last}"

@@ -76,8 +76,8 @@ def test_a_trial_that_was_killed_goes_on_where_it_was(run_folder: Path, tmp_path
 
     options = ("--from", 4, "--steps", 4, "--remedies", "lower_rate,dpop,stop_here")
     with pytest.raises(KeyboardInterrupt):
-        ask(run, *options, fit=killed_at(3))
-    assert asked == ["control", "lower_rate", "dpop"]
+        ask(run, *options, fit=killed_at(4))
+    assert asked == ["control", "control", "lower_rate", "dpop"], "the control alone until it is known what a step costs"
     asked.clear()
     first = ask(run, *options, fit=killed_at(0))
     assert asked == ["dpop"]

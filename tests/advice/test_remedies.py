@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ import lightning_modules.losses
 from advice.remedies import CannotApply, all_remedies, applied, chosen_remedies, sensible_remedies
 from advice.settings import value_at
 from lightning_modules.losses.base import Loss
+from lightning_modules.ppo.kl_penalty import KLPenalty
+from lightning_modules.ppo.module import PPOModule
+from lightning_modules.ppo.settings import PPOSettings
+from lightning_modules.reward import RewardModule
+from lightning_modules.sft import SFTModule
+from lightning_modules.trained import TrainedModule
 from tests.advice.rig import ask, dpo_config
 
 ROOT = Path(__file__).parents[2]
 KNOWN = all_remedies()
+MODULES: dict[str, type[TrainedModule]] = {
+    "arithmetic_ppo": PPOModule,
+    "arithmetic_rm": RewardModule,
+    "sft": SFTModule,
+}
+"""Shipped config -> the module that names its remedies, where no loss does."""
 MODEL_PARTS = ("policy", "reference", "optimizer", "lr_scheduler")
 
 
@@ -39,7 +52,7 @@ def part(name: str) -> dict[str, Any]:
 
 
 def test_what_losses_name_are_files_and_every_file_is_named() -> None:
-    named = {name for loss in losses() for name in loss.remedies}
+    named = {name for one in (*losses(), TrainedModule, *MODULES.values()) for name in one.remedies}
     assert named == set(KNOWN)
     page = (ROOT / "docs" / "advise.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == named
@@ -62,7 +75,42 @@ def test_a_loss_that_names_a_remedy_has_what_it_takes() -> None:
                 if KNOWN[name].trains:
                     assert applied(KNOWN[name], config, facts) != config, (path, name)
                     tried.add(name)
+    tried |= {name for model in MODULES for name in remedies_applied(model)}
     assert tried == {name for name, remedy in KNOWN.items() if remedy.trains}
+
+
+def remedies_applied(model: str) -> set[str]:
+    """Those that change a shipped config whose module has no loss of ours."""
+    config = {**dpo_config_without_files(), "model": part(f"model/{model}.yaml")}
+    # As `train.py` saves it: with every argument of the optimizer. PPO's settings are its own defaults.
+    config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] = 0.01
+    config["model"]["init_args"].pop("settings", None)
+    names = [name for name in sensible_remedies(config) if KNOWN[name].trains]
+    assert names == [name for name in MODULES[model].remedies if KNOWN[name].trains]
+    changed = set()
+    for name in names:
+        with suppress(CannotApply):
+            assert applied(KNOWN[name], config, {}) != config
+            changed.add(name)
+    return changed
+
+
+def test_a_remedy_that_changes_nothing_is_not_tried() -> None:
+    config = {**dpo_config_without_files(), "model": part("model/arithmetic_ppo.yaml")}
+    stronger = applied(KNOWN["stronger_kl"], config, {})
+    assert value_at(stronger, "model.kl.coefficient") == pytest.approx(4 * value_at(config, "model.kl.coefficient"))
+    assert value_at(applied(KNOWN["smaller_clip"], config, {}), "model.settings.clip_range") == pytest.approx(0.1)
+    with pytest.raises(CannotApply, match="it would change nothing of this run"):
+        applied(KNOWN["fewer_epochs"], config, {})
+    config["model"]["init_args"] |= {"kl": None, "settings": None}
+    assert value_at(applied(KNOWN["stronger_kl"], config, {}), "model.kl") == {
+        "coefficient": pytest.approx(4 * KLPenalty().coefficient)
+    }
+    assert value_at(applied(KNOWN["smaller_clip"], config, {}), "model.settings.clip_range") == PPOSettings().clip_range / 2
+    assert value_at(applied(KNOWN["fewer_epochs"], config, {}), "model.settings.num_epochs") == 1
+    online = {**dpo_config_without_files(), "model": part("model/arithmetic_on_policy_dpo.yaml")}
+    with pytest.raises(CannotApply, match="the run makes its pairs itself already"):
+        applied(KNOWN["on_policy"], online, {"judge": {"init_args": {}}, "max_new_tokens": 8})
 
 
 def dpo_config_without_files() -> dict[str, Any]:
