@@ -150,9 +150,9 @@ def facts_of(origin: Origin, options: Config) -> Config:
 def opening(origin: Origin, steps: int) -> str:
     """What is forked, and why there."""
     why = (
-        f"before its first warning ({origin.warning['property'].replace('_', ' ')}, step {origin.warning['step']})"
+        f"before its first warning ({origin.warning['property'].replace('_', ' ')}, step {origin.warning['step']})."
         if origin.warning and origin.step < origin.warning["step"]
-        else "as asked"
+        else "as asked."
         if origin.warning
         else "which gave no warning: is it going as well as it could?"
     )
@@ -160,4 +160,4 @@ def opening(origin: Origin, steps: int) -> str:
     what = f" ({loss.rsplit('.', 1)[-1]})" if isinstance(loss, str) else ""
     if not origin.is_exact:
         return f"{value_at(origin.config, 'model.policy.path')}{what}, forked as it stands. Each fork takes {steps} steps."
-    return f"{origin.run}{what}, forked at step {origin.step}, {why}. Each fork takes {steps} steps."
+    return f"{origin.run}{what}, forked at step {origin.step}, {why} Each fork takes {steps} steps."

@@ -12,9 +12,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from callbacks.saving.checkpoint_file import WholeFileIO
+from callbacks.saving.time_share import TimeShare
 from datamodules.contracts.ranges import require_at_least
 from run_folder.files import flush_loggers, run_folder
 from run_folder.rows import first_warning_since
@@ -37,17 +39,26 @@ class RunCheckpoint(ModelCheckpoint):
         keep_all: keep every checkpoint.
         keep_older: how many stay beside the newest, >= 0; they take no time, for they are written anyway, and disk as the newest
             does. The one before the first warning of an alarm stays too. All go while the disk has room for fewer than ten more.
+        max_share: of the run's time that checkpoints may take, in (0, 1): one that would exceed it is put off to a later step of
+            the cadence, and that is said. The last step is saved in any case. null saves as often as every_n_train_steps says.
 
     Raises:
-        ValueError: if a count is out of range, or when a command starts, if checkpoints are written asynchronously.
+        ValueError: if a number is out of range, or when a command starts, if checkpoints are written asynchronously.
     """
 
-    def __init__(self, every_n_train_steps: int = 50, keep_all: bool = False, keep_older: int = 2) -> None:
+    def __init__(
+        self, every_n_train_steps: int = 50, keep_all: bool = False, keep_older: int = 2, max_share: float | None = 0.01
+    ) -> None:
         require_at_least(1, every_n_train_steps=every_n_train_steps)
         require_at_least(0, keep_older=keep_older)
+        if max_share is not None and not 0 < max_share < 1:
+            raise ValueError(f"expected max_share in (0, 1) or null, got {max_share}. 0.01 is a hundredth of the run's time.")
         super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=-1 if keep_all else 1)
         self.cadence = every_n_train_steps
         self.keep_older = keep_older
+        self.max_share = max_share
+        self._time = TimeShare(max_share)
+        self._has_said = False
         self._older: dict[str, int] = {}
         self.newest: str | None = None
         """The checkpoint that was written last."""
@@ -69,8 +80,25 @@ class RunCheckpoint(ModelCheckpoint):
         # Lightning's own hook does the same, but under manual optimization (PPO) not without a warning at every save. The last
         # step here and not in on_train_end, where Lightning counts the epoch as complete even if max_steps cut it short.
         is_final = trainer.should_stop or trainer.global_step == trainer.estimated_stepping_batches
-        if is_final or trainer.global_step % self.cadence == 0:
+        if is_final or (trainer.global_step % self.cadence == 0 and self._is_due(trainer)):
             self.save_now(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._time.begin()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether a checkpoint of the cadence may take its time now: the first rank's clock decides for all."""
+        is_due = bool(trainer.strategy.broadcast(self._time.is_due))
+        if not is_due and not self._has_said:
+            self._has_said = True
+            rank_zero_warn(
+                f"The checkpoint of step {trainer.global_step} is put off by about {self._time.wait / 60:.0f} minutes: the last "
+                f"one took {self._time.last:.0f} s, and all are to take {self.max_share:.0%} of the run's time (RunCheckpoint's "
+                "max_share; null for every one)."
+            )
+        return is_due
 
     def save_now(self, trainer: Trainer) -> None:
         """Save the step that has just been taken, unless it is saved. Call it on every rank, from `on_train_batch_end`."""
@@ -105,7 +133,8 @@ class RunCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
         flush_loggers(trainer)
-        super()._save_checkpoint(trainer, filepath)
+        with self._time.saving():
+            super()._save_checkpoint(trainer, filepath)
         self.newest = filepath
         # Now, before the older file goes.
         if trainer.is_global_zero:
