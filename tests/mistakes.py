@@ -83,7 +83,7 @@ MISTAKES = [
     Mistake(
         "part that appends",
         "--trainer own.yaml",
-        ("callbacks+: a part is read alone", "own.yaml, line 1", "--trainer.callbacks+"),
+        ("callbacks+: a part file is parsed alone", "own.yaml, line 1", "--trainer.callbacks+"),
         code=1,
         config="callbacks+:\n  - class_path: lightning.pytorch.callbacks.DeviceStatsMonitor\n",
     ),

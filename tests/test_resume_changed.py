@@ -111,7 +111,7 @@ def test_an_older_checkpoint_is_resumed_with_a_word(tmp_path: Path, run: Run, wr
     state = torch.load(checkpoint, weights_only=True)
     del state["made_with"]
     torch.save(state, tmp_path / "old.ckpt")
-    with pytest.warns(UserWarning, match="does not say which data it was trained on"):
+    with pytest.warns(UserWarning, match="does not record its training data"):
         run("fit", "--config", experiment, "--trainer.max_steps", 3, "--ckpt_path", tmp_path / "old.ckpt")
 
 
