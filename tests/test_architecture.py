@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,9 @@ PACKAGES = (
 )
 MEASURING = ("bench", "studies")
 OURS = (*PACKAGES, "train", "report", *MEASURING, "tests")
-MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES = 250, 400, 60
+MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION_LINES, MAX_FILES = 250, 400, 60, 16
+# A catalogue, where each file is one entry that configs name by its file.
+CATALOGUES = {"lightning_modules/losses"}
 
 # A batch, a prompt, a data store, a verdict: what every package may know of datamodules and judges.
 CONTRACTS = ("datamodules.contracts", "judges.base")
@@ -168,6 +171,12 @@ def test_files_are_small_and_named_for_what_they_hold() -> None:
     limit = {path: MAX_TEST_LINES if (ROOT / "tests") in path.parents else MAX_LINES for path in lengths}
     assert {module_name(path): length for path, length in lengths.items() if length > limit[path]} == {}
     assert [module_name(path) for path in lengths if path.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_no_folder_is_crowded() -> None:
+    """A reader takes in a folder at a glance; one with more files needs rooms (docs/architecture.md, The house)."""
+    folders = Counter(path.parent.relative_to(ROOT).as_posix() for path in files(*PACKAGES, *MEASURING) if path.stem != "__init__")
+    assert {name: count for name, count in folders.items() if count > MAX_FILES and name not in CATALOGUES} == {}
 
 
 def test_functions_are_short() -> None:

@@ -7,8 +7,9 @@ from typing_extensions import override
 
 from callbacks.diagnostics.probe_bank import BankBatch, ProbeMonitor
 from callbacks.mathematics.pair_tokens import TokenClass, pair_tokens, sums_by_class
+from callbacks.mathematics.selection import sums_of_pairs
 from callbacks.readings import Counted, Values
-from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.step_output import PairOutput, StepOutput
 
 Sides = tuple[Tensor, Tensor]
@@ -88,7 +89,7 @@ def chosen_change_by_class(batch: CompletionBatch, token_changes: Tensor) -> dic
 def pair_movements(batch: CompletionBatch, token_logps: Tensor, baseline: Tensor) -> dict[str, Tensor | Counted]:
     """Displacement, quadrants, and the chosen side's change by class, of pairs whose tokens had log-probs `baseline` (nats)."""
     token_changes = token_logps.detach() - baseline
-    chosen, rejected = _sides(batch, token_changes)
+    chosen, rejected = sums_of_pairs(batch, token_changes)
     members = {f"quadrant/{name}": member for name, member in quadrants(chosen, rejected).items()}
     return {"displaced": chosen < -MIN_FALL, **members, **chosen_change_by_class(batch, token_changes)}
 
@@ -124,12 +125,7 @@ class DegradationMonitor(ProbeMonitor):
         if not len(batch.pairs):
             return {}
         values = {
-            **rankings(_sides(batch, bank.stats.logps.detach()), _sides(batch, bank.baseline_token_logps)),
+            **rankings(sums_of_pairs(batch, bank.stats.logps.detach()), sums_of_pairs(batch, bank.baseline_token_logps)),
             **pair_movements(batch, bank.stats.logps, bank.baseline_token_logps),
         }
         return {f"degradation/bank/{name}": value for name, value in values.items()}
-
-
-def _sides(batch: CompletionBatch, token_logps: Tensor) -> Sides:
-    chosen, rejected = sum_by_sequence(token_logps, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
-    return chosen, rejected

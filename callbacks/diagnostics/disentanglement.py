@@ -14,8 +14,9 @@ from typing_extensions import override
 from callbacks.base import BatchDiagnostic
 from callbacks.mathematics.ches import ches
 from callbacks.mathematics.head_geometry import MAX_COLUMNS, HeadReader, PairGeometry
+from callbacks.mathematics.selection import sums_of_pairs
 from callbacks.readings import Counted, Values
-from datamodules.contracts.batches import SIDES, CompletionBatch, sum_by_sequence
+from datamodules.contracts.batches import SIDES, CompletionBatch
 from datamodules.contracts.stores import require
 from lightning_modules.contracts import HasPolicy
 from lightning_modules.step_output import StepOutput
@@ -110,8 +111,8 @@ class DisentanglementMonitor(BatchDiagnostic[StepOutput]):
         assert output.stats.hidden is not None, "there is no geometry without it"
         values = {**band(geometry, incentives), **ches(output.stats.hidden, batch)}
         if batch.reference_token_logps is not None and self._has_moved:
-            realised = _pairs_of(output.stats.logps.detach() - batch.reference_token_logps, batch)
-            scales = _pairs_of(1 + batch.reference_token_logps.abs(), batch)
+            realised = sums_of_pairs(batch, output.stats.logps.detach() - batch.reference_token_logps)
+            scales = sums_of_pairs(batch, 1 + batch.reference_token_logps.abs())
             known = (realised[0].abs() > ROUNDING * scales[0], realised[1].abs() > ROUNDING * scales[1])
             values |= against_realised(geometry.predicted(incentives), realised, known)
         return {f"head/{name}": value for name, value in values.items()}
@@ -125,12 +126,6 @@ class DisentanglementMonitor(BatchDiagnostic[StepOutput]):
         shares = {f"{side}/explained": explained(values, side) for side in SIDES}
         kept |= {name: share for name, share in shares.items() if share is not None}
         return {f"head/{name}": value for name, value in kept.items()}
-
-
-def _pairs_of(token_values: Tensor, batch: CompletionBatch) -> tuple[Tensor, Tensor]:
-    """`([pairs], [pairs])` sums over the tokens of both sides."""
-    chosen, rejected = sum_by_sequence(token_values, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
-    return chosen, rejected
 
 
 def _where(values: Tensor, counts: Tensor) -> Counted:

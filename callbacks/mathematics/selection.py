@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.contracts.batches import CompletionBatch
+from datamodules.contracts.batches import CompletionBatch, sum_by_sequence
 
 
 def host_lengths(batch: CompletionBatch) -> list[int]:
@@ -29,6 +29,12 @@ def tokens_by_kind(batch: CompletionBatch) -> dict[str, Tensor]:
     kind_of_sequence = torch.tensor([kinds.index(kind) for kind in batch.kinds])
     kind_of_token = kind_of_sequence.repeat_interleave(torch.tensor(host_lengths(batch)))
     return {kind: _on_device((kind_of_token == number).nonzero().squeeze(1), batch) for number, kind in enumerate(kinds)}
+
+
+def sums_of_pairs(batch: CompletionBatch, token_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of `[K]` values over the tokens of both sides: `([pairs], [pairs])`, chosen and rejected."""
+    chosen, rejected = sum_by_sequence(token_values, batch.target_sequence, batch.num_sequences)[batch.pairs].unbind(1)
+    return chosen, rejected
 
 
 def _on_device(index: Tensor, batch: CompletionBatch) -> Tensor:

@@ -165,10 +165,6 @@ class CompletionBatch:
             moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
-    def with_role(self, role: Role) -> Tensor:
-        """`[number with this role]` int64: sequence numbers that have `role`, in order."""
-        return (self.roles == int(role)).nonzero().squeeze(1)
-
 
 def sum_by_sequence(values: Tensor, target_sequence: Tensor, num_sequences: int) -> Tensor:
     """Sum `[K]` per-token values into `[Q]` per-sequence values (differentiable, same dtype)."""

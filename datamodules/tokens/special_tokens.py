@@ -37,10 +37,6 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._closing = {tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token} - {tokenizer.bos_token}
 
-    def are_spelled_in(self, text: str) -> bool:
-        """Whether there is one in the text."""
-        return self._pattern.search(text) is not None
-
     def open(self, text: str) -> bool:
         """Whether the text begins with one that opens: it was laid out with a template, by hand or by another tool.
 

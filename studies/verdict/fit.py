@@ -42,11 +42,6 @@ def with_judged(run: LabelledRun) -> Array:
     return _only(run, JUDGED)
 
 
-def judged_alone(run: LabelledRun) -> Array:
-    """The same of nothing but the judged answers."""
-    return _only(run, JUDGED[-1:])
-
-
 def declared(run: LabelledRun) -> Array:
     """The same of the features that were declared before the first run."""
     return _only(run, DECLARED)

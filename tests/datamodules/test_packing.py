@@ -57,7 +57,7 @@ def test_a_pair_is_the_first_chosen_and_the_first_rejected() -> None:
     )
     assert pack([SINGLE, many, PAIR]).pairs.tolist() == [[3, 2], [5, 6]]
     assert pack([SINGLE]).pairs.shape == (0, 2)
-    assert pack([SINGLE, many]).with_role(Role.REJECTED).tolist() == [2, 4]
+    assert pack([SINGLE, many]).roles.tolist() == [Role.CHOSEN, Role.PROBE, Role.REJECTED, Role.CHOSEN, Role.REJECTED]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -45,7 +45,7 @@ def pool(tmp_path: Path) -> str:
 
 def _texts(data: PoolDataModule, batch: CompletionBatch, role: Role) -> list[str]:
     texts = []
-    for number in batch.with_role(role).tolist():
+    for number in (batch.roles == role).nonzero().flatten().tolist():
         texts.append(data.tokenizer.decode(batch.target_ids[batch.target_sequence == number][:-1]))
     return texts
 
