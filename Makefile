@@ -25,7 +25,7 @@ demo: setup  ## train the embedded model with DPO, and with a setting that does 
 	$(RUN) demo.py
 
 # Every study that one CPU can run, cheapest first; what is complete is not made again, so that an interrupted one goes on.
-STUDIES := toy adaptive_beta_toy arithmetic adaptive_beta reward_model twins paper/methods paper/flex_sweep rlhf
+STUDIES := toy adaptive_beta_toy arithmetic adaptive_beta reward_model twins paper/methods paper/flex_sweep rlhf losses
 QUICK_STUDIES := toy arithmetic
 
 reproduce: setup  ## make every result of docs/results that needs no GPU, and their pages (about a day of one core)
