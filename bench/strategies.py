@@ -42,6 +42,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "DPO, LoRA": ("arithmetic_dpo", f"{_PAIRS} --model.policy.lora.r 4 --model.optimizer.lr 0.001"),
     "SimPO": ("arithmetic_dpo", f"{_PAIRS} --model.loss simpo"),
     "KTO": ("arithmetic_dpo", f"{_PAIRS} --model.loss kto"),
+    "TDPO2": ("arithmetic_dpo", f"{_PAIRS} --model.loss tdpo2 --model.reference online"),
     "on-policy DPO": ("arithmetic_on_policy_dpo", f"{_ROLLOUTS} --data.prompts_per_rollout 10"),
     "on-policy DPO, few pairs": (
         "arithmetic_on_policy_dpo",

@@ -91,6 +91,8 @@ class OnPolicyPreferenceModule(PreferenceModule):
         if self.loss.needs_reference or self._sources_need_reference:
             self._frozen.use(self.trainer.precision_plugin)
             require_fitting_models(self.policy, self._frozen.policy)
+            if self.loss.needs_distribution:
+                self.policy.compare_with(self._frozen.policy)
             self.require_readable(self._frozen.policy.limits)
         prepare(self._sources, self._store, self.device, self.trainer.precision_plugin)
 
@@ -183,7 +185,7 @@ class OnPolicyPreferenceModule(PreferenceModule):
         return self._with_reference(pairs) if self.loss.needs_reference else pairs
 
     def _with_reference(self, batch: CompletionBatch) -> CompletionBatch:
-        return replace(batch, reference_token_logps=self._frozen.logps(batch))
+        return self._frozen.answered(batch, with_states=self.loss.needs_distribution)
 
 
 def groups_of(samples: Samples, scores: Tensor, min_gap: float, *, keeps_all: bool) -> Iterator[Example]:

@@ -117,12 +117,16 @@ class PolicyModule(TrainedModule):
             memo = self._probe_memo = (step, self.policy, list(self._evaluate_probes()))
         return memo[2]
 
+    def as_probe(self, batch: CompletionBatch) -> CompletionBatch:
+        """A batch of the probe bank with what the objective reads beside it; itself by default."""
+        return batch
+
     def _evaluate_probes(self) -> Iterator[tuple[CompletionBatch, TokenStats]]:
         datamodule = data_of(self.trainer)
         mode = self.policy.training
         self.policy.eval()
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in () if datamodule is None else require(datamodule, ProbeStore).probe_batches():
-                on_device = batch.to(self.device)
+                on_device = self.as_probe(batch.to(self.device))
                 yield on_device, self.policy(on_device)
         self.policy.train(mode)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lightning_modules.references.log_probs import ReferenceScorer
 from lightning_modules.rewards.checks import require_fitting_models
 from lightning_modules.step_output import LabelledOutput, PairOutput, StepOutput, TrainingStepOutput
 from lightning_modules.steps.microbatches import completions_of, sums_of
-from lightning_modules.steps.preference_checks import require_pairs, require_reference, require_single
+from lightning_modules.steps.preference_checks import require_online, require_pairs, require_reference, require_single
 from lightning_modules.steps.preference_metrics import labelled_metrics, pair_metrics
 from lightning_modules.steps.whole_evaluation import WholeEvaluation
 from lightning_modules.steps.whole_step import WholeStep
@@ -170,7 +169,7 @@ class PreferenceModule(ObjectiveModule):
             return super()._eval_step(stage, batch)
 
     @override
-    def _log_eval_means(self, stage: str, *, logger: bool = True) -> None:
+    def _log_eval_means(self, stage: str, *, logger: bool | None = None) -> None:
         if self.loss.needs_step:
             self._eval_means.update({f"{stage}/loss": self._whole_evaluation.losses(self.loss).to(self.device)})
         super()._log_eval_means(stage, logger=logger)
@@ -225,11 +224,16 @@ class PreferenceModule(ObjectiveModule):
         if self.online_reference is None:
             return batch
         with self.trainer.precision_plugin.forward_context():
-            return replace(batch, reference_token_logps=self.online_reference.logps(batch))
+            return self.online_reference.answered(batch, with_states=self.loss.needs_distribution)
+
+    @override
+    def as_probe(self, batch: CompletionBatch) -> CompletionBatch:
+        return self._with_reference(batch) if self.loss.needs_distribution else batch
 
     def _ensure_reference(self) -> None:
         if not self.loss.needs_reference:
             return
+        require_online(self.loss, is_online=self.online_reference is not None)
         if self.online_reference is not None:
             return self._prepare_online(self.online_reference)
         store = require(data_of(self.trainer), ReferenceStore)
@@ -239,6 +243,8 @@ class PreferenceModule(ObjectiveModule):
         if not self._is_prepared:
             reference.use(self.trainer.precision_plugin)
             require_fitting_models(self.policy, reference.policy)
+            if self.loss.needs_distribution:
+                self.policy.compare_with(reference.policy)
             self.require_readable(reference.policy.limits)
             self._scorer.fingerprint = self._scorer.fingerprint or reference.policy.fingerprint()
             self._is_prepared = True

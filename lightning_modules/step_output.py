@@ -70,12 +70,19 @@ class StepOutput:
         kept = [self.stats.logps]
         if self.pairs is not None:
             kept += [self.pairs.sequences.policy_chosen, self.pairs.sequences.policy_rejected]
+        if self.stats.divergence is not None:
+            kept.append(self.stats.divergence.kl)
         for tensor in kept:
             tensor.retain_grad()
 
     def token_gradients(self) -> Tensor | None:
         """`[K]` g_t = d(unit loss)/dlogp_t, free of batch size, ranks and accumulation; None before backward."""
         gradient = self.stats.logps.grad
+        return None if gradient is None else gradient * (self.accumulation / self.gradient_scale)
+
+    def divergence_gradients(self) -> Tensor | None:
+        """`[K]` k_t = d(unit loss)/dKL_t, as `token_gradients`; None where the loss does not read the KL, and before backward."""
+        gradient = None if self.stats.divergence is None else self.stats.divergence.kl.grad
         return None if gradient is None else gradient * (self.accumulation / self.gradient_scale)
 
     def incentives(self) -> tuple[Tensor, Tensor] | None:

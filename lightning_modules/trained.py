@@ -194,7 +194,7 @@ class TrainedModule(GuardedModule):
         self.trainer.callback_metrics.update({name: torch.tensor(mean) for name, mean in means.items()})
         self.trainer.progress_bar_metrics["loss"] = means["train/loss"]
 
-    def _log_eval_means(self, stage: str, *, logger: bool = True) -> None:
+    def _log_eval_means(self, stage: str, *, logger: bool | None = None) -> None:
         """Log what an evaluation has read, and begin anew; `stage` is the prefix of its names."""
         # compute() has already reduced over ranks.
         self.log_dict(self._eval_means.compute(), logger=logger)

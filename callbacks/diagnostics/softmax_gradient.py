@@ -114,9 +114,16 @@ def completion_incentives(output: StepOutput, batch: CompletionBatch) -> dict[st
     return values
 
 
-def token_norms(token_gradients: Tensor, stats: TokenStats, batch: CompletionBatch) -> dict[str, Tensor]:
-    """`{<kind>/l2, <kind>/l1: [n]}` norms of dL/dlogits at every token, for every kind of completion."""
-    measured = {"l2": softmax_gradient_l2(token_gradients, stats), "l1": softmax_gradient_l1(token_gradients, stats)}
+def token_norms(
+    token_gradients: Tensor, stats: TokenStats, batch: CompletionBatch, divergence_gradients: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`{<kind>/l2, <kind>/l1: [n]}` norms of dL/dlogits at every token, for every kind of completion.
+
+    The second is left out where the loss reads a KL too: statistics do not say it.
+    """
+    measured = {"l2": softmax_gradient_l2(token_gradients, stats, divergence_gradients)}
+    if divergence_gradients is None:
+        measured["l1"] = softmax_gradient_l1(token_gradients, stats)
     members = tokens_by_kind(batch)
     return {f"{kind}/{name}": values[index] for kind, index in members.items() for name, values in measured.items()}
 
@@ -172,8 +179,9 @@ class SoftmaxGradientMonitor(BatchDiagnostic[StepOutput]):
     def measure(self, output: StepOutput, batch: CompletionBatch) -> Values:
         gradients, stats = output.token_gradients(), output.stats
         assert gradients is not None, "diagnostics are read after backward"
-        l2 = softmax_gradient_l2(gradients, stats)
-        values: dict[str, Tensor | Counted] = {**token_norms(gradients, stats, batch), **sequence_norms(l2, batch)}
+        apart = output.divergence_gradients()
+        l2 = softmax_gradient_l2(gradients, stats, apart)
+        values: dict[str, Tensor | Counted] = {**token_norms(gradients, stats, batch, apart), **sequence_norms(l2, batch)}
         if output.pairs is not None:
             values |= by_class(l2, pair_tokens(batch))
         incentives = output.incentives()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from datamodules.contracts.batches import CompletionBatch
 from lightning_modules.contracts import HasObjective
@@ -23,7 +24,17 @@ def with_gradients(module: HasObjective, batch: CompletionBatch, stats: TokenSta
         stats: of its scored positions, with or without a graph of their own. Not made in inference mode.
     """
     with torch.enable_grad():
-        output = module.objective(batch, replace(stats, logps=stats.logps.detach().clone().requires_grad_()))
+        apart = stats.divergence
+        leaves = replace(
+            stats,
+            logps=_leaf(stats.logps),
+            divergence=None if apart is None else apart._replace(kl=_leaf(apart.kl)),
+        )
+        output = module.objective(batch, leaves)
         output.retain_gradients()
         torch.autograd.backward(output.loss_sum * (output.gradient_scale / output.accumulation))
     return output
+
+
+def _leaf(values: Tensor) -> Tensor:
+    return values.detach().clone().requires_grad_()

@@ -28,24 +28,29 @@ from run_folder.rows import ROWS
 from run_folder.shown import holds_pictures, show_picture
 
 
-def token_gradients(module: HasObjective, bank: BankBatch) -> Tensor:
-    """g_t = dl/dlogp_t of each unit's own loss on a batch that was only evaluated, `[K]`; exact for any loss.
+def token_pushes(module: HasObjective, bank: BankBatch) -> Tensor:
+    """`[K]` norm of the gradient of each unit's own loss at the logits, on a batch that was only evaluated; exact for any loss.
 
-    Where the batch carries no reference log-probs the baseline stands in, which is the reference of a run that starts from it.
+    Above 0 where a step raises the token's own logit, below 0 where it lowers it. Where the batch
+    carries no reference log-probs the baseline stands in, which is the reference of a run that starts from it.
     """
     batch = bank.batch
     if batch.reference_token_logps is None:
         batch = replace(batch, reference_token_logps=bank.baseline_token_logps)
-    gradients = with_gradients(module, batch, bank.stats).token_gradients()
+    output = with_gradients(module, batch, bank.stats)
+    gradients, apart = output.token_gradients(), output.divergence_gradients()
     assert gradients is not None, "they have just been made"
-    return gradients
+    own = gradients
+    if apart is not None and output.stats.divergence is not None:
+        probs = bank.stats.logps.exp()
+        own = gradients * (1 - probs) + apart * (probs - output.stats.divergence.reference_logps.exp())
+    # Against the gradient: a token whose log-prob the loss wants lower (g > 0) is pushed down.
+    return -own.sign() * softmax_gradient_l2(gradients, bank.stats, apart)
 
 
-def pair_heats(bank: BankBatch, gradients: Tensor, decoder: Tokenizer | None, max_tokens: int) -> list[PairHeat]:
+def pair_heats(bank: BankBatch, pushes: Tensor, decoder: Tokenizer | None, max_tokens: int) -> list[PairHeat]:
     """Every prompt of the batch with its chosen and rejected completion, their tokens and what pushes them."""
     stats, classes = bank.stats, pair_tokens(bank.batch).classes
-    # Against the gradient: a token whose log-prob the loss wants lower (g > 0) is pushed down.
-    pushes = -gradients.sign() * softmax_gradient_l2(gradients, stats)
     counts = bank.batch.lengths.tolist()
     columns = [torch.split(values, counts) for values in (pushes, stats.logps.exp(), classes)]
     roles, sequence, heats = bank.batch.roles.tolist(), 0, []
@@ -89,7 +94,7 @@ class TokenHeatmap(Scheduled):
         bank = self._baseline.evaluate(pl_module)
         if trainer.is_global_zero:
             decoder, module = decoder_of(trainer), require(pl_module, HasObjective)
-            heats = (heat for part in bank for heat in pair_heats(part, token_gradients(module, part), decoder, self.max_tokens))
+            heats = (heat for part in bank for heat in pair_heats(part, token_pushes(module, part), decoder, self.max_tokens))
             pairs = list(islice(heats, self.num_examples))
             if pairs:
                 self._write(trainer, pairs)

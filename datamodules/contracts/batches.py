@@ -117,6 +117,8 @@ class CompletionBatch:
     """Counts of the whole optimizer step."""
     reference_token_logps: Tensor | None = None
     """`[K]` float32, nats: log-prob of every target under the frozen reference, if cached."""
+    reference_states: Tensor | None = None
+    """`[K, H']` input of the frozen reference's output layer at each scored position, where its whole distribution is compared."""
     scores: Tensor | None = None
     """`[Q]` float32: judge scores, if the data has them (NaN where one is missing)."""
     sources: tuple[str, ...] = ()

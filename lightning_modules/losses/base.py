@@ -142,6 +142,8 @@ class Loss(ABC):
     """Class attribute: whether reference log-probs are read; when False they are never computed."""
     needs_step: bool = False
     """Class attribute: whether a mean or an order over all of the optimizer step is read; else a unit's loss is its own."""
+    needs_distribution: bool = False
+    """Class attribute: whether the KL of the reference's whole distribution at each token is read, for which it is asked online."""
     reads = Reads.PAIRS
     """Class attribute: what the gradient goes through."""
 

@@ -89,6 +89,8 @@ class Tokens:
     """`[K]` int64 completion of each, in [0, Q)."""
     sum_sq_probs: Tensor
     """`[K]` sum_v p_v^2 of the policy's distribution where the token stands, in [1/V, 1]. No gradient."""
+    kl: Tensor | None = None
+    """`[K]` KL(pi0 || pi) of the distributions where the token stands, nats, >= 0; None where not computed. Differentiable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,19 @@ class Completions:
         if self.tokens.reference is None:
             raise ValueError(NO_REFERENCE)
         return self.tokens.policy - self.tokens.reference
+
+    def sequence_kl(self) -> Tensor:
+        """`[Q]` KL(pi0 || pi) of the next-token distributions, summed over each completion, nats. Differentiable.
+
+        Raises:
+            ValueError: if it was not computed.
+        """
+        if self.tokens.kl is None:
+            raise ValueError(
+                "expected the KL of the reference's distributions for this loss, got none. Fit with model.reference online; pairs "
+                "that are looked at beside the training's cannot have this loss."
+            )
+        return self.by_completion(self.tokens.kl)
 
     def by_completion(self, values: Tensor) -> Tensor:
         """`[Q]` sums of `[K]` token values over each completion. Differentiable."""

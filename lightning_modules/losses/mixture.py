@@ -50,6 +50,7 @@ class MixtureLoss(Loss):
         order = [Reads.COMPLETIONS, Reads.PAIRS, Reads.GROUPS, Reads.TOKENS]
         object.__setattr__(self, "reads", max(reads, key=order.index))
         object.__setattr__(self, "needs_reference", any(loss.needs_reference for loss in self.losses))
+        object.__setattr__(self, "needs_distribution", any(loss.needs_distribution for loss in self.losses))
         object.__setattr__(self, "needs_step", any(loss.needs_step for loss in self.losses))
 
     def require_score_gaps(self, gaps: Sequence[float | None]) -> None:

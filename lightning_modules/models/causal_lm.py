@@ -59,7 +59,7 @@ class CausalLMPolicy(Policy):
             raise ValueError(f"expected layout packed or padded, got {layout!r}.")
         self.model = model
         self.layout = layout
-        self.compiled = False
+        self.compiled, self.can_compare = False, True
         self.starts_as_base = False
         """Whether it has adapters, and began as the model under them."""
         self.adapted_path: str | None = None
@@ -84,7 +84,7 @@ class CausalLMPolicy(Policy):
     def forward(self, batch: CompletionBatch) -> TokenStats:
         """Statistics at the K scored positions (see `Policy`)."""
         hidden, balance_loss = self._hidden(batch)
-        stats = self._head(hidden, batch.target_ids)
+        stats = self._head(hidden, batch.target_ids, self.compared(batch))
         assert isinstance(stats, HeadStats), "a head given targets returns statistics"
         return TokenStats(
             **stats._asdict(),

@@ -17,7 +17,8 @@ from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.contracts.packing import pack
 from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.checks.limits import ModelLimits
-from lightning_modules.models.heads.output_head import OutputHead
+from lightning_modules.models.heads.output_head import LinearHead, OutputHead
+from lightning_modules.models.heads.tiled_divergence import Compared
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
 
@@ -75,6 +76,10 @@ class Policy(nn.Module, ABC):
     """V: token ids are in [0, V)."""
     own_ends: frozenset[int] = frozenset()
     """Token ids that end a completion beside the tokenizer's end of sequence."""
+    can_compare: bool = False
+    """Whether its distributions can be compared with another's (`compare_with`)."""
+    compared_with: tuple[Policy, ...] = ()
+    """The reference, where one is compared."""
     limits: ModelLimits | None = None
     """What it can read, where that is known."""
 
@@ -100,6 +105,33 @@ class Policy(nn.Module, ABC):
         Detached. Call it on every rank: where its weights are sharded they are gathered.
         """
         return None
+
+    def compare_with(self, reference: Policy) -> None:
+        """Have `forward` give the divergence from the reference's distributions, of batches that hold its states.
+
+        Args:
+            reference: frozen, over the same vocabulary.
+
+        Raises:
+            ValueError: if the two cannot be compared.
+        """
+        if not (self.can_compare and reference.can_compare):
+            raise ValueError(
+                f"expected language models with an output layer to compare, got {type(self).__name__} and "
+                f"{type(reference).__name__}. Use a loss that reads no distributions."
+            )
+        # A tuple, which hides it from `modules()` and `state_dict()`.
+        self.compared_with = (reference,)
+
+    def compared(self, batch: CompletionBatch) -> Compared | None:
+        """The reference's distribution at each scored position; None for a batch without its states."""
+        states, logps = batch.reference_states, batch.reference_token_logps
+        if states is None or logps is None:
+            return None
+        (reference,) = self.compared_with
+        head = reference.output_head(batch)
+        assert isinstance(head, LinearHead), "a policy that can be compared has one"
+        return Compared(states, head.weight, head.bias, head.transform, logps)
 
     @abstractmethod
     def sample(self, prompts: Sequence[Sequence[int]], parameters: Sampling, *, eos_token_id: int, seed: int) -> list[list[int]]:

@@ -50,7 +50,7 @@ class Update:
         columns = {
             column.name: _joined([getattr(part, column.name) for part in parts])
             for column in fields(TokenStats)
-            if column.name not in ("target_sequence", "num_sequences", "balance_loss")
+            if column.name not in ("target_sequence", "num_sequences", "balance_loss", "divergence")
         }
         logps = columns.pop("logps")
         assert logps is not None, "every token has a log-prob"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
@@ -53,9 +55,17 @@ class FrozenPolicy:
         """Give its parameters the type that those of the trained policy have."""
         precision.convert_module(self.policy)
 
-    @torch.no_grad()
     def logps(self, batch: CompletionBatch) -> Tensor:
         """`[K]` float32 log-probs of the batch's completions (nats), on the batch's device."""
-        policy = self.policy.to(batch.input_ids.device)
-        stats: TokenStats = policy(batch)
-        return stats.logps.float()
+        return self._asked(batch).logps.float()
+
+    def answered(self, batch: CompletionBatch, *, with_states: bool = False) -> CompletionBatch:
+        """The batch with this policy's log-probs as the reference's; with its states too, which its whole distributions come of."""
+        stats = self._asked(batch)
+        states = stats.hidden if with_states else None
+        return replace(batch, reference_token_logps=stats.logps.float(), reference_states=states)
+
+    @torch.no_grad()
+    def _asked(self, batch: CompletionBatch) -> TokenStats:
+        stats: TokenStats = self.policy.to(batch.input_ids.device)(batch)
+        return stats

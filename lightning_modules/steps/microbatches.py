@@ -28,5 +28,6 @@ def completions_of(batch: CompletionBatch, stats: TokenStats, sums: Sums, step: 
         sums: of its completions.
         step: that it is a part of, where the loss asks for it.
     """
-    tokens = Tokens(stats.logps, batch.reference_token_logps, stats.target_sequence, stats.sum_sq_probs)
+    kl = None if stats.divergence is None else stats.divergence.kl
+    tokens = Tokens(stats.logps, batch.reference_token_logps, stats.target_sequence, stats.sum_sq_probs, kl)
     return Completions(sums=sums, tokens=tokens, prompts=batch.prompt_number, num_prompts=batch.num_prompts, step=step)

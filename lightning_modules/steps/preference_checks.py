@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datamodules.contracts.batches import CompletionBatch
+from lightning_modules.losses.base import Loss
 
 
 def require_pairs(batch: CompletionBatch) -> None:
@@ -30,6 +31,19 @@ def require_single(batch: CompletionBatch, loss: str) -> None:
             f"expected one completion, labelled good or bad, for each of {batch.num_prompts} prompts, got {labelled} and "
             f"{len(batch.pairs)} pairs: {loss} reads single completions. Use UnpairedDataModule, which also takes pairs apart, or "
             "a loss of pairs."
+        )
+
+
+def require_online(loss: Loss, *, is_online: bool) -> None:
+    """Refuse a loss that reads the reference's whole distributions where the reference has answered before the first step.
+
+    Raises:
+        ValueError: if it is so.
+    """
+    if loss.needs_distribution and not is_online:
+        raise ValueError(
+            f"expected a reference that is asked in every step, because {type(loss).__name__} reads its whole distribution at each "
+            "token, got one whose log-probs are computed once. Set model.reference to online (another model's recipe: its `of`)."
         )
 
 

@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from callbacks.answers.texts import prompts_and_completions, token_texts
 from callbacks.diagnostics.probe_bank import BankBatch
-from callbacks.output.token_heatmap import TokenHeatmap, pair_heats, token_gradients
+from callbacks.output.token_heatmap import TokenHeatmap, pair_heats, token_pushes
 from datamodules.contracts.batches import Role
 from datamodules.contracts.packing import pack
 from lightning_modules.losses.dpo import DPOLoss
@@ -47,7 +47,7 @@ def test_pushes_are_the_gradient_at_explicit_logits(loss: object, tmp_path: Path
     with torch.no_grad():
         evaluated = policy.forward(batch)
     bank = BankBatch(batch, evaluated, baseline)
-    found = [side for heat in pair_heats(bank, token_gradients(module, bank), Letters(), 99) for side in heat.sides]
+    found = [side for heat in pair_heats(bank, token_pushes(module, bank), Letters(), 99) for side in heat.sides]
 
     loss = module.objective(replace(batch, reference_token_logps=baseline), stats).loss_sum
     gradient = torch.autograd.grad(loss, logits)[0]

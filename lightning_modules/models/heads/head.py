@@ -10,13 +10,18 @@ from typing import NamedTuple, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.models.heads.tile_gradients import HeadInputs
 from lightning_modules.models.heads.tile_kernels import kernels_for
+from lightning_modules.models.heads.tiled_divergence import Compared, Divergence, divergence
 from lightning_modules.models.heads.tiled_log_probs import TiledLogProbs
 from lightning_modules.models.heads.tiled_logits import CPU_TILE, DEVICE_TILE, LogitTransform
 
 
 class HeadStats(NamedTuple):
-    """Statistics of the next-token distribution p at K positions; y is the target. Only `logps` carries a gradient."""
+    """Statistics of the next-token distribution p at K positions; y is the target.
+
+    `logps` and the divergence's KL carry a gradient, the rest does not.
+    """
 
     logps: Tensor
     """`[K]` log p_y (nats)."""
@@ -30,6 +35,8 @@ class HeadStats(NamedTuple):
     """`[K]` bool: whether y has the highest logit."""
     other_sq_probs: Tensor
     """`[K]` sum_{v != y} p_v^2, exact where p_y is near 1."""
+    divergence: Divergence | None = None
+    """Of the reference's distribution, where one is compared."""
 
 
 class ScoringHead(nn.Linear):
@@ -51,12 +58,13 @@ class ScoringHead(nn.Linear):
         head.softcap, head.scale = softcap, scale
         return head
 
-    def forward(self, hidden: Tensor, target_ids: Tensor | None = None) -> Tensor | HeadStats:  # type: ignore[override]
+    def forward(self, hidden: Tensor, target_ids: Tensor | None = None, compared: Compared | None = None) -> Tensor | HeadStats:  # type: ignore[override]
         """Score targets, or form plain logits.
 
         Args:
             hidden: `[K, H]` (any leading shape if there are no targets).
             target_ids: `[K]` int64 in [0, V), or None.
+            compared: the reference's distribution at the same positions, whose KL is wanted.
 
         Returns:
             Statistics of the targets; `[..., V]` logits before scale and soft-cap if there are none.
@@ -66,4 +74,6 @@ class ScoringHead(nn.Linear):
         transform = LogitTransform(self.scale, self.softcap)
         tile = CPU_TILE if hidden.device.type == "cpu" else DEVICE_TILE
         kernels = kernels_for(hidden.device.type)
-        return HeadStats(*TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile, kernels))  # type: ignore[no-untyped-call]
+        found = TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile, kernels)  # type: ignore[no-untyped-call]
+        apart = None if compared is None else divergence(HeadInputs(hidden, self.weight, self.bias), transform, compared)
+        return HeadStats(*found, divergence=apart)

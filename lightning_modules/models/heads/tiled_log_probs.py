@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lightning_modules.models.heads.running_stats import RunningStats
+from lightning_modules.models.heads.tile_gradients import HeadInputs, TileGradients
 from lightning_modules.models.heads.tile_kernels import TileKernels
-from lightning_modules.models.heads.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, multiply, product_dtype
+from lightning_modules.models.heads.tiled_logits import ColumnTile, LogitTransform, TiledLogits, TileShape, product_dtype
 
 
 class _Context(FunctionCtx):
@@ -62,15 +63,19 @@ class TiledLogProbs(torch.autograd.Function):
     def backward(ctx: _Context, grad_logps: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs that need one."""
         hidden, weight, bias, *_rest = ctx.saved_tensors
+        inputs = HeadInputs(hidden, weight, bias)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = TiledLogits(hidden.to(ctx.product_dtype), weight, bias, ctx.transform, ctx.tile)
-            gradients, at_logits = _Gradients(ctx, logits), _GradientAtLogits(ctx, logits, grad_logps)
+            gradients, at_logits = (
+                TileGradients(inputs, ctx.needs_input_grad[:3], logits),
+                _GradientAtLogits(ctx, logits, grad_logps),
+            )
             for columns in logits.column_tiles():
                 gradients.start(columns)
                 for rows in logits.row_slices():
                     gradients.add(rows, columns, at_logits(rows, columns))
                 gradients.finish(columns)
-        return gradients.results()
+        return *gradients.results(), None, None, None, None
 
 
 class _GradientAtLogits:
@@ -91,45 +96,3 @@ class _GradientAtLogits:
         values = self._logits.of(rows, tile, self._buffer)
         of_rows = self._maximum[rows], self._factor[rows], column, self._own[rows]
         return self._kernels.gradient(values, *of_rows, self._softcap, self._dtype)
-
-
-class _Gradients:
-    """Sums of the gradients over tiles, in the type of the sums, for the inputs that need one."""
-
-    def __init__(self, ctx: _Context, logits: TiledLogits) -> None:
-        self._hidden_input, self._weight_input, self._bias_input, *_ = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        self._hidden_rows, self._sum_dtype = logits.hidden, logits.sum_dtype
-        self._hidden = torch.zeros_like(logits.hidden, dtype=self._sum_dtype) if needs_hidden else None
-        self._weight = torch.empty_like(self._weight_input) if needs_weight else None
-        self._bias = torch.empty_like(self._bias_input) if needs_bias and self._bias_input is not None else None
-
-    def start(self, tile: ColumnTile) -> None:
-        """Begin a column tile: its share of the weight and bias gradients."""
-        if self._weight is not None:
-            share = self._weight[tile.columns]
-            # Summed where it is wanted, unless the parameters' type would round the sums of several row slices.
-            self._weight_tile = share if share.dtype == self._sum_dtype else torch.empty_like(share, dtype=self._sum_dtype)
-        if self._bias is not None:
-            self._bias_tile = self._bias.new_zeros(len(tile.weight), dtype=self._sum_dtype)
-
-    def add(self, rows: slice, tile: ColumnTile, gradient: Tensor) -> None:
-        """Take in the gradient at a tile's logits."""
-        if self._hidden is not None:
-            multiply(gradient, tile.weight, self._hidden[rows], accumulate=True)
-        if self._weight is not None:
-            multiply(gradient.T, self._hidden_rows[rows], self._weight_tile, accumulate=rows.start > 0)
-        if self._bias is not None:
-            self._bias_tile += gradient.sum(0)
-
-    def finish(self, tile: ColumnTile) -> None:
-        """End a column tile: its sums are complete and may be rounded to the type of the parameters."""
-        if self._weight is not None and self._weight.dtype != self._sum_dtype:
-            self._weight[tile.columns] = self._weight_tile
-        if self._bias is not None:
-            self._bias[tile.columns] = self._bias_tile
-
-    def results(self) -> tuple[Tensor | None, ...]:
-        """One entry for each input of `TiledLogProbs`."""
-        hidden = None if self._hidden is None else self._hidden.to(self._hidden_input.dtype)
-        return hidden, self._weight, self._bias, None, None, None, None

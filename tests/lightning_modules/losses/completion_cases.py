@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
 
 from lightning_modules.losses.base import Loss
 from lightning_modules.losses.completions import Completions, Sums, Tokens
@@ -86,6 +87,7 @@ def completions_of(
             reference=reference_logps,
             sequence=sequence,
             sum_sq_probs=logits.detach().softmax(-1).square().sum(-1),
+            kl=kl_divergence(Categorical(logits=reference), Categorical(logits=logits)),
         ),
         prompts=torch.tensor([prompt for prompt, *_ in rows]),
         num_prompts=num_prompts,
@@ -115,4 +117,6 @@ LABELLED_KINDS: list[list[tuple[str, int, float | None]]] = [
 
 def without_reference(completions: Completions) -> Completions:
     """The same, as of a run that computes no reference log-probs."""
-    return replace(completions, sums=replace(completions.sums, reference=None), tokens=replace(completions.tokens, reference=None))
+    return replace(
+        completions, sums=replace(completions.sums, reference=None), tokens=replace(completions.tokens, reference=None, kl=None)
+    )

@@ -31,7 +31,7 @@ def told(path: str) -> str:
 def incentives_at(loss: Loss, chosen: float, rejected: float) -> tuple[float, float]:
     """d_w and d_l of a pair with these log-ratios, the reference at 1 nat a token; of a group its best and worst, a third halfway.
 
-    Every token of a completion has moved alike. Distributions have sum p^2 = 1/2.
+    Every token of a completion has moved alike. Distributions have sum p^2 = 1/2, and KL 0.
     """
     completions = _completions(KINDS.get(loss.reads, ("chosen", "rejected")), chosen, rejected)
     leaf = completions.tokens.policy.clone().requires_grad_()
@@ -60,7 +60,7 @@ def _completions(kinds: tuple[str, ...], chosen: float, rejected: float) -> Comp
             pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
             kinds=kinds,
         ),
-        tokens=Tokens(policy, reference, _sequence(len(kinds)), torch.full_like(policy, 0.5)),
+        tokens=Tokens(policy, reference, _sequence(len(kinds)), torch.full_like(policy, 0.5), torch.zeros_like(policy)),
         prompts=torch.tensor([0, 0, 1, 1]) if "mismatched" in kinds else torch.zeros(len(kinds), dtype=torch.int64),
         num_prompts=2 if "mismatched" in kinds else 1,
     )

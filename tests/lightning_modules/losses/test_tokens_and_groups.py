@@ -61,6 +61,7 @@ def test_shapes_dtypes_and_detached_rewards(loss: Loss, dtype: torch.dtype) -> N
         policy=made.tokens.policy.to(dtype),
         reference=_to(made.tokens.reference, dtype),
         sum_sq_probs=made.tokens.sum_sq_probs.to(dtype),
+        kl=_to(made.tokens.kl, dtype),
     )
     output = loss.of(replace(made, sums=sums, tokens=tokens))
     assert output.losses.shape == (made.num_prompts,)
@@ -84,28 +85,35 @@ def test_the_reference_is_read_exactly_when_declared(loss: Loss) -> None:
 
 @every_loss
 def test_the_gradient_at_the_logits_is_the_incentive_times_the_softmax(loss: Loss) -> None:
-    """dL/dz_t = g_t (onehot(y_t) - p_t), and g_t is alike over a completion exactly where the loss does not weigh tokens."""
+    """dL/dz_t = g_t (onehot(y_t) - p_t), and g_t is alike over a completion exactly where the loss does not weigh tokens.
+
+    Of a loss that reads the KL k_t (p_t - q_t) is added.
+    """
     made = case(KINDS[loss.reads], seed=3)
     at_logits = gradient_at_logits(loss, made)
     tokens = made.completions.tokens
-    gradients = _token_gradients(loss, made)
+    gradients, by_kl = _token_gradients(loss, made)
     onehot = torch.nn.functional.one_hot(made.targets, made.logits.shape[1])
-    closed = gradients[:, None] * (onehot - made.logits.detach().softmax(-1))
+    p, q = made.logits.detach().softmax(-1), made.reference_logits.softmax(-1)
+    closed = gradients[:, None] * (onehot - p) + by_kl[:, None] * (p - q)
     torch.testing.assert_close(at_logits, closed, rtol=1e-9, atol=1e-12)
     parts = torch.split(gradients, made.completions.sums.lengths.tolist())
     alike = all(torch.allclose(part, part.mean().expand_as(part), rtol=1e-9, atol=1e-14) for part in parts)
-    assert alike == (loss.reads is not Reads.TOKENS)
+    assert alike == (loss.reads is not Reads.TOKENS or loss.needs_distribution)
+    assert bool(by_kl.any()) == loss.needs_distribution
     assert len(gradients) == len(tokens.sequence)
 
 
-def _token_gradients(loss: Loss, made: Case) -> Tensor:
-    """`[K]` dL/dlogp_t, through sums built anew of the tokens."""
+def _token_gradients(loss: Loss, made: Case) -> tuple[Tensor, Tensor]:
+    """`([K], [K])` dL/dlogp_t, through sums built anew of the tokens, and dL/dKL_t."""
     leaf = made.completions.tokens.policy.detach().requires_grad_()
+    assert made.completions.tokens.kl is not None
+    kl = made.completions.tokens.kl.detach().requires_grad_()
     parts = torch.split(leaf, made.completions.sums.lengths.tolist())
     sums = replace(made.completions.sums, policy=torch.stack([part.sum() for part in parts]))
-    fresh = replace(made.completions, sums=sums, tokens=replace(made.completions.tokens, policy=leaf))
-    (gradient,) = torch.autograd.grad(loss.of(fresh).losses.sum(), leaf)
-    return gradient
+    fresh = replace(made.completions, sums=sums, tokens=replace(made.completions.tokens, policy=leaf, kl=kl))
+    gradient, by_kl = torch.autograd.grad(loss.of(fresh).losses.sum(), [leaf, kl], allow_unused=True, materialize_grads=True)
+    return gradient, by_kl
 
 
 def _to(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -56,9 +56,9 @@ def test_it_is_said_where_good_answers_stay_behind(
     assert [row["level"] for row in said] == ["notice"] * shows
     assert ("no longer lift good ones" in " ".join(capsys.readouterr().out.split())) == shows
     for row in read_rows(folder, "lazy_likelihood"):
-        gains = [row.get(f"lazy_likelihood/sample_{side}/gain_per_token") for side in ("above", "below")]
+        above, below = (row.get(f"lazy_likelihood/sample_{side}/gain_per_token") for side in ("above", "below"))
         # A rollout whose answers all score alike has neither, or a step moves nothing.
-        expected = None if None in gains else lift(*gains)
+        expected = None if above is None or below is None else lift(above, below)
         assert row.get("lazy_likelihood/lift") == (None if expected is None else pytest.approx(expected, rel=1e-5))
 
 
