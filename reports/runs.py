@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from run_folder.rows import ROWS, Track, read_rows, tracks_of
+from run_folder.rows import ROWS, Track, begun, read_rows, tracks_of
 
 CONFIG, DOCTOR, NUMBERS = "config.yaml", "data_doctor.json", "metrics.csv"
 
@@ -73,7 +73,7 @@ def load_run(folder: Path) -> Run:
     folder = folder.resolve()
     if not (folder / CONFIG).is_file():
         raise ValueError(f"expected the folder of a run (it has a {CONFIG}), got {folder}.{_suggestion(folder)}")
-    tracks = csv_tracks(folder) | event_tracks(folder) | tracks_of(folder)
+    tracks = begun(csv_tracks(folder) | event_tracks(folder) | tracks_of(folder), folder)
     if not tracks:
         raise ValueError(
             f"expected rows in {folder / ROWS}, or TensorBoard event files or {NUMBERS} beside it, got none. "

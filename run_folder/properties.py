@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+FELL = ("degradation/bank/displaced", "degradation/displaced")
+"""Share of the pairs whose chosen answer fell: on the bank, or else in a step's batch. The first that was measured is told."""
+
 _AT_THE_END, _BEFORE = "shows from step", "showed from step"
 
 
@@ -30,7 +33,8 @@ def verdict_on(shown: Shown) -> str:
 
 def says_it_showed(verdict: str) -> bool:
     """Whether a verdict of `judged.jsonl` is of a property that a notice was given for."""
-    return verdict.startswith((_AT_THE_END, _BEFORE))
+    # As runs of earlier versions have it.
+    return verdict.startswith((_AT_THE_END, _BEFORE, "fired at step"))
 
 
 def shown_properties(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str]) -> dict[str, Shown]:

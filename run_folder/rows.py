@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ PACKED = ".gz"
 """Ending of a part of the rows that is full, after that of the rows themselves."""
 
 _PART = re.compile(r"(?P<name>.+?)(\.(?P<number>\d{4,}))?\.jsonl(\.gz)?")
+
+_STARTS = "starts.json"
 
 Track = list[tuple[int, float]]
 """(step, value) of one metric, in order."""
@@ -81,13 +84,34 @@ def _row(line: bytes, place: str, *, has_step: bool) -> dict[str, Any] | None:
 
 
 def tracks_of(folder: Path) -> dict[str, Track]:
-    """Every number in the rows of a run, by metric; of a step that stands twice (a resumed run), the last value."""
+    """Every number in the rows of a run, by metric; of a step that stands twice, the last value.
+
+    A resumed run's begin where the run began that it goes on from (`begun`).
+    """
     tracks: dict[str, dict[int, float]] = {}
     for row in (row for name in row_names(folder) if name != ANSWERS for row in read_rows(folder, name)):
         for metric, value in row.items():
             if isinstance(value, int | float) and metric != "step":
                 tracks.setdefault(metric, {})[row["step"]] = value
-    return {name: sorted(values.items()) for name, values in tracks.items()}
+    return begun({name: sorted(values.items()) for name, values in tracks.items()}, folder)
+
+
+def begun(tracks: Mapping[str, Track], folder: Path) -> dict[str, Track]:
+    """The tracks from the first reading on, which may be one of the run that was resumed, as `write_starts` has kept it."""
+    path = folder / ROWS / _STARTS
+    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    first = {name: (int(step), float(value)) for name, (step, value) in starts.items()}
+    earlier = {name: [first[name]] for name, track in tracks.items() if name in first and track and first[name][0] < track[0][0]}
+    return {name: earlier.get(name, []) + list(track) for name, track in tracks.items()}
+
+
+def write_starts(folder: Path, starts: Mapping[str, tuple[int, float]]) -> None:
+    """Keep the first readings of a run in the folder of one that goes on from it: `{metric: (step, value)}`."""
+    path = folder / ROWS / _STARTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In one move: a run may be killed while it starts.
+    path.with_suffix(".part").write_text(json.dumps(starts), encoding="utf-8")
+    path.with_suffix(".part").replace(path)
 
 
 def first_warning(folder: Path) -> dict[str, Any] | None:

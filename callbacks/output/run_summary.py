@@ -19,7 +19,8 @@ from callbacks.output.console import say
 from callbacks.output.run_report import REPORT
 from run_folder.files import run_folder
 from run_folder.program import spelled
-from run_folder.rows import ROWS, Track, read_rows, tracks_of
+from run_folder.properties import FELL
+from run_folder.rows import ROWS, Track, read_rows, tracks_of, write_starts
 from run_folder.verdict import VALIDATION, alarm_sentence, method_of, verdict_of
 
 _BANK = "likelihood/bank"
@@ -53,8 +54,10 @@ def summary_lines(tracks: Mapping[str, Track], first_step: int | None = None) ->
         lines.append(Line("growth of log pi+ - log pi-", None, growth))
     named = {
         f"{_BANK}/drop_share": "drop share (> 1: chosen fell too)",
-        "degradation/displaced": "pairs whose chosen fell",
+        # One line, as the report's card has one number: the bank's where it is read.
+        next((name for name in FELL if name in tracks), FELL[0]): "pairs whose chosen fell",
         "dispersion/bank/probes/index_per_token": "dispersion index, per token",
+        "dispersion/bank/off_data_mass": "mass off everything known, a token",
         "dispersion/bank/off_pair_mass": "mass off the pair at its branch",
         "dispersion/bank/chosen/entropy": "entropy along chosen",
         **{name: name for name in tracks if name.rsplit("/", 1)[-1] == "accuracy"},
@@ -113,6 +116,14 @@ class RunSummary(ReadingListener):
         self._starts, self._validation = state_dict["starts"], state_dict["validation"]
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder(trainer)
+        kept = self._starts | {name: track[0] for name, track in self._validation.items()}
+        earlier = {name: (step, value) for name, (step, value) in kept.items() if step < trainer.global_step}
+        if earlier and trainer.is_global_zero and folder is not None:
+            write_starts(folder, earlier)
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # These stand in no rows.
         if not trainer.sanity_checking:
@@ -124,7 +135,7 @@ class RunSummary(ReadingListener):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        tracks = _begun(tracks_of(folder), self._starts) | self._validation
+        tracks = tracks_of(folder) | self._validation
         lines = summary_lines(tracks)
         if lines:
             say(self._console, *opening(folder, tracks), summary_table(lines, trainer.global_step))
@@ -168,12 +179,6 @@ def further_options(trainer: Trainer) -> tuple[str, ...]:
     if epochs is not None and 0 <= epochs <= trainer.current_epoch:
         return ("--trainer.max_epochs", str(2 * epochs))
     return ()
-
-
-def _begun(tracks: Mapping[str, Track], starts: Mapping[str, tuple[int, float]]) -> dict[str, Track]:
-    """The tracks from the first reading on, which may be that of the run that was resumed."""
-    earlier = {name: [starts[name]] for name, track in tracks.items() if name in starts and starts[name][0] < track[0][0]}
-    return {name: earlier.get(name, []) + track for name, track in tracks.items()}
 
 
 def _likelihood_line(tracks: Mapping[str, Track], kind: str) -> Line:

@@ -8,13 +8,11 @@ from html import escape
 
 from reports.runs import Run
 from reports.style import SIDES
-from run_folder.properties import Shown, shown_properties
+from run_folder.properties import FELL, Shown, shown_properties
 from run_folder.rows import read_rows
 
 _WORST = 3
 """Tokens that a card names."""
-
-_FELL = ("degradation/bank/displaced", "degradation/displaced")
 
 STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .8rem; margin: .6rem 0 }
@@ -89,7 +87,7 @@ def _drop(run: Run) -> Card:
 def _degradation(run: Run) -> Card:
     meaning = "The margin grows while chosen answers fall: the model unlearns what it was shown as good."
     share = _last(run, "likelihood/bank/drop_share")
-    fell = next((value for name in _FELL if (value := _last(run, name)) is not None), None)
+    fell = next((value for name in FELL if (value := _last(run, name)) is not None), None)
     parts = ["" if share is None else f"drop share {share:.2f}", "" if fell is None else f"chosen fell in {fell:.0%} of the pairs"]
     size = ", ".join(filter(None, parts))
     return Card("suppression", "Degradation", meaning, size or None, _fallen(run, "chosen") if size else ())

@@ -8,7 +8,7 @@ from html import escape
 from reports.runs import Run
 from run_folder.verdict import Outcome, alarm_sentence, method_of, verdict_of
 
-_SIGNS: dict[Outcome, str] = {"better": "▲ better", "worse": "▼ worse", "same": "= no change", "not judged": "? not judged"}
+_SIGNS: dict[Outcome, str] = {"better": "▲ better", "worse": "▼ worse", "same": "= within chance", "not judged": "? not judged"}
 """Read without colours."""
 
 STYLE = """

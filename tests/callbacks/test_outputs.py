@@ -149,3 +149,20 @@ def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
     fit(dpo(tmp_path), [summary], tmp_path)
     assert "What the run did" not in printed.getvalue()
     assert summary_lines({}) == []
+
+
+def test_a_resumed_run_tells_its_change_from_where_the_run_began(tmp_path: Path) -> None:
+    """The summary, the report and the rows begin with the reading at step 0, which is in another folder's rows."""
+    runs = []
+    for _ in range(2):
+        monitors = [DegradationMonitor(1), DispersionMonitor(1, 2), RunSummary(), RunCheckpoint(4)]
+        # None at first. Whole epochs: a fixed batch order stands in for the resumable loader.
+        checkpoint = next(map(str, tmp_path.rglob("*step=4.ckpt")), None)
+        runs.append(Path(fit(dpo(tmp_path), monitors, tmp_path, max_epochs=2, ckpt_path=checkpoint).log_dir or ""))
+    whole, resumed = runs
+    assert read_rows(resumed, "dispersion")[0]["step"] > 4
+    name = "dispersion/bank/off_data_mass"
+    points = tracks_of(whole)[name]
+    expected = {step: value for step, value in points if step == 0 or step > 4}
+    assert dict(tracks_of(resumed)[name]) == pytest.approx(expected)
+    assert {0, 6, 8} <= expected.keys()
