@@ -42,17 +42,15 @@ def write(study: Study) -> None:
     readings = [Reading.of(given) for given in study.settings["readings"]]
     split = int(study.settings["tuning_problems"])
     sections = [f"# {study.title}", _preface(study, split)]
-    found: dict[str, dict[tuple[str, str], Tuned]] = {}
-    for model, name in study.settings["models"].items():
-        runs = load_study(name)
-        found[model] = tuned_runs(runs, split)
-        if found[model]:
-            sections += [f"## {model.capitalize()}", *_of_model(runs, found[model], split)]
+    found = {model: tuned_runs(load_study(name), split) for model, name in study.settings["models"].items()}
     if not any(found.values()):
         raise ValueError(
             f"expected runs of {', '.join(study.settings['models'].values())} at every rate, got none. Make them first."
         )
-    sections += ["## What the chosen setting does", _ledger(found, readings)]
+    for model, runs in found.items():
+        if runs:
+            sections += [f"## {model.capitalize()}", *_of_model(load_study(study.settings["models"][model]), runs)]
+            sections += ["What the chosen setting does, mean ± standard deviation over the scenarios:", _ledger(runs, readings)]
     (study.out / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
@@ -84,7 +82,7 @@ def _preface(study: Study, split: int) -> str:
     )
 
 
-def _of_model(study: Study, found: Mapping[tuple[str, str], Tuned], split: int) -> list[str]:
+def _of_model(study: Study, found: Mapping[tuple[str, str], Tuned]) -> list[str]:
     header = [*(f"scenario {scenario}" for scenario in SCENARIOS), "mean change, points"]
     return [
         f"DPO, accuracy on all problems after the last step (before it {_start(study):.3f}):",
@@ -119,13 +117,11 @@ def _mean_row(found: Mapping[tuple[str, str], Tuned]) -> list[str]:
     return ["mean change, points", *(spread(own, 1, is_signed=True) for own in gains), ""]
 
 
-def _ledger(found: Mapping[str, Mapping[tuple[str, str], Tuned]], readings: Sequence[Reading]) -> str:
-    methods = dict.fromkeys(method for runs in found.values() for method, _ in runs)
+def _ledger(found: Mapping[tuple[str, str], Tuned], readings: Sequence[Reading]) -> str:
     rows = []
-    for method in methods:
-        own = [run for runs in found.values() for (name, _), run in runs.items() if name == method]
+    for method in dict.fromkeys(method for method, _ in found):
+        own = [run for (name, _), run in found.items() if name == method]
         group = Group(method, tuple(load_run(ROOT / run.cell.folder) for run in own))
         gains = spread([run.gain for run in own], 1, is_signed=True)
         rows.append([method, str(len(own)), gains, *(reading.cell(group) for reading in readings)])
-    table = markdown_table(["", "model x scenario", "change of accuracy, points", *(reading.heading for reading in readings)], rows)
-    return f"Mean ± standard deviation over models and scenarios:\n\n{table}"
+    return markdown_table(["", "scenarios", "change of accuracy, points", *(reading.heading for reading in readings)], rows)
