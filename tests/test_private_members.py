@@ -15,7 +15,7 @@ import torch
 from jsonargparse import _typehints
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, launchers
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, launchers
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -39,6 +39,8 @@ def _objects() -> dict[str, object]:
         "_should_check_val_fx": epoch,
         "_data_fetcher": trainer.fit_loop,
         "_accelerator_connector": trainer,
+        # Whether FSDP2 writes a folder or a file: it says so nowhere else.
+        "_save_distributed_checkpoint": ModelParallelStrategy(),
         # What a strategy of the user averages otherwise (lightning_modules/processes/strategies.py).
         **dict.fromkeys(("_ddp_comm_hook", "_ddp_comm_wrapper", "_model_averaging_period", "_ddp_kwargs"), strategy),
         # torch: which gradients the float16 scaler saw overflow; a module's parts, to make a copy of it without its weights.

@@ -13,7 +13,6 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.optim import SGD
 
 from callbacks.answers.samples import SampleLogger
@@ -175,9 +174,3 @@ def test_float32_products_are_rounded_on_a_gpu_while_a_command_runs() -> None:
         assert torch.get_float32_matmul_precision() == "highest"
     with pytest.raises(ValueError, match="highest or high, got 'medium'"):
         MatmulPrecision("medium")  # type: ignore[arg-type]
-
-
-def test_checkpoints_that_are_written_later_are_refused(tmp_path: Path) -> None:
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, plugins=[AsyncCheckpointIO()])
-    with pytest.raises(ValueError, match="on the disk when the older one is removed, got AsyncCheckpointIO"):
-        RunCheckpoint().setup(trainer, LightningModule(), "fit")

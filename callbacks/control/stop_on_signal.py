@@ -112,6 +112,7 @@ class StopOnSignal(Callback):
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, RunCheckpoint):
                 keeper.save_now(trainer)
+                keeper.finish(trainer)
         # A validation that belongs to this step would be lacking: a resumed run goes on after it.
         loop = trainer.fit_loop
         self._stops_after_validation = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]

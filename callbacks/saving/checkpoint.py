@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from callbacks.saving.checkpoint_file import WholeFileIO
+from callbacks.saving.checkpoint_file import ThreadedFileIO, WholeFileIO
+from callbacks.saving.checkpoint_folder import seal
 from callbacks.saving.time_share import TimeShare
 from datamodules.contracts.ranges import require_at_least
 from run_folder.files import flush_loggers, run_folder
@@ -31,7 +34,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     A run that was killed goes on from there with `--ckpt_path`, in a new run folder, to the same bits as one that was not.
     Differs from Lightning's ModelCheckpoint: `last.ckpt` is whole whenever the process dies, the step that ends the training is
-    saved whatever the cadence, and a run resumed into another folder keeps its own list of files, without a warning.
+    saved whatever the cadence, and a run resumed into another folder keeps its own list of files, without a warning. With the
+    plugin AsyncCheckpointIO a thread writes while the training goes on; link and older files wait for it.
 
     Args:
         every_n_train_steps: cadence in optimizer steps, >= 1. A checkpoint holds weights and optimizer state: for AdamW in
@@ -43,7 +47,7 @@ class RunCheckpoint(ModelCheckpoint):
             the cadence, and that is said. The last step is saved in any case. null saves as often as every_n_train_steps says.
 
     Raises:
-        ValueError: if a number is out of range, or when a command starts, if checkpoints are written asynchronously.
+        ValueError: if a number is out of range, or when a command starts, if a thread is to write what all processes write.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
-            raise ValueError(
-                "expected checkpoints that are on the disk when the older one is removed, got AsyncCheckpointIO, which writes "
-                "later: a killed run would have none. Leave the plugin out, and raise every_n_train_steps."
-            )
+            if _writes_folders(trainer):
+                raise ValueError(
+                    "expected checkpoints of FSDP2 to be written by all processes, each its part, got AsyncCheckpointIO, which has "
+                    "one write a file. Set the strategy's save_distributed_checkpoint: false, or leave the plugin out."
+                )
+            trainer.strategy.checkpoint_io = ThreadedFileIO()
         # A plugin that the user chose stays.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
@@ -105,6 +111,20 @@ class RunCheckpoint(ModelCheckpoint):
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def finish(self, trainer: Trainer) -> None:
+        """Return when everything that was saved is on the disk.
+
+        Raises:
+            OSError: or what else it was that kept a checkpoint from being written.
+        """
+        if isinstance(trainer.strategy.checkpoint_io, WholeFileIO):
+            trainer.strategy.checkpoint_io.finish()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.finish(trainer)
+
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["dirpath"] == self.dirpath:
@@ -112,13 +132,16 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        _when_whole(trainer, lambda: self._make_room(trainer, filepath))
+
+    def _make_room(self, trainer: Trainer, filepath: str) -> None:
         # Called with the one that was the newest; the first rank alone removes files, and so decides alone.
         named = _STEP.search(Path(filepath).name)
         self._older[filepath] = int(named[1]) if named else trainer.global_step
         kept = self._to_fork_from(trainer) if trainer.is_global_zero and _has_room(Path(filepath)) else set()
         for path in [path for path in self._older if path not in kept]:
             del self._older[path]
-            super()._remove_checkpoint(trainer, path)
+            ModelCheckpoint._remove_checkpoint(self, trainer, path)
 
     def _to_fork_from(self, trainer: Trainer) -> set[str]:
         """The latest older ones, and the one before the first warning."""
@@ -133,12 +156,38 @@ class RunCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # What was logged up to here is logged by no resumed run: it has to be on the disk when the checkpoint is.
         flush_loggers(trainer)
+        target = Path(filepath)
         with self._time.saving():
-            super()._save_checkpoint(trainer, filepath)
+            self._write(trainer, target)
         self.newest = filepath
-        # Now, before the older file goes.
+        # Before the older file goes.
         if trainer.is_global_zero:
-            _point(Path(filepath).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"), Path(filepath).name)
+            link = target.with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+            _when_whole(trainer, lambda: _point(link, target.name))
+
+    def _write(self, trainer: Trainer, target: Path) -> None:
+        if not _writes_folders(trainer):
+            super()._save_checkpoint(trainer, str(target))
+            return
+        written = target.with_name(f".{target.name}.partial")
+        super()._save_checkpoint(trainer, str(written))
+        self._last_checkpoint_saved = str(target)
+        seal(written, target)
+
+
+def _when_whole(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Do something when the checkpoint that was saved last is on the disk."""
+    plugin = trainer.strategy.checkpoint_io
+    if isinstance(plugin, WholeFileIO):
+        plugin.then(action)
+    else:
+        action()
+
+
+def _writes_folders(trainer: Trainer) -> bool:
+    """Whether each process writes its own part of a checkpoint, which takes no plugin."""
+    strategy = trainer.strategy
+    return isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint
 
 
 def _has_room(path: Path) -> bool:
