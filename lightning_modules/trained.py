@@ -14,8 +14,10 @@ from typing_extensions import override
 
 from datamodules.contracts.stores import data_of
 from lightning_modules.models.adapters.adapter_checkpoints import FrozenBase
+from lightning_modules.models.adapters.lora import has_adapters
 from lightning_modules.models.checks.limits import ModelLimits
-from lightning_modules.models.sharding import Shardable, whole
+from lightning_modules.models.sharding import Shardable, is_sharded, whole
+from lightning_modules.optimization.optimizer_names import by_name, by_number, names_of
 from lightning_modules.optimization.precision import gathering_of, parameter_precision
 from lightning_modules.optimization.resuming import (
     Hyperparameters,
@@ -90,6 +92,8 @@ class TrainedModule(GuardedModule):
         if self.device_mesh is not None:
             for model in models:
                 model.shard(self.device_mesh["data_parallel"], gathering_of(self.trainer.precision_plugin))
+            # A checkpoint of adapters lacks the base; what else it may not lack is looked at by `put_back`.
+            self.strict_loading = not has_adapters(self)
 
     def trained_parameters(self) -> Iterable[Parameter]:
         """The parameters that the optimizer gets, or groups of them with settings, as torch takes them."""
@@ -159,6 +163,18 @@ class TrainedModule(GuardedModule):
         self.admit_step(optimizer, {"train/grad_norm": whole(norm).reshape(1)})
 
     @override
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """All weights; of adapters in parts over ranks, what is trained."""
+        return self._frozen_base.of_parts(super().state_dict(*args, **kwargs))
+
+    def _optimizer_order(self) -> list[str]:
+        return names_of(self, self.trained_parameters())
+
+    def _numbers_differ(self) -> bool:
+        """Whether the optimizer numbers its parameters otherwise than the module, as Lightning does under FSDP2."""
+        return self._optimizer_order() != [name for name, _ in self.named_parameters()]
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["train_means"] = self._train_means.state_dict()
@@ -166,11 +182,17 @@ class TrainedModule(GuardedModule):
         checkpoint["made_with"] = self._made_with
         checkpoint["microbatches_of_a_rank"] = self.trainer.accumulate_grad_batches
         self._frozen_base.take_out(checkpoint)
+        if self._numbers_differ():
+            names = self._optimizer_order() if not is_sharded(self) else [name for name, _ in self.named_parameters()]
+            checkpoint["optimizer_states"] = [by_name(state, names) for state in checkpoint["optimizer_states"]]
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._frozen_base.put_back(checkpoint)
+        if self._numbers_differ() and "optimizer_states" in checkpoint and not is_sharded(self):
+            names = self._optimizer_order()
+            checkpoint["optimizer_states"] = [by_number(state, names) for state in checkpoint["optimizer_states"]]
         self._configured_then = checkpoint["optimizer_config"]
         self._made_with_then = checkpoint.get("made_with")
         now = self.trainer.accumulate_grad_batches

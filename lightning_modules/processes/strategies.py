@@ -47,7 +47,7 @@ REASONS: Mapping[str, str] = {
     ".": "a class is given with its arguments, as class_path and init_args",
     "ddp": "its processes are made of the running one (fork, spawn), and can hang where that one has threads",
     "fsdp": "it flattens the parameters, which exports, checkpoints and diagnostics read one by one",
-    "deepspeed": "its engine scales, clips and steps by rules of its own",
+    "deepspeed": "its engine averages, clips and steps by itself, unseen by what admits a step; FSDP2 shards the same",
     "xla": "nothing here has been tried on a TPU",
     "tpu": "nothing here has been tried on a TPU",
     "single": "it names no device",

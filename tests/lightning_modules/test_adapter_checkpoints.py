@@ -49,5 +49,9 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     _, adapters = run(tmp_path / "first", ADAPTED, 2)
     with pytest.raises(ValueError, match="the model that the checkpoint's adapters were trained on, got other weights"):
         run(tmp_path / "other", replace(ADAPTED, seed=4), 4, adapters)
-    with pytest.raises(ValueError, match=r"expected a model with adapters \(lora\)"):
+    others = {r"was \[1, 256\] and is \[2, 256\]": LoraSpec(r=2, target_modules=["q_proj"]), "was absent": LoraSpec(r=1)}
+    for number, (words, lora) in enumerate(others.items()):
+        with pytest.raises(ValueError, match=f"expected the adapters that wrote the checkpoint, got others: .*{words}"):
+            run(tmp_path / f"lora_{number}", replace(LARGE, lora=lora), 4, adapters)
+    with pytest.raises(ValueError, match="holds adapters without their base, got another"):
         run(tmp_path / "none", LARGE, 4, adapters)
