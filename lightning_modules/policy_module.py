@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import cast
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from datamodules.contracts.batches import CompletionBatch
@@ -14,6 +16,7 @@ from datamodules.contracts.stores import ProbeStore, data_of, require
 from lightning_modules.models.adapters.adapted_base import base_of_adapted
 from lightning_modules.models.policy import OnProgress, Policy, PolicySpec
 from lightning_modules.models.sharding import Shardable, gathers
+from lightning_modules.optimization.precision import gathering_of
 from lightning_modules.references.frozen import frozen
 from lightning_modules.step_output import AnswersOutput, EvalStepOutput
 from lightning_modules.token_stats import TokenStats
@@ -49,16 +52,26 @@ class PolicyModule(TrainedModule):
     def _build(self) -> None:
         # Lightning makes the accelerator the default device here: seeds draw the same weights on the host, wherever they go then.
         with torch.device("cpu"):
-            self.policy = self.policy_spec.build()
+            self.policy = self._sharded_from_the_start() or self.policy_spec.build()
             self.on_policy_built()
-        self.spread(self.trained_models())
+        self.spread(model for model in self.trained_models() if not gathers(cast(nn.Module, model)))
+
+    def _sharded_from_the_start(self) -> Policy | None:
+        """The policy, where the strategy shards, its recipe reads parts of files, and nothing is made of the whole."""
+        if self.device_mesh is None or self.starts_whole():
+            return None
+        return self.policy_spec.build_sharded(self.device_mesh["data_parallel"], gathering_of(self.trainer.precision_plugin))
+
+    def starts_whole(self) -> bool:
+        """Whether `on_policy_built` reads whole weights."""
+        return False
 
     def trained_models(self) -> Sequence[Shardable]:
         """What the optimizer moves, model by model."""
         return [self.policy]
 
     def on_policy_built(self) -> None:
-        """Called once, when the policy has its starting weights, whole on every rank, before a checkpoint is restored."""
+        """Called once, when the policy has its starting weights, before a checkpoint is restored; whole, where `starts_whole`."""
 
     def reference_policy(self) -> Policy:
         """What changes count from, ready to score: the policy as it starts. A second copy of the weights, but under adapters."""

@@ -219,3 +219,7 @@ class PolicySpec(ABC):
     @abstractmethod
     def build(self) -> Policy:
         """A fresh policy, the same weights at every call. The frozen reference is a second one, dropped after use."""
+
+    def build_sharded(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> Policy | None:
+        """The policy of `build`, sharded, no rank having held the whole of it; None where that cannot be. Call it on every rank."""
+        return None

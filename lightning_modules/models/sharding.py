@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, cast
 
@@ -86,6 +87,19 @@ def shard(policy: nn.Module, mesh: DeviceMesh, layer_names: Collection[str], gat
 def gathers(model: nn.Module) -> bool:
     """Whether calling `model` makes all ranks gather its weights, so that each must call it as often as the others."""
     return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def root_gathered(model: nn.Module) -> Iterator[None]:
+    """Context in which parts of a sharded model may be called by themselves: what is in no layer is whole on every rank."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 @torch.no_grad()

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lightning_modules.models.adapters.lora import LoraSpec, add_adapters
 from lightning_modules.models.adapters.peft_format import base_of, is_adapter, merge_adapter
 from lightning_modules.models.adapters.quantized import four_bits, keep_gradients
+from lightning_modules.models.attention_backends.selection import BackendSelector
 from lightning_modules.models.causal_lm import CausalLMPolicy, Layout
 from lightning_modules.models.checks.finite import require_finite_weights
 from lightning_modules.models.checks.layout_check import check_log_probs
@@ -24,9 +27,11 @@ from lightning_modules.models.files.pretrained import (
     weights_at,
     without_dropout,
 )
+from lightning_modules.models.files.shards import WeightFiles, empty_causal_lm, shard_then_fill
 from lightning_modules.models.generation.vllm_engine import VLLMEngine
 from lightning_modules.models.layers.layer_options import LayerOptions
 from lightning_modules.models.policy import PolicySpec
+from lightning_modules.models.sharding import AS_HELD, Gathering
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -59,14 +64,20 @@ class CausalLMSpec(LayerOptions, PolicySpec):
 
     def build(self) -> CausalLMPolicy:
         """Load, wrap and check the model."""
+        # First: a backend that is lacking is said before weights are read.
         attention = self.backend_selector()
-        model = self.load()
+        policy = self._wrapped(self.load())
+        check_log_probs(policy)
+        return self._settled(policy, attention)
+
+    def _wrapped(self, model: PreTrainedModel) -> CausalLMPolicy:
         if self.lora is not None:
             add_adapters(model, self.lora)
         self.checkpoint_layers(model)
-        policy = CausalLMPolicy(model, layout=self.layout)
-        # Before the device is known, and so with the attention that works everywhere: backends have a self-test of their own.
-        check_log_probs(policy)
+        return CausalLMPolicy(model, layout=self.layout)
+
+    def _settled(self, policy: CausalLMPolicy, attention: BackendSelector) -> CausalLMPolicy:
+        """What is chosen after the check, which takes the attention that works everywhere: the device is not known yet."""
         policy.attention = attention
         if self.engine == "vllm":
             policy.own_engine = VLLMEngine(policy.save, self.dtype)
@@ -141,6 +152,35 @@ class PretrainedPolicy(CausalLMSpec):
         keep_gradients(model)
         require_finite_weights(model, f"the model in {self.path}")
         return model
+
+    def build_sharded(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> CausalLMPolicy | None:
+        """The policy of `build`, each rank having read its own part of the files alone.
+
+        None, and said, where that cannot be: adapters to be merged or trained further, DoRA (whose magnitudes are norms of whole
+        weights), weights that transformers converts or holds in two types, models of code of their own.
+        """
+        found = self._empty()
+        if found is None:
+            rank_zero_info(f"Every process holds the whole of {self.path} on the host until it is sharded.")
+            return None
+        model, files = found
+        attention = self.backend_selector()
+        policy = self._wrapped(model)
+        device = torch.device("cpu") if mesh.device_type == "cpu" else torch.device(mesh.device_type, torch.cuda.current_device())
+        shard_then_fill(policy, "model", files, lambda: policy.shard(mesh, gathering), device)
+        require_finite_weights(policy, f"the model in {self.path}")
+        check_log_probs(policy, gathering)
+        return self._settled(policy, attention)
+
+    def _empty(self) -> tuple[PreTrainedModel, WeightFiles] | None:
+        """The model of `load` without weights, and where they are."""
+        path = weights_at(self.path, self.cache_dir)
+        reads_whole = self.lora is not None and (self.lora.use_dora or self.lora.start_from is not None)
+        if self.trust_remote_code or self.load_in_4bit or reads_whole or is_adapter(path):
+            return None
+        config = config_at(path, self.revision)
+        require_causal_lm(config, self.path)
+        return empty_causal_lm(config, path, self.revision, getattr(torch, self.dtype))
 
     def loaded_from(self) -> str | None:
         """The base; None where that is an adapter merged into another, which is in no folder."""

@@ -90,6 +90,11 @@ class PPOModule(PolicyModule):
     remedies = ("lower_rate", "stronger_kl", "smaller_clip", "fewer_epochs", "stop_here")
 
     @override
+    def starts_whole(self) -> bool:
+        # A critic is made of the policy's weights.
+        return self._critic_spec is not None
+
+    @override
     def on_policy_built(self) -> None:
         self._reference.share(self.policy, is_sharded=self.device_mesh is not None)
         if self._critic_spec is not None:

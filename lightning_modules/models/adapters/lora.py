@@ -148,7 +148,7 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             # Experts are one parameter of three dimensions, which peft wraps by its own name, one wrapper in another.
-            own = f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"
+            own = f"{plain_name(name)}.{getattr(module, 'parameter_name', 'weight')}"
             if own not in merged:
                 raise ValueError(
                     f"expected a weight {own} to merge an adapter into, got none: {type(module).__name__} around "
@@ -161,7 +161,7 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
 def base_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """State of the model without its adapters, under the names that it has without them."""
     state = model.state_dict(keep_vars=True)
-    return {_plain(name): value for name, value in state.items() if ".lora_" not in name}
+    return {plain_name(name): value for name, value in state.items() if ".lora_" not in name}
 
 
 def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
@@ -174,7 +174,8 @@ def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
     return (weight + update.reshape(weight.shape)).to(weight.dtype)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """What a weight is called without the adapters around it."""
     return name.replace(".base_layer", "")
 
 

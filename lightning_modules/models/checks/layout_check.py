@@ -11,6 +11,7 @@ from datamodules.contracts.batches import CompletionBatch, Role
 from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.contracts.packing import pack
 from lightning_modules.models.causal_lm import CausalLMPolicy
+from lightning_modules.models.sharding import AS_HELD, Gathering, root_gathered
 
 if TYPE_CHECKING:
     from lightning_modules.models.scalars.scalar_model import ScalarModel
@@ -28,8 +29,12 @@ float32 makes 6e-6 in SmolLM2-135M.
 
 
 @torch.no_grad()
-def check_log_probs(policy: CausalLMPolicy) -> None:
-    """Compare on a short made-up batch.
+def check_log_probs(policy: CausalLMPolicy, gathering: Gathering = AS_HELD) -> None:
+    """Compare on a short made-up batch. Call it on every rank of a sharded policy.
+
+    Args:
+        policy: whole or sharded.
+        gathering: how it was sharded.
 
     Raises:
         ValueError: if a token's log-probs depend on later tokens, which a loss would teach the model to read; or if the log-probs
@@ -38,13 +43,15 @@ def check_log_probs(policy: CausalLMPolicy) -> None:
     device, dtype = next(policy.parameters()).device, next(policy.parameters()).dtype
     batch = _made_up_batch(policy.vocab_size).to(device)
     policy.limits.require_length(max(batch.key_lengths), "the set-up self-test")
-    # A policy may be built under autocast, whose rounding does not belong to the model.
-    with torch.autocast(device.type, enabled=False):
-        with policy.own_attention():
-            _require_causal(policy, batch)
+    # A policy may be built under autocast, whose rounding does not belong to the model; what is gathered in half needs it.
+    with torch.autocast(device.type, dtype=gathering.layers, enabled=gathering.layers is not None):
+        # First: a sharded model finds its parts when it is called as a whole.
+        found = policy(batch).logps
+        with root_gathered(policy), policy.own_attention():
+            _require_causal(policy, batch, gathering.layers or dtype)
             expected = torch.cat([_own_log_probs(policy, batch, number) for number in range(batch.num_sequences)])
-        difference = (policy(batch).logps - expected).abs().mean().item()
-    if not difference <= TOLERANCE[dtype]:
+        difference = (found - expected).abs().mean().item()
+    if not difference <= TOLERANCE[gathering.layers or dtype]:
         remedy = "Use `layout: padded`." if policy.layout == "packed" else "This model cannot be a policy."
         raise ValueError(
             f"expected log-probs of the {policy.layout} layout to equal those of one sequence at a time, got a mean difference of "
@@ -52,9 +59,8 @@ def check_log_probs(policy: CausalLMPolicy) -> None:
         )
 
 
-def _require_causal(policy: CausalLMPolicy, batch: CompletionBatch) -> None:
+def _require_causal(policy: CausalLMPolicy, batch: CompletionBatch, dtype: torch.dtype) -> None:
     """One sequence twice, with another last token: what comes before it must not move."""
-    dtype = next(policy.parameters()).dtype
     first = batch.input_ids[: batch.key_lengths[1]]
     other = torch.cat([first[:-1], (first[-1:] + 1) % policy.vocab_size])
     logits = torch.cat([policy.model(ids.unsqueeze(0), use_cache=False).logits[:, :-1] for ids in (first, other)])
