@@ -20,7 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from bench.gloo import together
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 
-SIZES = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "vocab_size": 12288}
+SIZES = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 20, "vocab_size": 2048}
+"""Embeddings are a twentieth of it, as of a 7B model."""
 CONFIG = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024} | SIZES
 
 

@@ -33,6 +33,8 @@ class PolicyModule(TrainedModule):
     """
 
     policy: Policy
+    starts_whole = False
+    """Whether `on_policy_built` reads whole weights, of which a critic is made."""
     on_sampling_progress: OnProgress | None = None
     """Told how far the batch in hand has come while responses are drawn (`callbacks.answers.sampling_bar`)."""
 
@@ -58,13 +60,9 @@ class PolicyModule(TrainedModule):
 
     def _sharded_from_the_start(self) -> Policy | None:
         """The policy, where the strategy shards, its recipe reads parts of files, and nothing is made of the whole."""
-        if self.device_mesh is None or self.starts_whole():
+        if self.device_mesh is None or self.starts_whole:
             return None
         return self.policy_spec.build_sharded(self.device_mesh["data_parallel"], gathering_of(self.trainer.precision_plugin))
-
-    def starts_whole(self) -> bool:
-        """Whether `on_policy_built` reads whole weights."""
-        return False
 
     def trained_models(self) -> Sequence[Shardable]:
         """What the optimizer moves, model by model."""

@@ -83,16 +83,12 @@ class PPOModule(PolicyModule):
         self._sources: Sequence[RewardSource] = rewards
         self._estimator = advantages or GAE()
         self._critic_spec = (critic or OwnBody()) if self._estimator.needs_critic else None
+        self.starts_whole = self._critic_spec is not None
         self._critic_lr = critic_lr
         self._reference = FrozenPolicy(reference or policy, is_start=reference is None)
         self._events: Counter[str] = Counter()
 
     remedies = ("lower_rate", "stronger_kl", "smaller_clip", "fewer_epochs", "stop_here")
-
-    @override
-    def starts_whole(self) -> bool:
-        # A critic is made of the policy's weights.
-        return self._critic_spec is not None
 
     @override
     def on_policy_built(self) -> None:

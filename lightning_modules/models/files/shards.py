@@ -38,11 +38,11 @@ class WeightFiles:
         """
         named = ((plain_name(name), value) for name, value in model.named_parameters())
         own = {name: value for name, value in named if name in self.places and isinstance(value, DTensor)}
-        for file in sorted({file for file, _ in self.places.values()}):
+        for name, parameter in own.items():
+            file, key = self.places[name]
+            # Opened for each: an open file keeps every page in memory that was read.
             with safe_open(file, framework="pt") as opened:
-                for name, parameter in own.items():
-                    if self.places[name][0] == file:
-                        parameter.to_local().copy_(opened.get_slice(self.places[name][1])[_own_rows(parameter)])
+                parameter.to_local().copy_(opened.get_slice(key)[_own_rows(parameter)])
 
 
 def files_of(path: str, revision: str | None, model: PreTrainedModel) -> WeightFiles | None:
