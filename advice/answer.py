@@ -14,7 +14,7 @@ from rich.table import Table
 from advice.comparison import Difference, Key, recommended
 from advice.measures import MEASURES
 from advice.origin import Origin
-from advice.remedies import Remedy, applied
+from advice.remedies import NO_SENSE, NOT_ASKED, Remedy, applied
 from advice.settings import Config, with_values
 from advice.trial import Outcome, names_of
 
@@ -56,14 +56,24 @@ def table_of(origin: Origin, outcome: Outcome, known: Mapping[str, Remedy]) -> T
         of = outcome.differences[Key(name, outcome.last[name])]
         cells = [_cell(of.get(measure), measure) for measure in outcome.measures]
         table.add_row(known[name].title, str(outcome.last[name]), *cells, _verdict(of, outcome))
-    for name, reason in outcome.untried.items():
-        if name not in outcome.last:
+    untried = {name: reason for name, reason in outcome.untried.items() if name not in outcome.last}
+    for name, reason in untried.items():
+        if not _is_left_out(reason):
             table.add_row(known[name].title, "-", *([""] * len(outcome.measures)), f"not tried: {reason}", style="dim")
+    left = [_named(reason, untried) for reason in dict.fromkeys(untried.values()) if _is_left_out(reason)]
     table.caption = (
         "Difference to going on: above 0 is better. 95% intervals over the same prompts, which hold for all rows and columns at "
-        "once: the best of many is not taken for better than it is."
-    )
+        f"once: the best of many is not taken for better than it is. {' '.join(left)}"
+    ).rstrip()
     return table
+
+
+def _is_left_out(reason: str) -> bool:
+    return reason.startswith((NO_SENSE, NOT_ASKED))
+
+
+def _named(reason: str, untried: Mapping[str, str]) -> str:
+    return f"{reason[:1].upper()}{reason[1:]}: {', '.join(name for name, own in untried.items() if own == reason)}."
 
 
 def _verdict(of: Mapping[str, Difference], outcome: Outcome) -> str:
@@ -113,7 +123,12 @@ def _said(of: Mapping[str, Difference], outcome: Outcome) -> str:
 
 
 def _unit(measure: str) -> str:
-    return f" {'points of ' if MEASURES[measure].is_share else ''}{MEASURES[measure].words.split(',')[0]}"
+    """What the number is of; of a measure that should fall it is how much better, and said so."""
+    how = MEASURES[measure]
+    words, points = how.words.split(",")[0], "points " if how.is_share else ""
+    if how.is_better_high:
+        return f" {points}{'of ' if points else ''}{words}"
+    return f" {points}less {words}"
 
 
 def _own_way(outcome: Outcome) -> str:
@@ -122,11 +137,20 @@ def _own_way(outcome: Outcome) -> str:
     if not stopped:
         return ""
     read = {name: stopped[name] for name in outcome.measures if name in stopped}
-    lost = [f"{shown(one.better, name, is_change=False)}{_unit(name)}" for name, one in read.items() if one.helps]
-    won = [f"{shown(-one.better, name, is_change=False)}{_unit(name)}" for name, one in read.items() if one.harms]
+    lost = [_moved(-one.better, name) for name, one in read.items() if one.helps]
+    won = [_moved(-one.better, name) for name, one in read.items() if one.harms]
     if lost:
-        return f"Going on unchanged loses {', '.join(lost)}."
-    return f"Going on unchanged gains {', '.join(won)}." if won else "Going on unchanged changes nothing beyond noise."
+        return f"Going on unchanged {', '.join(lost)}."
+    return f"Going on unchanged {', '.join(won)}." if won else "Going on unchanged changes nothing beyond noise."
+
+
+def _moved(better: float, measure: str) -> str:
+    """`loses 17.5 points of held-out problems solved`, `adds 0.3 points to mass off everything known`."""
+    how = MEASURES[measure]
+    size, words = shown(abs(better), measure, is_change=False), how.words.split(",")[0]
+    if how.is_better_high:
+        return f"{'gains' if better > 0 else 'loses'} {size} {'points of ' if how.is_share else ''}{words}"
+    return f"{'takes' if better > 0 else 'adds'} {size} {'points ' if how.is_share else ''}{'off' if better > 0 else 'to'} {words}"
 
 
 def _command(origin: Origin, steps: int, remedy: Remedy | None, facts: Config, folder: Path) -> str | None:
@@ -166,7 +190,7 @@ def _content(origin: Origin, steps: int, outcome: Outcome, known: Mapping[str, R
         }
         for name in names_of(outcome)
     ]
-    reasons = {name: reason for name, reason in outcome.untried.items() if name not in outcome.last}
+    reasons = {name: reason for name, reason in outcome.untried.items() if name not in outcome.last and not _is_left_out(reason)}
     return {
         "run": str(origin.run),
         "from_step": origin.step,

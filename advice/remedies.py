@@ -38,6 +38,10 @@ class CannotApply(ValueError):
     """The remedy cannot be put on this run; the message is the reason."""
 
 
+NO_SENSE, NOT_ASKED = "makes no sense for", "not asked for"
+"""How the reasons begin why a remedy was not meant to be tried."""
+
+
 def all_remedies(folder: Path = FOLDER) -> dict[str, Remedy]:
     """Every remedy by the name of its file.
 
@@ -71,7 +75,7 @@ def chosen_remedies(asked: str, config: Config, known: Mapping[str, Remedy]) -> 
     if unknown:
         raise ValueError(f"expected remedies of {FOLDER.name}/ in --remedies, got {unknown[0]!r}. There are: {', '.join(known)}.")
     what = class_of(value_at(config, "model.loss")) or class_of(config.get("model"))
-    other = "not asked for" if asked not in ("default", "all") else f"makes no sense for {getattr(what, '__name__', 'it')}"
+    other = NOT_ASKED if asked not in ("default", "all") else f"{NO_SENSE} {getattr(what, '__name__', 'it')}"
     return [known[name] for name in named], {name: other for name in known if name not in named}
 
 

@@ -27,6 +27,9 @@ from studies.study import ROOT
 
 RUNS = Path("runs") / "studies" / "advice"
 ROWS = RUNS / "rows.jsonl"
+KEPT = Path("docs") / "results" / "advice" / "rows.jsonl"
+"""Rows that `studies.advice.page` has kept. Those of the first 21 were lost, and are read back from the table that they had made:
+to two decimals, without seconds."""
 FORK, STEPS, LAST = 6, 9, 24
 """Optimizer steps: where the runs are forked, how long a trial is, where the runs end."""
 TRIED, JUDGED = 100, 200
@@ -76,9 +79,10 @@ def make_case(case: Case, fit: Fit, say: Callable[[str], object] = print) -> Non
 
 
 def rows() -> list[dict[str, Any]]:
-    """The cases that were made."""
-    path = ROOT / ROWS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """The cases that were made, here or before."""
+    files = [ROOT / path for path in (KEPT, ROWS) if (ROOT / path).is_file()]
+    found = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({row["case"]: row for row in found}.values())
 
 
 def evidence_of(case: Case, fit: Fit) -> dict[str, Any]:

@@ -172,4 +172,15 @@ def test_too_little_time_names_the_nearest_that_does(run_folder: Path, tmp_path:
         match=r"expected time for 2 remedies, got --budget-minutes 0\.001: .* The nearest that does: --budget-minutes 1;",
     ):
         ask(run, *options, "--budget-minutes", 0.001)
-    assert ask(run, *options, "--budget-minutes", 1).table.row_count == len(KNOWN), "what the control took is not taken again"
+    assert ask(run, *options, "--budget-minutes", 1).table.row_count == 2, "what the control took is not taken again"
+
+
+def test_a_measure_that_should_fall_is_said_by_what_became_of_it(run_folder: Path, tmp_path: Path) -> None:
+    values: dict[Key, Values] = {Key("dpop", 20): {"off_data_mass": [0.1] * 50 + [0.12] * 50}}
+    values[Key("stop_here", 20)] = {"off_data_mass": [0.2] * 50 + [0.21] * 50}
+    found = differences(values, {20: {"off_data_mass": [0.3] * 50 + [0.31] * 50}})
+    tried = Outcome(found, dict.fromkeys(("dpop", "stop_here"), 20), {}, 60.0, ["off_data_mass"])
+    said = answered(find_origin(run_folder, 4), 4, tried, KNOWN, {}, tmp_path).sentence
+    assert said.startswith("DPOP, penalty 5: +19.5 [")
+    assert "points less mass off everything known over going on" in said
+    assert said.endswith("Going on unchanged adds 10.0 points to mass off everything known.")

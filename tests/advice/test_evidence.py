@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.advice.page import cases, costs, policies, recommendations, write
+from studies.advice.page import against, cases, costs, policies, recommendations, write
 
 
 def row(name: str, recommended: str | None, going_on: float, advised: float) -> dict[str, Any]:
@@ -32,7 +32,10 @@ def test_gains_and_harms_are_counted_against_going_on() -> None:
 
 
 def test_recommendations_costs_and_cases_are_listed() -> None:
-    assert recommendations(ROWS).splitlines()[2:] == ["| dpop | 2 | +0.050 |", "| nothing | 1 | +0.000 |"]
-    assert costs(ROWS).startswith("Optimizer steps: 2.0 runs (median; 2.0 to 2.0). Seconds, answers included: 3.0 runs")
+    assert recommendations(ROWS).splitlines()[2:] == ["| dpop | 2 | +0.050 | 1 | 1 |", "| nothing | 1 | +0.000 | 0 | 0 |"]
+    assert costs(ROWS).startswith("Optimizer steps: 2.0 runs (median; 2.0 to 2.0). Seconds, answers included, of 3 cases: 3.0 runs")
+    untimed = [{key: value for key, value in one.items() if key != "trial_seconds"} for one in ROWS]
+    assert "Seconds" not in costs(untimed)
+    assert against(ROWS).splitlines()[-1] == "| always a lower rate | 3 | +0.033 [-0.100, +0.200] | 1 | 1 |"
     assert cases(ROWS).splitlines()[-1] == "| b_z | 0.70 -> 0.50 | dpop | 0.50 | 0.40 | 0.50 |"
     assert "3 cases of 20 wrong runs" in write(ROWS, 20)
