@@ -125,5 +125,8 @@ def _spreads(means: dict[str, float]) -> dict[str, float]:
 
 
 def _drop_share_of(means: dict[str, float], prefix: str) -> float | None:
+    if f"{prefix}/drop_gap" not in means:
+        # Single completions: nothing is the margin of a pair.
+        return None
     changes = [means.get(f"{prefix}/{side}/change", math.nan) for side in SIDES]
     return None if any(map(math.isnan, changes)) else drop_share(*changes)

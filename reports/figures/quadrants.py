@@ -36,7 +36,7 @@ def draw(groups: Sequence[Group]) -> Figure | None:
             _draw_paths(axes[0], paths, groups)
             make_room(figure, max(0, len(paths) - 2))
         if shares:
-            _draw_shares(axes[-1], shares)
+            _draw_shares(axes[-1], shares, is_named=len(groups) > 1)
     return figure
 
 
@@ -63,7 +63,7 @@ def _draw_paths(axes: Axes, shown: Sequence[Group], groups: Sequence[Group]) -> 
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
-def _draw_shares(axes: Axes, groups: Sequence[Group]) -> None:
+def _draw_shares(axes: Axes, groups: Sequence[Group], *, is_named: bool) -> None:
     places = np.arange(len(groups))[::-1]
     left = np.zeros(len(groups))
     for (name, (label, colour)), hatch in zip(QUADRANTS.items(), _HATCHES, strict=True):
@@ -76,7 +76,7 @@ def _draw_shares(axes: Axes, groups: Sequence[Group]) -> None:
                 axes.text(start + end / 2, place, f"{end:.0%}", ha="center", va="center", color="white", weight="bold", bbox=box)
         left += ends
     axes.set(title="Training pairs by quadrant, last reading", xlim=(0, 1), xlabel="share of pairs", ylim=(-0.5, len(groups) - 0.5))
-    axes.set_yticks(places, [group.label for group in groups] if len(groups) > 1 else [""])
+    axes.set_yticks(places, [group.label for group in groups] if is_named else [""])
     axes.grid(visible=False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 

@@ -57,6 +57,12 @@ def test_drop_share_of_the_margin(chosen: float, rejected: float, share: float |
     assert drop_share(chosen, rejected) == share
 
 
+def test_single_completions_have_no_margin_to_share() -> None:
+    changes = {"likelihood/chosen/change": -1.0, "likelihood/rejected/change": -2.0}
+    assert "likelihood/drop_share" not in LikelihoodMonitor(1, 1).finish(changes)
+    assert LikelihoodMonitor(1, 1).finish(changes | {"likelihood/drop_gap": -1.0})["likelihood/drop_share"] == 2.0
+
+
 def test_sums_per_token_changes_and_gap_by_hand() -> None:
     batch = pack([pair([1], [2, 3], [4, 5, 6]), pair([1], [2], [3])])
     logps = torch.tensor([-1.0, -2.0, -3.0, -4.0, -8.0, -0.5, -0.25])

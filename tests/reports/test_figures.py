@@ -106,6 +106,18 @@ def test_two_settings_share_a_panel_and_have_their_colours(tmp_path: Path) -> No
     assert first.get_linestyle() == second.get_linestyle()
 
 
+def test_the_one_setting_with_pairs_is_named_beside_others(tmp_path: Path) -> None:
+    with_pairs, without = language_rows(0), language_rows(1)
+    del without["degradation"]
+    folders = [
+        write_run(tmp_path / "made_up" / f"version_{n}", rows, config(n, lr))
+        for n, (rows, lr) in enumerate(((with_pairs, 1e-5), (without, 3e-5)))
+    ]
+    both = grouped([load_run(folder) for folder in folders])
+    shares = drawn("quadrants", both).axes[-1]
+    assert [label.get_text() for label in shares.get_yticklabels()] == [both[0].label]
+
+
 def test_what_nobody_measured_is_no_figure(tmp_path: Path) -> None:
     bare = grouped([load_run(write_run(tmp_path / "bare" / "version_0", {}))])
     assert [plot.name for plot in PLOTS if plot.draw(bare) is not None] == ["objective"]
