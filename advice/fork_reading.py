@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,13 +27,15 @@ from advice.measures import (
     rewarded,
     sampled,
 )
-from callbacks.answers.texts import decoder_of
+from callbacks.answers.texts import hub_tokenizer_of
 from datamodules.contracts.batches import CompletionBatch
 from datamodules.contracts.prompts import TaskPrompt
 from datamodules.contracts.ranges import require_at_least
+from datamodules.contracts.stores import SplitStore, TaskStore, data_of, meets, require
 from datamodules.loading.loader import EvaluationLoader, SplitDataset
 from datamodules.loading.sampler import evaluation_plan
 from judges.base import Judge
+from lightning_modules.contracts import HasPolicy, HasRewardModel
 from lightning_modules.models.policy import Policy
 
 PROGRESS = "progress"
@@ -108,54 +110,54 @@ class ForkReading(Callback):
         self._since = time.perf_counter()
 
     def _values(self, trainer: Trainer, pl_module: LightningModule) -> Values:
-        module = cast(Any, pl_module)
-        if not hasattr(module, "policy"):
+        if not meets(pl_module, HasPolicy):
             batches = [batch for batch in _held_out(trainer) if _is_paired(batch)]
-            return rewarded(module.reward_model, batches, module.device) if batches else {}
-        values = bank_mass(module.probe_evaluation())
-        store = cast(Any, trainer).datamodule
-        problems = list(getattr(store, "task_prompts", list)())[: self.num_problems]
-        judge = self.judge or getattr(store, "judge", None)
+            return rewarded(require(pl_module, HasRewardModel).reward_model, batches, pl_module.device) if batches else {}
+        values = bank_mass(pl_module.probe_evaluation())
+        store = data_of(trainer)
+        problems, judge = (
+            (store.task_prompts()[: self.num_problems], self.judge or store.judge) if meets(store, TaskStore) else ([], None)
+        )
         if judge is not None and problems:
-            return self._judged(trainer, module.policy, problems, judge) | values
-        return self._unjudged(trainer, module) | values
+            return self._judged(trainer, pl_module.policy, problems, judge) | values
+        return self._unjudged(trainer, pl_module) | values
 
     def _judged(self, trainer: Trainer, policy: Policy, problems: Sequence[TaskPrompt], judge: Judge) -> Values:
-        tokenizer = cast(Any, trainer).datamodule.tokenizer
+        tokenizer = require(data_of(trainer), TaskStore).tokenizer
         rank, ranks = trainer.global_rank, trainer.world_size
         own = problems[rank::ranks]
         with policy.gathered():
             values = judged(policy, own, judge, tokenizer, self.max_new_tokens) if own else {}
         return _interleaved(values)
 
-    def _unjudged(self, trainer: Trainer, module: Any) -> Values:  # noqa: ANN401
-        held_out, store, values = list(_held_out(trainer)), cast(Any, trainer).datamodule, Values()
+    def _unjudged(self, trainer: Trainer, module: HasPolicy) -> Values:
+        held_out, store, values = list(_held_out(trainer)), data_of(trainer), Values()
         batches = [batch for batch in held_out if _is_paired(batch)]
         if held_out and not getattr(store, "holds_rejected", False):
             values |= answer_loss(module.policy, held_out, module.device)
-        decoder = decoder_of(trainer)
-        eos = getattr(decoder, "eos_token_id", None)
-        reference = cast(Policy, module.reference_policy()).to(module.device) if batches else None
+        decoder = hub_tokenizer_of(trainer)
+        eos = None if decoder is None else decoder.eos_token_id
+        reference = module.reference_policy().to(module.device) if batches else None
         if reference is not None:
             if self._reference_pairs is None:
                 self._reference_pairs = pair_logps(reference, batches, module.device)
             values |= ranked(pair_logps(module.policy, batches, module.device), self._reference_pairs)
         if reference is not None and eos is not None:
-            examples = store.dataset("val").examples
+            examples = require(store, SplitStore).dataset("val").examples
             prompts = [example.prompt_ids for example, _ in zip(examples, range(SAMPLED_PROMPTS), strict=False)]
             values |= sampled(module.policy, reference, prompts, eos, module.device)
         if self.neutral_text is not None and decoder is not None:
             limits = getattr(module.policy, "limits", None)
             longest = getattr(limits, "positions", None) or 10**6
             text = Path(self.neutral_text).read_text(encoding="utf-8")
-            values |= neutral(module.policy, list(passages_of(text, cast(Any, decoder), longest)), module.device)
+            values |= neutral(module.policy, list(passages_of(text, decoder, longest)), module.device)
         return values
 
 
 @contextmanager
 def _looking_at(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Evaluation mode and the run's precision, and the mode that was afterwards."""
-    model = getattr(pl_module, "policy", None) or cast(Any, pl_module).reward_model
+    model = pl_module.policy if meets(pl_module, HasPolicy) else require(pl_module, HasRewardModel).reward_model
     mode = model.training
     model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -165,8 +167,8 @@ def _looking_at(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
 def _held_out(trainer: Trainer) -> Iterator[CompletionBatch]:
     """Held-out pairs, or answers, in an order of their own; none where there are none."""
-    store = cast(Any, trainer).datamodule
-    if getattr(store, "examples", None) is None or not store.examples("val"):
+    store = data_of(trainer)
+    if not meets(store, SplitStore) or "val" not in store.splits():
         return
     examples = store.dataset("val").examples
     dataset = SplitDataset(examples.select(list(range(min(MAX_PAIRS, len(examples))))))

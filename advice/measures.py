@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+from transformers import PreTrainedTokenizerBase
 
 from callbacks.diagnostics.accuracy import examine
 from callbacks.diagnostics.pair_accuracy import ordered
@@ -66,9 +66,9 @@ def judged(policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokeniz
     """Greedy answers to held-out problems: `accuracy` of an exact judge, else `judge_score` on the judge's scale."""
     read = examine(policy, problems, judge, tokenizer, Sampling(max_new_tokens=max_new_tokens, temperature=0.0))
     right = read.get("task/accuracy")
-    if isinstance(right, Tensor) and len(right) == len(problems):
+    if right is not None and len(right) == len(problems):
         return {"accuracy": right.double().tolist()}
-    return {"judge_score": cast(Tensor, read["task/score"]).double().tolist()}
+    return {"judge_score": read["task/score"].double().tolist()}
 
 
 def bank_mass(evaluation: Iterable[tuple[CompletionBatch, TokenStats]]) -> Values:
@@ -159,8 +159,8 @@ def neutral(policy: Policy, passages: Sequence[Sequence[int]], device: torch.dev
     return {"neutral_nll": values}
 
 
-def passages_of(text: str, tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
+def passages_of(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Iterator[list[int]]:
     """Pieces of a text, of 128 tokens or as many as the model reads; the shorter rest is left out."""
-    ids = list(cast(list[int], tokenizer.encode(text, add_special_tokens=False)))  # type: ignore[attr-defined]
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     size = min(_PASSAGE, longest)
     yield from (ids[start : start + size] for start in range(0, len(ids) - size + 1, size))

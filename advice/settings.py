@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from pydoc import locate
-from typing import Any, cast
+from typing import Any
 
 Config = dict[str, Any]
 """What `config.yaml` of a run holds, or a part of it."""
@@ -56,10 +56,12 @@ def _part(node: Config, key: str) -> Config:
     """The part of that name, made where the default stands."""
     if node.get(key) is None:
         node[key] = {}
-    return cast(Config, node[key])
+    part: Config = node[key]
+    return part
 
 
 def _within(node: Config, key: str) -> Config:
     """Where the key belongs: beside a class's path, or among its arguments."""
     is_argument = ("class_path" in node or "init_args" in node) and key not in ("class_path", "init_args")
-    return cast(Config, node.setdefault("init_args", {})) if is_argument else node
+    arguments: Config = node.setdefault("init_args", {}) if is_argument else node
+    return arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from pydoc import locate
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -119,11 +119,15 @@ def _require_room_for_callbacks(trainer: Namespace) -> None:
         )
 
 
+def _is_of(found: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(found, type) and issubclass(found, kinds)
+
+
 def _leave_out_switched_off(trainer: Namespace) -> None:
     """Take callbacks that an option switches off from the list: Lightning refuses the two together, and configs name both."""
     off = tuple(kind for option, kind in _SWITCHES.items() if trainer.get(option) is False)
     callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] if trainer.callbacks else []
-    kept = [callback for callback in callbacks if not issubclass(cast(type, locate(callback.class_path)), off)]
+    kept = [callback for callback in callbacks if not _is_of(locate(callback.class_path), off)]
     if len(kept) < len(callbacks):
         trainer.callbacks = kept
 

@@ -21,17 +21,18 @@ def with_number(loss: Loss, path: str, value: float) -> Loss:
         ValueError: if there is no such field, it holds no number, or the loss refuses the value.
     """
     name, _, rest = path.partition(".")
+    # Losses are frozen dataclasses on a base that is none, so that a config may name a subclass.
     own = cast(Any, loss)
-    current = getattr(loss, name) if is_dataclass(own) and name in {f.name for f in fields(own)} else None
-    if rest and isinstance(current, Loss):
-        return cast(Loss, replace(own, **{name: with_number(current, rest, value)}))
-    if rest or not isinstance(current, float):
-        numbers = [f.name for f in fields(own) if isinstance(getattr(loss, f.name), float)]
+    values = {f.name: getattr(loss, f.name) for f in fields(own)} if is_dataclass(own) else {}
+    current = values.get(name)
+    if not (isinstance(current, Loss) if rest else isinstance(current, float)):
+        numbers = [field for field, held in values.items() if isinstance(held, float)]
         raise ValueError(
             f"expected a number of {type(loss).__name__} to change, got {path}. It has {', '.join(numbers) or 'none'}; those of a "
             "loss that it holds are loss.<name>."
         )
-    return cast(Loss, replace(own, **{name: value}))
+    changed: Loss = replace(own, **{name: with_number(current, rest, value) if isinstance(current, Loss) else value})
+    return changed
 
 
 class LossSchedule(Callback):

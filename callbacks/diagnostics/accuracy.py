@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.answers.judging import require_judge
@@ -19,7 +20,9 @@ from lightning_modules.contracts import HasPolicy
 from lightning_modules.models.policy import Policy
 
 
-def examine(policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: Sampling) -> Values:
+def examine(
+    policy: Policy, problems: Sequence[TaskPrompt], judge: Judge, tokenizer: Tokenizer, parameters: Sampling
+) -> dict[str, Tensor]:
     """Responses to the problems, judged.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from typing_extensions import TypeIs, get_protocol_members
 
@@ -129,11 +129,11 @@ def require(given: object, contract: type[ContractT]) -> ContractT:
     Raises:
         ValueError: if it lacks a member.
     """
-    if missing := _lacks(given, contract):
-        got = "none" if given is None else f"{type(given).__name__}, which has no {', '.join(missing)}"
-        wanted = (contract.__doc__ or contract.__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"expected {wanted[:1].lower()}{wanted[1:]}, got {got}.")
-    return cast(ContractT, given)
+    if meets(given, contract):
+        return given
+    got = "none" if given is None else f"{type(given).__name__}, which has no {', '.join(_lacks(given, contract))}"
+    wanted = (contract.__doc__ or contract.__name__).splitlines()[0].rstrip(".")
+    raise ValueError(f"expected {wanted[:1].lower()}{wanted[1:]}, got {got}.")
 
 
 def data_of(trainer: Trainer) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -82,4 +82,6 @@ class _Records(DataSource):
 class _AsItIs(RowFormat):
     @override
     def parse(self, row: Row, row_number: int) -> Record:
-        return cast(Record, row["record"])
+        record = row["record"]
+        assert isinstance(record, Record), "rows here are made of records"
+        return record

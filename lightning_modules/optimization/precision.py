@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn, TypeVar
 
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
@@ -22,7 +22,8 @@ _ALIASES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mi
 
 def converted(model: ModuleT, precision: Precision) -> ModuleT:
     """The model itself, its parameters in the precision's type."""
-    return cast(ModuleT, precision.convert_module(model))
+    precision.convert_module(model)
+    return model
 
 
 class ParameterPrecision(Precision):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -238,7 +239,8 @@ class PPOModule(PolicyModule):
         return Piece(loss.total * batch.share.target_scale(), stats, counted)
 
     def _step_optimizer(self) -> None:
-        optimizer = cast(Optimizer, self.optimizers())
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer), "PPO has one optimizer"
         optimizer.step()
         optimizer.zero_grad()
         for schedule in self.trainer.lr_scheduler_configs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 from torch import distributed
 
@@ -60,18 +60,18 @@ def of_all_ranks(work: Callable[[], T]) -> list[T]:
     if place().size == 1:
         return [work()]
     raised: Exception | None = None
-    own: list[T | str]
+    own: list[T] = []
     try:
         own = [work()]
     except Exception as error:
-        raised, own = error, [str(error)]
-    found = over_ranks([(raised is None, own[0])])
+        raised = error
+    found = over_ranks([(own, str(raised))])
     if raised is not None:
         raise raised
-    failures = [str(result) for works, result in found if not works]
+    failures = [reason for results, reason in found if not results]
     if failures:
         raise ValueError(failures[0])
-    return [cast(T, result) for _, result in found]
+    return [result for results, _ in found for result in results]
 
 
 def in_order(batches: Sequence[Sequence[T]]) -> list[T]:

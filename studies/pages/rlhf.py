@@ -10,9 +10,6 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import cast
-
-from torch import Tensor
 
 from callbacks.diagnostics.accuracy import examine
 from datamodules.contracts.prompts import Sampling, TaskPrompt
@@ -56,4 +53,4 @@ def accuracy(policy: Path, asked: list[TaskPrompt]) -> float:
     """Share of the problems whose final answer is right."""
     model, tokenizer = PretrainedPolicy(path=str(policy)).build().eval(), load_tokenizer(str(BASE))
     values = examine(model, asked, ArithmeticJudge(), tokenizer, PARAMETERS)
-    return float(cast(Tensor, values["task/accuracy"]).mean())
+    return float(values["task/accuracy"].mean())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from typing_extensions import override
 
-from datamodules.tasks.arithmetic.problems import Split, generate
+from datamodules.tasks.arithmetic.problems import generate
 from datamodules.tasks.arithmetic.slips import SLIP, slips
 from datamodules.tasks.arithmetic.templates import Step, Template
 from datamodules.tasks.base import Task, TaskItem
@@ -85,7 +84,7 @@ class ChoresTask(Task):
         counts = {"train": self.num_train, "pool": self.num_pool, "val": 0, "test": self.num_test}
         if split not in counts:
             raise ValueError(f"expected one of {', '.join(counts)}, got {split!r}.")
-        for problem in generate(cast(Split, split), counts[split], self.seed, CHORES):
+        for problem in generate(split, counts[split], self.seed, CHORES):
             solution = problem.terse if self.is_terse else problem.worded
             others = tuple((SLIP, text) for text in slips(problem, self.num_slips, self.seed))
             # The line break ends the prompt, so that no token spans prompt and answer.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -17,7 +16,8 @@ from datamodules.contracts.batches import Role, sum_by_sequence
 from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.contracts.packing import pack
 from datamodules.contracts.prompts import Sampling
-from lightning_modules.models.policy import Policy
+from datamodules.contracts.stores import require
+from lightning_modules.contracts import HasPolicy
 from run_folder.files import append_row
 from studies.verdict.outcome import END_ROWS, OUTCOME_ROWS
 
@@ -57,7 +57,7 @@ class NeutralText(PolicyDiagnostic):
 
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
-        policy, tokenizer = cast(Policy, pl_module.policy), trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        policy, tokenizer = require(pl_module, HasPolicy).policy, trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         ids = [tokenizer(text)["input_ids"][: self._max_length] for text in self._read()]
         beginnings, rest = [list(text[:PROMPT_TOKENS]) for text in ids], [tuple(text[PROMPT_TOKENS:]) for text in ids]
         texts = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import mean
-from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -51,7 +50,7 @@ class OutcomeMonitor(AccuracyMonitor):
     @override
     def measure_policy(self, trainer: Trainer, pl_module: LightningModule) -> list[Values]:
         measured = super().measure_policy(trainer, pl_module)
-        scores = {name: cast(Tensor, value).tolist() for name, value in measured[0].items()}
+        scores = {name: value.tolist() for name, value in measured[0].items() if isinstance(value, Tensor)}
         row = {"step": trainer.global_step, **scores}
         self.write_row(trainer, OUTCOME_ROWS, row)
         if trainer.global_step == 0:

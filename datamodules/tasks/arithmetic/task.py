@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from typing_extensions import override
 
 from datamodules.contracts.ranges import require_at_least
-from datamodules.tasks.arithmetic.problems import Problem, Split, generate
+from datamodules.tasks.arithmetic.problems import Problem, generate
 from datamodules.tasks.arithmetic.slips import SLIP, slips
 from datamodules.tasks.base import Task, TaskItem
 from judges.arithmetic import ArithmeticJudge
@@ -51,7 +50,7 @@ class ArithmeticTask(Task):
         counts: dict[str, int] = {"train": self.num_train, "pool": self.num_pool, "val": self.num_val, "test": self.num_test}
         if split not in counts:
             raise ValueError(f"expected one of {', '.join(counts)}, got {split!r}.")
-        for problem in generate(cast(Split, split), counts[split], self.seed):
+        for problem in generate(split, counts[split], self.seed):
             solution = problem.terse if self._is_terse(problem) else problem.worded
             others = tuple((SLIP, text) for text in slips(problem, self.num_slips, self.seed))
             yield TaskItem(problem.prompt, problem.terse, solution, others)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,8 @@ def _merged(layer: LoraLayer, weight: Tensor) -> Tensor:
         # The norm of a whole column is in it: peft's own merge, on a copy.
         layer = copy.deepcopy(layer)
         layer.merge()
-        return cast(Tensor, layer.get_base_layer().weight.detach())
+        merged: Tensor = layer.get_base_layer().weight.detach()
+        return merged
     update: Tensor = layer.get_delta_weight("default")
     return (weight + update.reshape(weight.shape)).to(weight.dtype)
 

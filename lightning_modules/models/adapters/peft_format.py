@@ -6,7 +6,7 @@ import copy
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -69,7 +69,8 @@ def merge_adapter(model: PreTrainedModel, path: str) -> PreTrainedModel:
             warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True`")
             adapted = PeftModel.from_pretrained(model, path, torch_device="cpu")
             _require_same_weights(adapted, path)
-            return cast(PreTrainedModel, cast(Any, adapted).merge_and_unload(safe_merge=True))
+            merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+            return merged
     except (AttributeError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -129,7 +130,7 @@ def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """The adapters' weights under PEFT's names, without the prefix of its files."""
     from peft import get_peft_model_state_dict
 
-    return dict(get_peft_model_state_dict(cast(Any, model), save_embedding_layers=False))
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, base: str, head: tuple[str, Tensor] | None = None) -> None:
@@ -141,7 +142,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, base: str, head: tuple[st
         base: hub name or folder of the model that they were trained on.
         head: name and weight of a layer that was trained as a whole.
     """
-    config = copy.deepcopy(cast(Any, model).peft_config["default"])
+    config = copy.deepcopy(model.peft_config["default"])
     config.base_model_name_or_path, config.inference_mode = base, True
     # In what every PEFT model has for names, not in that of the model alone.
     weights = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in adapter_state(model).items()}
@@ -168,7 +169,7 @@ def _require_same_weights(adapted: Module, path: str) -> None:
 
     with safe_open(Path(path) / WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
-    expected = set(get_peft_model_state_dict(cast(Any, adapted), save_embedding_layers=False))
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     # An embedding that grew is saved beside the adapter, under the model's own name.
     unknown = saved - expected - set(adapted.state_dict())
     for names, fault in ((expected - saved, "are missing"), (unknown, "have no place in the model")):
