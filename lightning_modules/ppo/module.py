@@ -217,10 +217,8 @@ class PPOModule(PolicyModule):
             self.count_once({f"rollout/events/{name}": torch.tensor([happened / collected.num_drawn])})
             if happened and not self._events[name]:
                 detail = f" ({'; '.join(collected.reasons)})" if name == "unscored" else ""
-                rank_zero_warn(
-                    f"Rollout {self.progress.number}: {happened} completions {MEANING[name]}{detail}. Later cases are counted "
-                    "without a message."
-                )
+                told = f"Rollout {self.progress.number}: {happened} completions {MEANING[name]}{detail}."
+                rank_zero_warn(f"{told} Later cases are counted without a message.")
             self._events[name] += happened
 
     def _parts(self) -> list[Part]:
