@@ -111,8 +111,9 @@ def _sentence(origin: Origin, steps: int, outcome: Outcome, known: Mapping[str, 
     if best is None:
         near = max(final, key=lambda key: sum(one.better for one in final[key].values()), default=None)
         closest = f"; nearest came {known[near.remedy].title}: {_said(final[near], outcome)}" if near else ""
-        return f"None helped beyond noise over {steps} steps from step {origin.step}{closest}. {_own_way(outcome)}{weaker}"
-    return f"{known[best.remedy].title}: {_said(final[best], outcome)} over going on; {counted}. {_own_way(outcome)}{weaker}"
+        taken = f"{steps} step{'s' * (steps != 1)}"
+        return f"None helped beyond noise over {taken} from step {origin.step}{closest}.{_own_way(outcome)}{weaker}"
+    return f"{known[best.remedy].title}: {_said(final[best], outcome)} over going on; {counted}.{_own_way(outcome)}{weaker}"
 
 
 def _said(of: Mapping[str, Difference], outcome: Outcome) -> str:
@@ -132,7 +133,7 @@ def _unit(measure: str) -> str:
 
 
 def _own_way(outcome: Outcome) -> str:
-    """How going on compares with stopping."""
+    """How going on compares with stopping, where that was tried."""
     stopped = next((of for key, of in outcome.differences.items() if key.remedy == "stop_here"), None)
     if not stopped:
         return ""
@@ -140,8 +141,8 @@ def _own_way(outcome: Outcome) -> str:
     lost = [_moved(-one.better, name) for name, one in read.items() if one.helps]
     won = [_moved(-one.better, name) for name, one in read.items() if one.harms]
     if lost:
-        return f"Going on unchanged {', '.join(lost)}."
-    return f"Going on unchanged {', '.join(won)}." if won else "Going on unchanged changes nothing beyond noise."
+        return f" Going on unchanged {', '.join(lost)}."
+    return f" Going on unchanged {', '.join(won)}." if won else " Going on unchanged changes nothing beyond noise."
 
 
 def _moved(better: float, measure: str) -> str:

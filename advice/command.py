@@ -159,5 +159,9 @@ def opening(origin: Origin, steps: int) -> str:
     loss = value_at(origin.config, "model.loss.class_path")
     what = f" ({loss.rsplit('.', 1)[-1]})" if isinstance(loss, str) else ""
     if not origin.is_exact:
-        return f"{value_at(origin.config, 'model.policy.path')}{what}, forked as it stands. Each fork takes {steps} steps."
-    return f"{origin.run}{what}, forked at step {origin.step}, {why} Each fork takes {steps} steps."
+        return f"{value_at(origin.config, 'model.policy.path')}{what}, forked as it stands. {_length(steps)}"
+    return f"{origin.run}{what}, forked at step {origin.step}, {why} {_length(steps)}"
+
+
+def _length(steps: int) -> str:
+    return f"Each fork takes {steps} step{'s' * (steps != 1)}."

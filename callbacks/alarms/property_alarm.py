@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.panel import Panel
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.alarms.calibration import Setting
@@ -53,6 +54,7 @@ class PropertyAlarm(ReadingListener):
         self._harm = HarmWatch() if rules is None else None
         self._setting: Setting | None = None
         self._first_entropy: float | None = None
+        self._heard: dict[str, Tensor] = {}
         self._console = Console()
         self.is_silent = False
         """Whether nothing is printed: somebody else tells what fired."""
@@ -76,9 +78,15 @@ class PropertyAlarm(ReadingListener):
         if not step_of(trainer, batch_idx)[1]:
             return
         if trainer.global_step % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            logged = trainer.callback_metrics
+            logged = self._new(trainer.callback_metrics)
             self.hear({name: float(logged[name]) for name in self._watch.names & logged.keys()} | self._kl_ratio(logged))
         self.judge(trainer, pl_module)
+
+    def _new(self, logged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What was logged since the last look: of metrics that a module logs once a rollout the old ones stay where they are."""
+        new = {name: value for name, value in logged.items() if self._heard.get(name) is not value}
+        self._heard |= new
+        return new
 
     def _kl_ratio(self, logged: Mapping[str, Any]) -> dict[str, float]:
         """Sampled KL over the surprise of what was written at first, where both are logged."""

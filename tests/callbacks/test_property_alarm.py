@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch.optim import SGD
 
@@ -79,6 +79,21 @@ def test_what_the_module_logged_is_heard_at_its_own_steps(tmp_path: Path) -> Non
     folder, _, _ = run(tmp_path)
     [row] = [row for row in read_rows(folder, "alarms") if row["property"] == "learning"]
     assert set(row["numbers"]) == {"train/rewards/margins"}
+
+
+class RewardOfRollouts(Callback):
+    """Logs a reward in every second step, as a module does whose rollout serves two."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step % 2:
+            trainer.callback_metrics["objective/rlhf_reward"] = torch.tensor(1.0)
+
+
+def test_what_was_logged_once_is_one_reading(tmp_path: Path) -> None:
+    alarm = PropertyAlarm()
+    fit(module(tmp_path), [RewardOfRollouts(), alarm], tmp_path, data=ProbedPairs(PAIRS, MICROBATCHES, 1), max_epochs=EPOCHS)
+    history = alarm.state_dict()["histories"]["objective/rlhf_reward"]
+    assert history["recent"] == [1.0] * 3, "six steps of three rollouts"
 
 
 def test_tensorboard_has_the_text(tmp_path: Path) -> None:
