@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from command_line.experiment import ExperimentCLI
 from studies.__main__ import parser
 from studies.files import load_study, study_names
-from train import main
 
 ROOT = Path(__file__).parents[2]
 ANOTHER_COMMIT = "git worktree add"
@@ -69,24 +66,6 @@ def test_files_that_a_study_names_are_there(name: str) -> None:
     files = [word for word in words if re.fullmatch(r"(configs|studies|assets)/[\w./-]+", word)]
     assert [file for file in files if not (ROOT / file).exists()] == []
     assert study.page is None or find_spec(study.page) is not None
-
-
-@pytest.fixture(scope="module")
-def parse() -> Iterator[Callable[[list[str]], None]]:
-    """The command line up to the parsed config; nothing is built. One parser for all: making it takes a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["train.py"])
-        patch.setattr(ExperimentCLI, "instantiate_classes", lambda self: None)
-        patch.setattr(ExperimentCLI, "_run_subcommand", lambda self, subcommand: None)
-        patch.chdir(ROOT)
-        cli = main(["fit", "--config", "configs/experiment/toy_dpo.yaml"])
-        yield lambda command: cli.parse_arguments(cli.parser, command)
-
-
-@pytest.mark.parametrize("name", [name for name in study_names() if load_study(name).grid])
-def test_the_first_run_of_a_study_is_one_that_train_py_reads(name: str, parse: Callable[[list[str]], None]) -> None:
-    """Where a class has moved or lost an argument, its studies are told of before they are run."""
-    parse(load_study(name).cells[0].command())
 
 
 def test_every_page_is_of_a_study() -> None:
