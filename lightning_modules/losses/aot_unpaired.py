@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_modules.losses.base import PreferenceLoss, PreferenceLossOutput, SequenceLogps
-from lightning_modules.losses.checks import require, require_positive
+from lightning_modules.losses.aot import AOTLoss
+from lightning_modules.losses.base import PreferenceLossOutput, SequenceLogps
 from lightning_modules.losses.terms import implicit_rewards, ranks_in, smoothed_logistic
 
 
 @dataclass(frozen=True, kw_only=True)
-class AOTUnpairedLoss(PreferenceLoss):
+class AOTUnpairedLoss(AOTLoss):
     """f(m_w)/2 + f(m_l)/2, m_w = beta (h_w - h_l'), m_l = beta (h_w' - h_l); f as in DPO.
 
     h_l' has the rank among the optimizer step's rejected log-ratios that h_w has among the chosen ones, h_w' that of h_l: which
@@ -26,17 +26,6 @@ class AOTUnpairedLoss(PreferenceLoss):
     Raises:
         ValueError: if a field is outside its range.
     """
-
-    needs_step = True
-
-    beta: float = 0.1
-    """Per nat, > 0. As in DPO."""
-    label_smoothing: float = 0.0
-    """e, share of labels expected to be flipped, in [0, 0.5)."""
-
-    def __post_init__(self) -> None:
-        require_positive(beta=self.beta)
-        require(0 <= self.label_smoothing < 0.5, "label_smoothing in [0, 0.5)", self.label_smoothing)
 
     def __call__(self, logps: SequenceLogps) -> PreferenceLossOutput:
         """Per-pair losses and rewards, `[pairs]`."""

@@ -22,7 +22,8 @@ class GroupDPOLoss(Loss):
 
     Source: Leng et al., arXiv 2604.15602.
     Differs from the source: its text was not at hand. That all responses are contrasted and that good ones have a likelihood term
-    is its abstract's; which pairs are formed, their mean, and gamma are choices made here.
+    is its abstract's. By what others note of it, it parts responses into good and bad by reward and contrasts each good one with
+    each bad one, with gamma 0 or 1; pairs by score, their mean and gamma are choices made here.
     Incentives: d_i = beta (sum_{j: s_j < s_i} sig(-m_ij) - sum_{j: s_j > s_i} sig(-m_ji)) / n + gamma 1[good]/(g len_i), with n
     pairs and g good ones.
     Rewards: beta h.

@@ -42,7 +42,8 @@ def test_is_a_frozen_documented_dataclass(cls: type[PreferenceLoss]) -> None:
     assert "Rewards:" in source
     for f in fields_of(cls):
         assert f.kw_only, f"{cls.__name__}.{f.name} can be given by position"
-        _, _, after = source.partition(f"\n    {f.name}:")
+        owner = next(base for base in cls.__mro__ if f.name in vars(base).get("__annotations__", {}))
+        _, _, after = inspect.getsource(owner).partition(f"\n    {f.name}:")
         assert after.split("\n")[1].startswith('    """'), f"{cls.__name__}.{f.name} has no docstring"
 
 
