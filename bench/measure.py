@@ -53,10 +53,11 @@ def _synchronize(device: str) -> None:
 def peak_bytes(prepare: Callable[..., Callable[[], None]], *arguments: object) -> int:
     """Most memory that `prepare(*arguments)()` adds to what `prepare` left, measured in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_bytes_here, prepare, *arguments).result()
+        return pool.submit(peak_bytes_here, prepare, *arguments).result()
 
 
-def _peak_bytes_here(prepare: Callable[..., Callable[[], None]], *arguments: object) -> int:
+def peak_bytes_here(prepare: Callable[..., Callable[[], None]], *arguments: object) -> int:
+    """The same in this process."""
     run = prepare(*arguments)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

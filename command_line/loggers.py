@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pydoc import locate
 from typing import Any
 
@@ -12,6 +13,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 FOLDERS = (TensorBoardLogger, CSVLogger)
 """Loggers that give every run a new folder, `<save_dir>/<name>/version_N`."""
 
+_PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}
+"""Lightning's logger -> the package that it needs."""
+
 _OWN = {"save_dir": "runs", "name": None, "version": None, "prefix": "", "flush_logs_every_n_steps": 100}
 
 
@@ -20,10 +24,15 @@ def give_folder(trainer: Namespace) -> None:
 
     Lightning takes the first logger's folder for config, checkpoints and exports. `logger: true` is Lightning's own choice; `false`
     is left to be refused in words.
+
+    Raises:
+        ValueError: if the package of a logger is not installed.
     """
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     if not loggers or not all(isinstance(logger, Namespace) for logger in loggers):
         return
+    for logger in loggers:
+        _require_package(logger.class_path.split(".")[-1])
     loggers = sorted(loggers, key=lambda logger: not _has_folder(logger))
     if not _has_folder(loggers[0]):
         loggers.insert(0, Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(_OWN)))
@@ -45,6 +54,12 @@ def log_settings(trainer: Trainer, config: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if not isinstance(logger, FOLDERS):
             logger.log_hyperparams(config)
+
+
+def _require_package(logger: str) -> None:
+    package = _PACKAGES.get(logger)
+    if package is not None and find_spec(package) is None:
+        raise ValueError(f"expected the package {package} for {logger}, got none. Install it: pip install {package}.")
 
 
 def _has_folder(logger: Namespace) -> bool:
