@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import shlex
 import sys
@@ -41,7 +43,7 @@ KINDS = (EVENTS, JSON_ROWS, PAGES)
 
 
 class Resident(Callback):
-    """Writes the process's resident memory into the rows.
+    """Writes the process's resident memory into the rows, without what has been freed and the allocator keeps (glibc).
 
     Args:
         every_n_steps: cadence in optimizer steps.
@@ -53,6 +55,8 @@ class Resident(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0:
+            gc.collect()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
             append_row(trainer, "resident", {"step": trainer.global_step, "bytes": resident_bytes()})
 
 
@@ -103,13 +107,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     table = [
-        f"| trainer | steps | MB resident at a tenth | at the end | {' | '.join(KINDS)} | all |",
+        f"| trainer | steps | MB in use at a tenth | at the end | {' | '.join(KINDS)} | all |",
         "|---|---|---|---|---|---|---|---|",
     ]
     with TemporaryDirectory() as name:
         table += [line_of(trainer, run(trainer, asked.steps, Path(name)), asked.steps) for trainer in asked.trainers]
     command = shlex.join(["python", "-m", "bench.growth", *sys.argv[1:]])
-    text = f"`{command}`: resident memory of the process, and MB that the run's folder grows in 1,000 steps, by kind of file.\n\n"
+    text = f"`{command}`: memory of the process that is in use, and MB that the run's folder grows in 1,000 steps.\n\n"
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text("# Growth\n\n" + text + "\n".join(table) + "\n", encoding="utf-8")
     print("\n".join(table))

@@ -15,12 +15,16 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.contracts.batches import CompletionBatch, Role
 from datamodules.contracts.examples import Example, TokenizedCompletion
 from datamodules.contracts.packing import pack
+from datamodules.contracts.partition import greedy_runs
 from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.heads.output_head import LinearHead, OutputHead
 from lightning_modules.models.heads.tiled_divergence import Compared
 from lightning_modules.models.sharding import AS_HELD, Gathering, shard
 from lightning_modules.token_stats import TokenStats
+
+SCORED_TOKENS = 8192
+"""Rows of a forward pass that scores what was drawn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,20 +170,23 @@ class Policy(nn.Module, ABC):
         repeated = [prompt for prompt in prompts for _ in range(num_samples)]
         drawn = self.sample(repeated, parameters, eos_token_id=eos_token_id, seed=seed)
         groups = [drawn[start : start + num_samples] for start in range(0, len(drawn), num_samples)]
-        logps = iter(self._own_logps(prompts, groups))
+        logps = iter(self.own_logps(prompts, groups))
         return [
             [SampledCompletion(tuple(ids), next(logps), self.is_finished(ids, eos_token_id)) for ids in group] for group in groups
         ]
 
-    def _own_logps(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[list[int]]]) -> Sequence[Tensor]:
-        """Log-probs of each completion, in order."""
+    @torch.no_grad()
+    def own_logps(self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]) -> Sequence[Tensor]:
+        """Log-probs of each completion, in order, in passes of at most `SCORED_TOKENS` rows."""
         examples = [
             Example(tuple(prompt), tuple(TokenizedCompletion(tuple(ids), Role.SAMPLE, "sample") for ids in group))
             for prompt, group in zip(prompts, groups, strict=True)
         ]
-        batch = pack(examples)
-        logps = self(batch.to(next(self.parameters()).device)).logps
-        return torch.split(logps.float().cpu(), batch.lengths.tolist())
+        device, scored = next(self.parameters()).device, list[Tensor]()
+        for first, last in greedy_runs([example.num_rows for example in examples], SCORED_TOKENS):
+            batch = pack(examples[first:last])
+            scored += torch.split(self(batch.to(device)).logps.float().cpu(), batch.lengths.tolist())
+        return scored
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -49,8 +49,10 @@ class CausalLMSpec(LayerOptions, PolicySpec):
     dtype: Precision = "float32"
     """Type of the weights. Preference training at its usual rates does not move bfloat16 weights."""
     engine: Literal["batched", "vllm"] = "batched"
-    """Engine that draws responses. `vllm` needs that package and a GPU, and holds a copy of the weights as they are at its first
-    call: for `predict` and `test`."""
+    """Engine that draws responses. `vllm` needs that package and a GPU; it gets the weights whenever they have changed, so that PPO
+    and on-policy training draw with it, too. In one process."""
+    vllm_memory_share: float = 0.6
+    """Share of the GPU's memory for vLLM while it draws, in (0, 1); in a training it is free again between draws."""
     lora: LoraSpec | None = None
     """Train low-rank adapters and leave the weights as they are. Checkpoints hold the adapters alone."""
 
@@ -80,7 +82,7 @@ class CausalLMSpec(LayerOptions, PolicySpec):
         """What is chosen after the check, which takes the attention that works everywhere: the device is not known yet."""
         policy.attention = attention
         if self.engine == "vllm":
-            policy.own_engine = VLLMEngine(policy.save, self.dtype)
+            policy.own_engine = VLLMEngine(policy, self.dtype, self.vllm_memory_share)
         if self.lora is not None:
             policy.starts_as_base = self.lora.start_from is None
             policy.adapted_path = self.loaded_from()
