@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 
 import advise
+from advice.settings import Config
 
 
 def test_the_command_prints_a_table_a_sentence_and_what_is_next(
@@ -35,3 +39,36 @@ def test_what_goes_wrong_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.argv", ["advise.py"])
     with pytest.raises(SystemExit, match=r"^advise\.py: expected the folder of a run \(it has a config\.yaml\), got "):
         advise.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("devices", "printed", "code", "said"),
+    [
+        (1, "usage: train.py\nerror: data.train.path: expected a file", 2, "data.train.path: expected a file All"),
+        (2, "[process 1] error: expected pairs, got none.\nGive some.", 1, "expected pairs, got none. Give some. All"),
+        (2, "", 1, "expected the fork to train, got no word of why it did not. All"),
+    ],
+)
+def test_a_fork_that_fails_is_told_by_its_own_words(
+    devices: int, printed: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process is trained here, several in their own; arguments that cannot be read leave with 2, and say why on the way."""
+
+    def here(_: object) -> None:
+        print(printed)
+        raise SystemExit(code)
+
+    def apart(command: list[str], stdout: TextIO, **_: object) -> SimpleNamespace:
+        assert command[2:] == ["fit", "--config", str(tmp_path / "to_step_1.yaml")]
+        stdout.write(printed)
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(advise.train, "main", here)
+    monkeypatch.setattr("subprocess.run", apart)
+    config: Config = {"trainer": {"devices": devices}}
+    with pytest.raises(ValueError, match=f"^{re.escape(said)} that was printed: .*to_step_1.log$"):
+        advise.quiet_fit(tmp_path / "to_step_1.yaml", config)
+    code = 130
+    with pytest.raises(SystemExit) as stopped:
+        advise.quiet_fit(tmp_path / "to_step_1.yaml", config)
+    assert stopped.value.code == 130
