@@ -15,6 +15,10 @@ from studies.verdict.outcome import accuracies
 
 SCENARIOS = ("1", "2", "3", "4")
 RATE = "rate"
+CLASSES = {"shared": "shared prefix", "divergent": "first that differs", "overlap": "overlap", "novel": "novel"}
+"""Of chosen's tokens, by where they stand and whether rejected holds them too (docs/derivations.md 5.7)."""
+ON_POLICY = ("1", "3")
+"""Scenarios whose chosen responses are the policy's own, and so can be pulled down."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ def write(study: Study) -> None:
     for model, runs in found.items():
         if runs:
             sections += [f"## {model.capitalize()}", *_of_model(load_study(study.settings["models"][model]), runs)]
+            sections += ["DPO, change of the log-probability of frozen chosen tokens at the last step, nats a token:"]
+            sections += [_by_class(load_study(study.settings["models"][model]))]
             sections += ["What the chosen setting does, mean ± standard deviation over the scenarios:", _ledger(runs, readings)]
     (study.out / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -115,6 +121,19 @@ def _mean_row(found: Mapping[tuple[str, str], Tuned]) -> list[str]:
     """Over the losses, whose spread says how much a scenario's place depends on the loss."""
     gains = [[run.gain for (_, own), run in found.items() if own == scenario] for scenario in SCENARIOS]
     return ["mean change, points", *(spread(own, 1, is_signed=True) for own in gains), ""]
+
+
+def _by_class(study: Study) -> str:
+    """Whether what falls is what both sides of a pair hold (Corollary 3), at every rate."""
+    readings = [
+        Reading(title, f"degradation/bank/chosen/{name}/change_per_token", is_signed=True) for name, title in CLASSES.items()
+    ]
+    rows = []
+    for cell in study.select({"method": ["dpo"], "scenario": ON_POLICY}):
+        if cell.is_complete:
+            group = Group("", (load_run(ROOT / cell.folder),))
+            rows.append([cell.levels["scenario"], f"{float(cell.levels[RATE]):g}", *(reading.cell(group) for reading in readings)])
+    return markdown_table(["scenario", "learning rate", *CLASSES.values()], rows)
 
 
 def _ledger(found: Mapping[tuple[str, str], Tuned], readings: Sequence[Reading]) -> str:
