@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import cast
 
 import torch
-from torch import nn
 from typing_extensions import override
 
 from datamodules.contracts.batches import CompletionBatch
@@ -56,7 +54,7 @@ class PolicyModule(TrainedModule):
         with torch.device("cpu"):
             self.policy = self._sharded_from_the_start() or self.policy_spec.build()
             self.on_policy_built()
-        self.spread(model for model in self.trained_models() if not gathers(cast(nn.Module, model)))
+        self.spread(model for model in self.trained_models() if not gathers(model))
 
     def _sharded_from_the_start(self) -> Policy | None:
         """The policy, where the strategy shards, its recipe reads parts of files, and nothing is made of the whole."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from typing_extensions import override
 
 from datamodules.contracts.batches import CompletionBatch, Role
 from datamodules.contracts.examples import Example, TokenizedCompletion
@@ -20,7 +21,7 @@ from datamodules.contracts.prompts import Sampling
 from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.heads.output_head import LinearHead, OutputHead
 from lightning_modules.models.heads.tiled_divergence import Compared
-from lightning_modules.models.sharding import AS_HELD, Gathering, shard
+from lightning_modules.models.sharding import AS_HELD, Gathering, Shardable, shard
 from lightning_modules.token_stats import TokenStats
 
 SCORED_TOKENS = 8192
@@ -70,7 +71,7 @@ OnProgress = Callable[[SamplingProgress], None]
 """Told how far sampling has come, each time that new tokens have reached the host."""
 
 
-class Policy(nn.Module, ABC):
+class Policy(Shardable):
     """A conditional distribution over completions.
 
     Built without dropout: the policy and its frozen reference are compared token by token, so that noise would be signal.
@@ -215,6 +216,7 @@ class Policy(nn.Module, ABC):
         """
         return
 
+    @override
     def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
         shard(self, mesh, (), gathering)

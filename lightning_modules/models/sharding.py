@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -45,9 +46,10 @@ class Gathering:
 AS_HELD = Gathering()
 
 
-class Shardable(Protocol):
+class Shardable(nn.Module, ABC):
     """A model that knows how it is spread over ranks."""
 
+    @abstractmethod
     def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place.
 

@@ -17,11 +17,11 @@ from lightning_modules.models.checks.limits import ModelLimits
 from lightning_modules.models.layers.layer_options import LayerOptions
 from lightning_modules.models.policy import Policy
 from lightning_modules.models.scalars.scalar_model import POOLING_ENTRY, ScalarModel, in_float32, load_scalar, scalar_over
-from lightning_modules.models.sharding import AS_HELD, Gathering, shard
+from lightning_modules.models.sharding import AS_HELD, Gathering, Shardable, shard
 from lightning_modules.token_stats import TokenStats
 
 
-class Critic(nn.Module, ABC):
+class Critic(Shardable):
     """V_t: what is still to come before token t is chosen."""
 
     limits: ModelLimits | None = None
@@ -31,6 +31,7 @@ class Critic(nn.Module, ABC):
     def forward(self, batch: CompletionBatch, stats: TokenStats | None) -> Tensor:
         """`[K]` values in units of reward, from the same context that predicts each token."""
 
+    @override
     def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
         """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
         shard(self, mesh, (), gathering)

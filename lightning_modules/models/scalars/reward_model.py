@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from lightning_modules.models.files.pretrained import config_at, folder_of, weig
 from lightning_modules.models.layers.layer_options import LayerOptions
 from lightning_modules.models.layers.router import asks_for_balance
 from lightning_modules.models.scalars.scalar_model import POOLING_ENTRY, ScalarModel, load_scalar
-from lightning_modules.models.sharding import AS_HELD, Gathering
+from lightning_modules.models.sharding import AS_HELD, Gathering, Shardable
 from lightning_modules.models.specs import PretrainedPolicy
 from lightning_modules.token_stats import TokenStats
 
@@ -35,7 +35,7 @@ Pooling = Literal["last", "sum"]
 """The tokens at which a scalar head is read: at a completion's last token, or at each of its tokens, the numbers added up."""
 
 
-class RewardModel(nn.Module, ABC):
+class RewardModel(Shardable):
     """One number for a prompt and a completion."""
 
     limits: ModelLimits
@@ -50,10 +50,6 @@ class RewardModel(nn.Module, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest of weights and configuration."""
-
-    @abstractmethod
-    def shard(self, mesh: DeviceMesh, gathering: Gathering = AS_HELD) -> None:
-        """Spread parameters, gradients and optimizer states over the ranks of `mesh` (FSDP2), in place."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
