@@ -163,7 +163,7 @@ def test_callbacks_of_a_config_are_appended_and_those_of_a_part_refused(
     printed = capsys.readouterr().out
     assert printed.index("RunCheckpoint") < printed.index("LearningRateMonitor")
     for option, file in (("--trainer", "part.yaml"), ("--config", "names_it.yaml")):
-        with pytest.raises(ValueError, match="part is read alone"):
+        with pytest.raises(ValueError, match="part file is parsed alone"):
             run("fit", "--config", experiment, option, tmp_path / file, "--print_config")
 
 

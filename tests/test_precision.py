@@ -88,7 +88,7 @@ def test_half_precision_weights_are_refused_where_steps_would_be_rounded_away(fi
     [
         ("16-mixed", "expected a GPU under trainer.precision: 16-mixed, got a CPU, on which Lightning would train in bf16-mixed"),
         ("16", "expected a GPU under trainer.precision: 16-mixed"),
-        ("transformer-engine", "expected trainer.precision to be one of 32-true, .*, got transformer-engine: .*Use bf16-mixed"),
+        ("transformer-engine", "expected trainer.precision to be one of 32-true, .*, got transformer-engine, .*Use bf16-mixed"),
         ("transformer-engine-float16", "got transformer-engine-float16"),
     ],
 )
@@ -99,8 +99,11 @@ def test_what_would_be_another_precision_is_refused_before_anything_is_built(pre
 
 
 @pytest.mark.parametrize("precision", [None, 32, "32", "bf16", "64-true", "bf16-true", "16-true"])
-def test_lightnings_other_names_are_taken(precision: object) -> None:
+def test_lightnings_other_names_are_taken(precision: Any) -> None:
+    """And one letter more is another name."""
     require_supported_precision(precision, "cpu")
+    with pytest.raises(ValueError, match=r"expected trainer\.precision to be one of"):
+        require_supported_precision(f"{precision}x", "cpu")
 
 
 def test_only_the_true_precisions_are_replaced() -> None:

@@ -170,5 +170,5 @@ def test_tools_may_be_json_and_their_column_another(tmp_path: Path) -> None:
     assert report(tmp_path, [row], real_template("qwen3"), tools="functions").rows_kept == 1
     with pytest.raises(ValueError, match="expected a list of tools, or JSON of one"):
         report(tmp_path, [row], real_template("qwen3"))
-    with pytest.raises(ValueError, match="plain text has no template"):
+    with pytest.raises(ValueError, match="only a chat template can show them"):
         report(tmp_path, [{"prompt": "hi", "completion": "ho", "tools": CLOCK}])

@@ -123,7 +123,7 @@ def test_a_position_in_another_order_is_refused() -> None:
     dataset = make_dataset()
     state = ResumableLoader(dataset, make_plan(dataset)).state_dict()
     for plan in (make_plan(dataset, seed=1), make_plan(dataset, batch_size=6)):
-        with pytest.raises(ValueError, match="a checkpoint of this data and order"):
+        with pytest.raises(ValueError, match="a checkpoint written with this data and order"):
             ResumableLoader(dataset, plan).load_state_dict(state)
     other = make_dataset(31)
     with pytest.raises(ValueError, match="start a new run from its weights"):

@@ -65,7 +65,7 @@ ROLES: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("role", ROLES)
 def test_code_that_comes_with_a_model_is_not_run_unless_trusted_by_name(own: Path, role: str) -> None:
-    with pytest.raises(ValueError, match=r"Python files of its own .*all your rights.*trust_remote_code: true"):
+    with pytest.raises(ValueError, match=r"its own Python files .*all your rights.*trust_remote_code: true"):
         ROLES[role](str(own))
 
 
@@ -123,7 +123,7 @@ def test_code_that_comes_with_a_tokenizer_is_not_run_unless_trusted_by_name(own:
     (own / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
     with (own / "code.py").open("a", encoding="utf-8") as code:
         code.write("\nfrom transformers import PreTrainedTokenizerFast\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n")
-    with pytest.raises(ValueError, match=r"Python files of its own .*data\.init_args\.trust_remote_code: true"):
+    with pytest.raises(ValueError, match=r"its own Python files .*data\.init_args\.trust_remote_code: true"):
         load_tokenizer(str(own))
     assert type(load_tokenizer(str(own), trust_remote_code=True)).__name__ == "OwnTokenizer"
 
@@ -132,7 +132,7 @@ FOREIGN = {
     "t5": ("encoder-decoder 't5'", {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_kv": 4, "d_ff": 8, "vocab_size": 31}),
     "llava": ("text alone, got 'llava'", {}),
     "qwen2_vl": ("text alone, got 'qwen2_vl'", {}),
-    "vit": ("causal LM of, got 'vit'", {}),
+    "vit": ("causal LM in transformers, got 'vit'", {}),
 }
 
 
@@ -144,7 +144,7 @@ def test_models_of_other_kinds_are_refused_by_name(model_type: str, tmp_path: Pa
         PretrainedPolicy(str(tmp_path)).build()
     with pytest.raises(ValueError, match=words):
         RandomPolicy({"model_type": model_type, **fields}).build()
-    with pytest.raises(ValueError, match="one number over.*got vit" if model_type == "vit" else words):
+    with pytest.raises(ValueError, match="a sequence classifier in transformers, got vit" if model_type == "vit" else words):
         RewardModelSpec(str(tmp_path)).build()
 
 

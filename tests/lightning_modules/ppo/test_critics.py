@@ -72,5 +72,5 @@ def test_ppo_trains_adapters_beside_a_whole_critic(tmp_path: Path, monkeypatch: 
 
 def test_a_model_without_a_classifier_is_refused_in_words() -> None:
     granite = RandomPolicy(TINY.config | {"model_type": "granite"}).build()
-    with pytest.raises(ValueError, match=r"a sequence classifier\), got granite.*SharedBody"):
+    with pytest.raises(ValueError, match=r"a sequence classifier in transformers, got granite.*SharedBody"):
         OwnBody().build(granite)
