@@ -31,8 +31,8 @@ def write(study: Study) -> None:
     sections = [
         f"# {study.title}",
         preface(study),
-        f"Accuracy: held-out problems from {_split(study) + 1} on, which chose nothing; the best first. The setting that was not chosen "
-        "was not run with the other seeds.",
+        f"Accuracy: held-out problems from {_split(study) + 1} on, which chose nothing; the best first. The setting that was "
+        "not chosen was not run with the other seeds.",
         markdown_table([*headings, *(reading.heading for reading in readings)], rows),
         "## Tuning",
         tuning_table(study),
