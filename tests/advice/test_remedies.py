@@ -53,7 +53,8 @@ def part(name: str) -> dict[str, Any]:
 
 
 def test_what_losses_name_are_files_and_every_file_is_named() -> None:
-    named = {name for one in (*losses(), TrainedModule, *MODULES.values()) for name in one.remedies}
+    named = {name for loss in losses() for name in loss.remedies}
+    named |= {name for module in (TrainedModule, *MODULES.values()) for name in module.remedies}
     assert named == set(KNOWN)
     page = (ROOT / "docs" / "advise.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == named
