@@ -13,7 +13,7 @@ KL_RATIO = f"{PREFIX}/kl_ratio"
 _OTHERS, _COLLATERAL, _CHOSEN = f"{PREFIX}/others_fall", f"{PREFIX}/collateral", f"{PREFIX}/chosen_fall"
 _OFF_DATA, _OFF_PAIR = f"{PREFIX}/off_data_growth", f"{PREFIX}/off_pair_growth"
 _DROP_SHARE = "likelihood/bank/drop_share"
-_LIFT, _BAD_GAIN = "lazy_likelihood/lift", "lazy_likelihood/sample_below/gain_per_token"
+_LIFT = "lazy_likelihood/lift"
 
 _QUARTER = 0.25
 """Of the readings so far: they are averaged, and are two at the least, so that a run of 24 steps is judged as one of 2,000 is."""
@@ -86,11 +86,13 @@ REINFORCEMENT_NOTICES = (
     AlarmRule(
         property="lazy_likelihood",
         needs_rewards=True,
-        conditions=(Condition(metric=_LIFT, window=4, below=0.05), Condition(metric=_BAD_GAIN, window=4, below=0.0)),
+        conditions=(Condition(metric=_LIFT, window=4, below=0.05),),
         says=(
-            "Since step {since} steps push bad answers down ({lazy_likelihood/sample_below/gain_per_token:.1e} nats per token) and "
-            "no longer lift good ones ({lazy_likelihood/sample_above/gain_per_token:+.1e}; {lazy_likelihood/sample_above/fell:.0%} "
-            "of them fall).",
+            "Since step {since} steps push bad answers down and no longer lift good ones: {lazy_likelihood/lift:+.0%} of what "
+            "moves is their rise.",
+            "The last one: {lazy_likelihood/sample_above/gain_per_token:+.1e} nats per token of good answers, "
+            "{lazy_likelihood/sample_below/gain_per_token:+.1e} of bad ones; {lazy_likelihood/sample_above/fell:.0%} of the good "
+            "ones fell.",
         ),
     ),
 )

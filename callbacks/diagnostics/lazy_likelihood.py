@@ -63,10 +63,10 @@ def lift(good: float, bad: float) -> float | None:
         bad: mean gain of the bad ones, nats per token.
 
     Returns:
-        None where nothing moved.
+        None where bad ones are not pushed down, or nothing moved.
     """
     moved = abs(good) + abs(bad)
-    return good / moved if moved > _UNMOVED else None
+    return good / moved if bad < 0 and moved > _UNMOVED else None
 
 
 class LazyLikelihood(BatchDiagnostic[StepOutput]):

@@ -231,9 +231,6 @@ def test_a_notice_is_a_fact_since_a_step_with_no_claim_of_harm(rule: AlarmRule) 
     assert not re.search("harm|worse|lower the|add a|stop", text.lower())
 
 
-BAD_GAIN = "lazy_likelihood/sample_below/gain_per_token"
-
-
 def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
     return [{metric: start + (stop - start) * n / 11} for n in range(12)]
 
@@ -243,10 +240,9 @@ def ramp(metric: str, start: float, stop: float) -> list[dict[str, float]]:
     [
         ("kl_blow_up", [ramp(KL_RATIO, 0.0, 3.0)]),
         ("reward_hacking", [ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.7, 0.4)]),
-        ("lazy_likelihood", [ramp("lazy_likelihood/lift", 0.3, -0.3), ramp(BAD_GAIN, -0.1, -0.1)]),
-        # Good answers rise, or nothing is pushed down.
-        (None, [ramp("lazy_likelihood/lift", 0.3, 0.1), ramp(BAD_GAIN, -0.1, -0.1)]),
-        (None, [ramp("lazy_likelihood/lift", 0.3, -0.3), ramp(BAD_GAIN, 0.1, 0.1)]),
+        ("lazy_likelihood", [ramp("lazy_likelihood/lift", 0.3, -0.3)]),
+        # Good answers still rise.
+        (None, [ramp("lazy_likelihood/lift", 0.3, 0.1)]),
         (None, [ramp(KL_RATIO, 0.0, 0.6), ramp("objective/rlhf_reward", 0.0, 2.0), ramp("task/accuracy", 0.5, 0.7)]),
         # The reward has stopped rising: whatever it is, the reward is not being hacked.
         (None, [ramp("objective/rlhf_reward", 2.0, 0.0), ramp("task/accuracy", 0.7, 0.4)]),
