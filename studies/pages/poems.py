@@ -23,9 +23,12 @@ def write(study: Study) -> None:
     dimensions = study.settings["dimensions"]
     readings = [Reading.of(given) for given in study.settings["readings"]]
     groups = study.groups()
-    before = _rows(next(iter(groups.values()))[0])[0]
-    rows = [["SFT, before training", "", *_cells([before], dimensions)]]
-    rows += [[title, str(len(cells)), *_cells([_rows(cell)[-1] for cell in cells], dimensions)] for title, cells in groups.items()]
+    before = outcome_rows(next(iter(groups.values()))[0])[0]
+    rows = [["SFT, before training", "", *_all_cells([before], dimensions)]]
+    rows += [
+        [title, str(len(cells)), *_all_cells([outcome_rows(cell)[-1] for cell in cells], dimensions)]
+        for title, cells in groups.items()
+    ]
     moved = [[group.label, *(reading.cell(group) for reading in readings)] for group in groups_of(study)]
     sections = [
         f"# {study.title}",
@@ -39,17 +42,22 @@ def write(study: Study) -> None:
     (study.out / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _rows(cell: Cell) -> list[dict[str, Any]]:
+def outcome_rows(cell: Cell) -> list[dict[str, Any]]:
+    """Every title's grades at each reading."""
     return read_rows(ROOT / cell.folder, OUTCOME_ROWS)
 
 
-def _cells(rows: Sequence[Row], dimensions: Mapping[str, str]) -> list[str]:
-    names = [*(f"task/{name}" for name in dimensions), "task/score"]
+def _all_cells(rows: Sequence[Row], dimensions: Mapping[str, str]) -> list[str]:
     length = np.mean([np.mean(row["task/length"]) for row in rows])
-    return [*(_percent([row[name] for row in rows]) for name in names), f"{length:.1f}"]
+    return [*dimension_cells(rows, dimensions), percent([row["task/score"] for row in rows]), f"{length:.1f}"]
 
 
-def _percent(seeds: Sequence[Sequence[float]]) -> str:
+def dimension_cells(rows: Sequence[Row], dimensions: Mapping[str, str]) -> list[str]:
+    """Each dimension of the poems of one seed or more."""
+    return [percent([row[f"task/{name}"] for row in rows]) for name in dimensions]
+
+
+def percent(seeds: Sequence[Sequence[float]]) -> str:
     """Mean over seeds, and the interval over the titles of one."""
     means = [100 * float(np.mean(values)) for values in seeds]
     ends = [bootstrap_interval([100 * np.asarray(values)], level=LEVEL, num_resamples=NUM_RESAMPLES, seed=0) for values in seeds]
