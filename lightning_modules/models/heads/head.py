@@ -76,4 +76,4 @@ class ScoringHead(nn.Linear):
         kernels = kernels_for(hidden.device.type)
         found = TiledLogProbs.apply(hidden, self.weight, self.bias, target_ids, transform, tile, kernels)  # type: ignore[no-untyped-call]
         apart = None if compared is None else divergence(HeadInputs(hidden, self.weight, self.bias), transform, compared)
-        return HeadStats(*found, divergence=apart)
+        return HeadStats(*found)._replace(divergence=apart)
