@@ -1,11 +1,13 @@
 """What a process of a sharded run needs of the host's memory to start: a whole model that is then cut, or its own part alone.
 
-`python -m bench.start_memory --out docs/results/scaling/start.md` (gloo; seconds on a free core).
+`MALLOC_MMAP_THRESHOLD_=65536 python -m bench.start_memory --out docs/results/scaling/start.md` (gloo; seconds on a free core). The
+variable has glibc give back what is freed, which it keeps otherwise and which would be counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -20,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from bench.gloo import together
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 
+MALLOC = "MALLOC_MMAP_THRESHOLD_"
 SIZES = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 20, "vocab_size": 2048}
 """Embeddings are a twentieth of it, as of a 7B model."""
 CONFIG = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024} | SIZES
@@ -83,7 +86,8 @@ def check(out: Path) -> None:
             found = [measure(folder, way, processes) for way in WAYS]
             weights = found[0][0]
             lines.append(f"| {processes} | " + " | ".join(f"{peak / 1e6:.0f}" for _, peak in found) + " |")
-    command = shlex.join(["python", "-m", "bench.start_memory", *sys.argv[1:]])
+    setting = [f"{MALLOC}={os.environ[MALLOC]}"] if MALLOC in os.environ else []
+    command = shlex.join([*setting, "python", "-m", "bench.start_memory", *sys.argv[1:]])
     text = (
         f"# Memory of the host while a sharded run starts\n\n`{command}` (torch {torch.__version__}, gloo, a thread a process): "
         f"peak resident memory that building a random Llama of {weights / 1e6:.0f} MB (float32) and sharding it (FSDP2) adds to "

@@ -30,14 +30,14 @@ FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
 STRATEGIES = ("ddp", "fsdp2")
 
 _PAIRS = "--data.batch_size 10 --data.num_probe_prompts 4 --data.num_leftovers 1"
+_HEAD = "--data.batch_size 10 --data.task.num_train 40 --model.reward_model.likelihood_scale null"
 _ROLLOUTS = "--data.max_new_tokens 40 --data.num_samples 3 --data.num_probe_prompts 4 --data.num_leftovers 1"
 STAGES: Mapping[str, tuple[str, str]] = {
     "SFT": ("arithmetic_sft", "--data.batch_size 10 --data.task.num_train 200"),
+    "SFT, short epochs": ("arithmetic_sft", "--data.batch_size 10 --data.task.num_train 23 --trainer.max_epochs -1"),
     "RM, likelihood": ("arithmetic_rm", "--data.batch_size 10 --data.task.num_train 40"),
-    "RM, head at the last token": (
-        "arithmetic_rm",
-        "--data.batch_size 10 --data.task.num_train 40 --model.reward_model.likelihood_scale null",
-    ),
+    "RM, head at the last token": ("arithmetic_rm", _HEAD),
+    "RM, LoRA": ("arithmetic_rm", f"{_HEAD} --model.reward_model.lora.r 4"),
     "DPO": ("arithmetic_dpo", _PAIRS),
     "DPO, LoRA": ("arithmetic_dpo", f"{_PAIRS} --model.policy.lora.r 4 --model.optimizer.lr 0.001"),
     "SimPO": ("arithmetic_dpo", f"{_PAIRS} --model.loss simpo"),
@@ -49,6 +49,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
         f"{_ROLLOUTS} --data.prompts_per_rollout 3 --trainer.accumulate_grad_batches 2",
     ),
     "PPO, GAE with a critic": ("arithmetic_ppo", f"{_ROLLOUTS} --data.prompts_per_rollout 9"),
+    "PPO, LoRA": ("arithmetic_ppo", f"{_ROLLOUTS} --data.prompts_per_rollout 9 --model.policy.lora.r 4"),
     "PPO, adaptive KL, small passes": (
         "arithmetic_ppo",
         f"{_ROLLOUTS} --data.prompts_per_rollout 9 --model.settings.max_tokens_per_batch 300 --model.kl.target 0.1 "
@@ -158,9 +159,8 @@ def difference(run: Path, other: Path) -> Difference:
     parameter = max(float((others[name] - weight).norm() / weight.norm().clamp_min(1e-12)) for name, weight in weights.items())
     found, expected = numbers_of(other), numbers_of(run)
     if missing := found.keys() ^ expected.keys():
-        return (
-            Difference(parameter, float("inf")) if print("only in one of both:", sorted(missing)[:5]) is None else Difference(0, 0)
-        )
+        print("only in one of both:", sorted(missing)[:5])
+        return Difference(parameter, float("inf"))
     return Difference(parameter, max(abs(found[key] - value) / max(1.0, abs(value)) for key, value in expected.items()))
 
 
@@ -201,10 +201,13 @@ def compare(home: Path, stages: Sequence[str], strategies: Sequence[str], sizes:
 
 def page(found: Table, command: str) -> str:
     """The results as Markdown."""
-    names = list(next(iter(found.values())))
+    names = list(dict.fromkeys(name for runs in found.values() for name in runs))
     lines = ["| stage | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for stage, runs in found.items():
-        lines.append(f"| {stage} | " + " | ".join(f"{one.parameter:.1e}, {one.logged:.1e}" for one in runs.values()) + " |")
+        cells = [f"{runs[name].parameter:.1e}, {runs[name].logged:.1e}" if name in runs else "not run" for name in names]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    lacking = [stage for stage in STAGES if stage not in found]
+    lines += ["", f"Not run for this page: {'; '.join(lacking)}."] if lacking else []
     return ABOUT.format(command=command, torch=torch.__version__, steps=STEPS) + "\n".join(lines) + "\n"
 
 
