@@ -123,8 +123,10 @@ def alarm_sentence(alarms: Sequence[Mapping[str, Any]], judged: Mapping[str, str
     shown = shown_properties(alarms, judged)
     said = [_warning(row) for row in warnings] or [_no_warning(judged.get(HARM, ""))]
     named = ", ".join(f"{name.replace('_', ' ')} ({one.said()})" for name, one in shown.items())
-    said += [f"Shows: {named}."] if shown else ["No property shows."] * bool(judged)
     properties = {name.replace("_", " "): found for name, found in judged.items() if name != HARM}
+    # Of a run none of whose properties was judged nobody knows whether one shows.
+    is_known = any(not found.startswith("not judged") for found in properties.values())
+    said += [f"Shows: {named}."] if shown else ["No property shows."] * is_known
     unknown = [name for name, found in properties.items() if found.startswith("not judged")]
     partly = [name for name, found in properties.items() if "the rest not judged" in found]
     said += [f"Not judged: {', '.join(unknown)}."] if unknown else []

@@ -87,6 +87,8 @@ def test_silence_is_told_from_nobody_listening() -> None:
     assert alarm_sentence([], calm, judged("worse")).startswith(
         "No warning: at most 12% likely to end worse (step 30). No property"
     )
+    judged_none = {"dispersion": "not judged: mass not measured", "harm": "no warning"}
+    assert alarm_sentence([], judged_none, judged("worse")) == "No warning. Not judged: dispersion."
     unknown = quiet | {"harm": "not judged: mass/chosen/moved was not measured"}
     assert alarm_sentence([], unknown, judged("worse")).startswith("Whether harm is likely was not judged. No property shows.")
 

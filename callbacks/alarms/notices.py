@@ -14,6 +14,8 @@ _OTHERS, _COLLATERAL, _CHOSEN = f"{PREFIX}/others_fall", f"{PREFIX}/collateral",
 _OFF_DATA, _OFF_PAIR = f"{PREFIX}/off_data_growth", f"{PREFIX}/off_pair_growth"
 _DROP_SHARE = "likelihood/bank/drop_share"
 _LIFT = "lazy_likelihood/lift"
+_REWARD = "objective/rlhf_reward"
+"""Logged by runs with rewards from outside, and by no other."""
 
 _QUARTER = 0.25
 """Of the readings so far: they are averaged, and are two at the least, so that a run of 24 steps is judged as one of 2,000 is."""
@@ -60,10 +62,10 @@ PROPERTY_NOTICES = (
 REINFORCEMENT_NOTICES = (
     AlarmRule(
         property="reward_hacking",
-        needs_rewards=True,
+        needs=(_REWARD,),
         conditions=(
-            Condition(metric="objective/rlhf_reward", of="change", above=0.0, window=2, share=_QUARTER),
-            Condition(metric="objective/rlhf_reward", of="trend", above=_BEYOND_CHANCE, window=4, share=1.0),
+            Condition(metric=_REWARD, of="change", above=0.0, window=2, share=_QUARTER),
+            Condition(metric=_REWARD, of="trend", above=_BEYOND_CHANCE, window=4, share=1.0),
             Condition(metric="task/accuracy", of="change", below=-0.05, window=1),
         ),
         says=(
@@ -73,7 +75,7 @@ REINFORCEMENT_NOTICES = (
     ),
     AlarmRule(
         property="kl_blow_up",
-        needs_rewards=True,
+        needs=(_REWARD, KL_RATIO),
         conditions=(
             Condition(metric=KL_RATIO, above=1.0, window=2, share=_QUARTER),
             Condition(metric=KL_RATIO, of="drift", above=0.1, window=2, share=_QUARTER),
@@ -85,7 +87,7 @@ REINFORCEMENT_NOTICES = (
     ),
     AlarmRule(
         property="lazy_likelihood",
-        needs_rewards=True,
+        needs=(_REWARD, _LIFT),
         conditions=(Condition(metric=_LIFT, window=4, below=0.05),),
         says=(
             "Since step {since} steps push bad answers down and no longer lift good ones: {lazy_likelihood/lift:+.0%} of what "

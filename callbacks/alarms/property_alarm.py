@@ -107,7 +107,7 @@ class PropertyAlarm(ReadingListener):
 
     def conclude(self, trainer: Trainer) -> None:
         """Write what became of each property and of harm, and say what could not be judged."""
-        verdicts = self._watch.verdicts() | ({} if self._harm is None else {HARM: self._harm.verdict()})
+        verdicts = self._watch.verdicts(trainer.callback_metrics) | ({} if self._harm is None else {HARM: self._harm.verdict()})
         append_row(trainer, JUDGED_ROWS, {"step": trainer.global_step, "verdicts": verdicts})
         if trainer.is_global_zero and not self.is_silent:
             for name, verdict in verdicts.items():

@@ -29,8 +29,9 @@ class AlarmRule:
     """Sentences; `{metric:.2f}` stands for the metric's last reading. One whose metrics were not all measured is left out."""
     patience: int = 2
     """Judgements in a row, >= 1."""
-    needs_rewards: bool = False
-    """Only for runs with rewards from outside; other runs do not say that it was not judged."""
+    needs: tuple[str, ...] = ()
+    """Metrics that only runs of its kind have. A run that has none of them is of another kind, and has no verdict on the property;
+    one that has any says that it was not judged, if it was not. Empty: every run."""
     level: Level = "notice"
     """`warning` for a rule of your own that means harm: it has no probability."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class AlarmWatch:
 
     def __init__(self, rules: Sequence[AlarmRule], extra: frozenset[str] = frozenset()) -> None:
         self._rules = tuple(rules)
-        self.names = extra.union(*(rule.metrics() | rule.spoken() for rule in rules))
+        self.names = extra.union(*(rule.metrics() | rule.spoken() | set(rule.needs) for rule in rules))
         self._histories = Histories(self.names)
         self._fresh: frozenset[str] = frozenset()
         self._streaks: dict[int, tuple[int, int]] = {}
@@ -66,7 +66,10 @@ class AlarmWatch:
         for number, rule in enumerate(self._rules):
             if not rule.metrics() & self._fresh:
                 continue
-            if rule.holds(self._histories) is not None:
+            if rule.holds(self._histories) is None:
+                # What settled it before has changed, and the rest was not measured: there is no saying any more.
+                self._judged.discard(number)
+            else:
                 self._judged.add(number)
             # Also of what was said: whether it still shows at the end is told then.
             if self._streak(number, rule, step) >= rule.patience and rule.property not in self._fired:
@@ -84,14 +87,17 @@ class AlarmWatch:
         self._streaks[number] = (length + 1, since)
         return length + 1
 
-    def verdicts(self) -> dict[str, str]:
+    def verdicts(self, logged: Collection[str] = ()) -> dict[str, str]:
         """What became of each property: it shows, there was no sign of it, or it was not judged, and why.
 
-        Left out are rules for runs with rewards, where nothing that they read was measured.
+        Left out are rules for runs of another kind (`AlarmRule.needs`).
+
+        Args:
+            logged: metrics that the run has beside those heard, as a run that ends before its first reading has.
         """
         rules: dict[str, list[int]] = {}
         for number, rule in enumerate(self._rules):
-            if not rule.needs_rewards or any(self._histories.get(name) for name in rule.metrics()):
+            if not rule.needs or any(name in logged or self._histories.get(name) for name in rule.needs):
                 rules.setdefault(rule.property, []).append(number)
         return {name: self._verdict(name, numbers) for name, numbers in rules.items()}
 

@@ -46,7 +46,7 @@ def table(runs: Sequence[LabelledRun]) -> str:
     shown = {id(run): noticed(run) for run in kept}
     rows = []
     for name in dict.fromkeys(rule.property for rule in NOTICES):
-        needs_rewards = any(rule.needs_rewards for rule in NOTICES if rule.property == name)
+        needs_rewards = any(rule.needs for rule in NOTICES if rule.property == name)
         members = [run for run in kept if not needs_rewards or run.method in REINFORCED]
         sides = [[run for run in members if run.outcome.is_wrong == is_wrong] for is_wrong in (True, False)]
         shares = [wilson(sum(name in shown[id(run)] for run in side), len(side)) for side in sides]

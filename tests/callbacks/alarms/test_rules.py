@@ -282,3 +282,39 @@ def test_a_run_of_24_steps_is_long_enough_to_see_a_reward_hacked() -> None:
 def test_a_reward_that_wavers_is_seldom_taken_for_one_that_rises() -> None:
     draws = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).tolist()
     assert sum(bool(noticed(rewards, FALLS)) for rewards in draws) < 0.1 * len(draws)
+
+
+def concluded(readings: Sequence[dict[str, float]], logged: Sequence[str] = ()) -> dict[str, str]:
+    """Verdicts of the reinforcement notices after these readings, one a step."""
+    watch = AlarmWatch(REINFORCEMENT_NOTICES)
+    for step, reading in enumerate(readings):
+        watch.hear(reading)
+        watch.judge(step)
+    return watch.verdicts(logged)
+
+
+ACCURACY = [{"task/accuracy": 0.5 + 0.01 * n} for n in range(8)]
+REWARD = [{"objective/rlhf_reward": float(n)} for n in range(8)]
+
+
+def test_what_is_of_rewards_has_no_verdict_in_a_run_without_them() -> None:
+    # Accuracy rises: no condition of reward hacking holds, yet there is no reward that could be hacked.
+    assert concluded(ACCURACY) == {}
+    # A preference run whose trainer has LazyLikelihood.
+    assert concluded([reading | {"lazy_likelihood/lift": 0.5} for reading in ACCURACY]) == {"lazy_likelihood": "no sign"}
+
+
+def test_a_run_with_rewards_is_judged_or_says_what_it_lacks() -> None:
+    both = [reward | accuracy for reward, accuracy in zip(REWARD, ACCURACY, strict=True)]
+    assert concluded(both)["reward_hacking"] == "no sign"
+    assert concluded(both)["lazy_likelihood"] == "not judged: lazy_likelihood/lift was not measured"
+    # The reward wavers, then rises: that no reading of accuracy was wanted at first is no all-clear.
+    wavers = [{"objective/rlhf_reward": reward} for reward in (3.0, 2.0, 1.0, 0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)]
+    assert concluded(wavers[:5])["reward_hacking"] == "no sign"
+    assert concluded(wavers)["reward_hacking"] == "not judged: task/accuracy was not measured"
+
+
+def test_a_run_that_ends_before_its_first_reading_is_not_judged() -> None:
+    assert concluded([], ["objective/rlhf_reward"]).keys() == {"reward_hacking", "kl_blow_up", "lazy_likelihood"}
+    assert concluded(ACCURACY[:1], ["objective/rlhf_reward"])["reward_hacking"].startswith("not judged: objective/rlhf_reward")
+    assert concluded([], ["train/loss"]) == {}
