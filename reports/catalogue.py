@@ -14,12 +14,14 @@ from reports.figures import (
     mass,
     objective,
     quadrants,
+    reward,
     task_accuracy,
     trajectories,
 )
 
 PLOTS = (
     objective.PLOT,
+    reward.PLOT,
     task_accuracy.PLOT,
     trajectories.PLOT,
     drop.PLOT,

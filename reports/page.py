@@ -8,6 +8,7 @@ from html import escape
 from reports.catalogue import PLOTS
 from reports.groups import Group, grouped
 from reports.hover import STYLE as HOVER_STYLE
+from reports.missing import is_reinforced, missing_note
 from reports.plot import Plot
 from reports.runs import Run
 from reports.sections.advice import MEANING as ADVICE_MEANING
@@ -78,13 +79,12 @@ def report_page(runs: Sequence[Run]) -> str:
     sections = [
         _section("happened", "What happened", HEADLINE_MEANING, headline_html(runs)),
         _section("properties", "The three properties", CARDS_MEANING, cards_html(runs)),
-        _samples(runs),
+        _samples(runs, groups),
         _section("alarms", NOTICED, "A warning says that harm is likely; a notice says that a property shows.", alarms_html(runs)),
         advice,
         _section("numbers", "First and last reading", _numbers_meaning(groups), html_table(groups)),
         *filter(None, (_figure(plot, groups) for plot in PLOTS)),
-        _heatmaps(runs),
-        _section("data", "The pairs, before training", "What the data risked, as the data doctor found it.", doctor_html(runs)),
+        *([] if all(map(is_reinforced, groups)) else _of_pairs(runs, groups)),
         _section("words", "Words", "What the terms of this page mean.", terms_html()),
         _section("runs", "Runs", "How each run was made; settings that differ between runs come first.", runs_html(runs, groups)),
     ]
@@ -121,7 +121,10 @@ def _css() -> str:
 
 
 def _contents(groups: Sequence[Group], *, has_advice: bool) -> str:
-    shown = {plot.name: plot.name.replace("_", " ").capitalize() for plot in PLOTS if any(plot.has(group) for group in groups)}
+    measured = (plot for plot in PLOTS if any(plot.has(group) and not plot.has_none(group) for group in groups))
+    shown = {plot.name: plot.name.replace("_", " ").capitalize() for plot in measured}
+    # Runs with rewards alone train on no pairs.
+    of_pairs = {} if all(map(is_reinforced, groups)) else {"tokens": "Tokens", "data": "Data"}
     first = {
         "happened": "What happened",
         "properties": "Properties",
@@ -130,7 +133,7 @@ def _contents(groups: Sequence[Group], *, has_advice: bool) -> str:
         **({"advice": "What would help"} if has_advice else {}),
         "numbers": "Numbers",
     }
-    places = {**first, **shown, "tokens": "Tokens", "data": "Data", "words": "Words", "runs": "Runs"}
+    places = {**first, **shown, **of_pairs, "words": "Words", "runs": "Runs"}
     return "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in places.items())
 
 
@@ -146,16 +149,22 @@ def _section(name: str, title: str, meaning: str, body: str, note: str = "") -> 
 def _figure(plot: Plot, groups: Sequence[Group]) -> str:
     figure = plot.draw(groups)
     if figure is None:
-        return "" if plot.is_optional else _section(plot.name, plot.title, plot.meaning, "", missing_note(plot.callback))
-    lacking = [group.label for group in groups if not plot.has(group)]
-    note = f"Not measured by {escape(', '.join(lacking))}. {missing_note(plot.callback)}" if lacking else ""
+        if plot.is_optional or all(map(plot.has_none, groups)):
+            return ""
+        return _section(plot.name, plot.title, plot.meaning, "", _missing(plot, groups))
+    lacking = [group for group in groups if plot.has_none(group) or not plot.has(group)]
+    note = _missing(plot, lacking) if lacking else ""
     body = panels_svg(figure, plot.name, f"{plot.title}. {plot.meaning}")
     return _section(plot.name, plot.title, plot.meaning, body, note)
 
 
-def _samples(runs: Sequence[Run]) -> str:
+def _missing(plot: Plot, groups: Sequence[Group]) -> str:
+    return missing_note(plot.callback, groups, plot.has_none, plot.reads)
+
+
+def _samples(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     body = samples_html(runs)
-    note = "" if body else missing_note(SAMPLES_CALLBACK)
+    note = "" if body else missing_note(SAMPLES_CALLBACK, groups)
     return _section("samples", "What the policy writes", SAMPLES_MEANING, body, note)
 
 
@@ -164,14 +173,15 @@ def _advice(runs: Sequence[Run]) -> str:
     return _section("advice", "What would help", ADVICE_MEANING, body) if body else ""
 
 
-def _heatmaps(runs: Sequence[Run]) -> str:
+def _of_pairs(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
+    risks = "What the data risked, as the data doctor found it."
+    return [_heatmaps(runs, groups), _section("data", "The pairs, before training", risks, doctor_html(runs))]
+
+
+def _heatmaps(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     body = heatmaps_html(runs)
-    return _section("tokens", "Token by token", MEANING, body, "" if body else missing_note(CALLBACK))
-
-
-def missing_note(callback: str) -> str:
-    """Says what switches a measurement on."""
-    return f"To have it measured: <code>--trainer.callbacks+={escape(callback)}</code>"
+    note = "" if body else missing_note(CALLBACK, groups, is_reinforced, "losses of pairs")
+    return _section("tokens", "Token by token", MEANING, body, note)
 
 
 def _numbers_meaning(groups: Sequence[Group]) -> str:

@@ -12,9 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports.groups import Curve, Group, Transform
-from reports.style import COLOURS, DASHES, INK, SIDES, level_line, make_room, new_figure, styled
+from reports.style import COLOURS, DASHES, INK, SAMPLES, SIDES, level_line, make_room, new_figure, styled
 
 _FEW = 30
+
+_MEANT = SIDES | {kind.replace("_", " "): colour for kind, colour in SAMPLES.items()}
+"""Colours of labels that mean the same on the whole page."""
 
 _Dashes = Any
 """What matplotlib takes for the style of a line; its own type leaves out half of it."""
@@ -54,9 +57,9 @@ class Panel:
 
     def colour(self, number: int) -> str:
         """Colour of one of its lines where a single group is drawn; the sides of a pair have the same colours everywhere."""
-        others = [own.label for own in self.lines if own.label not in SIDES]
+        others = [own.label for own in self.lines if own.label not in _MEANT]
         label = self.lines[number].label
-        return SIDES[label] if label in SIDES else group_colour(others.index(label))
+        return _MEANT[label] if label in _MEANT else group_colour(others.index(label))
 
     def has(self, group: Group) -> bool:
         """Whether a group has any of the lines."""

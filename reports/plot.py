@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from reports.groups import Group
+from reports.missing import HasNone, never
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Plot:
     """None where no group has what it takes."""
     is_optional: bool = False
     """Whether it is silently left out where no run has it (a figure of one kind of run)."""
+    has_none: HasNone = never
+    """Whether the objective of a group has nothing of it, so that no callback would measure it."""
+    reads: str = ""
+    """What it is about, in words, where some objectives have none of it."""
 
     def has(self, group: Group) -> bool:
         """Whether a group has measured what the figure needs."""

@@ -18,6 +18,9 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "
 SIDES = {"chosen": BLUE, "rejected": VERMILION}
 """What two of the colours mean, wherever they stand."""
 
+SAMPLES = {"sample_above": BLUE, "sample_below": VERMILION}
+"""In place of the sides where rewards train: a prompt's sampled answers that score above the mean of its answers, and below."""
+
 COLOURS = (GREEN, PURPLE, ORANGE, SKY, INK, FAINT)
 """Colours of runs, or of a single run's lines that are no side of a pair, in order."""
 

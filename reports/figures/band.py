@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports.groups import Group
+from reports.missing import has_no_pair_incentives
 from reports.panels import Line, Panel, Source, draw_panels, line
 from reports.plot import Plot
 
@@ -38,4 +39,6 @@ PLOT = Plot(
     needs=("head/",),
     callback="callbacks.diagnostics.disentanglement.DisentanglementMonitor",
     draw=draw,
+    has_none=has_no_pair_incentives,
+    reads="losses of the two likelihoods of a pair",
 )

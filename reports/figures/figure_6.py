@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from reports.groups import Group
+from reports.missing import has_no_likelihood_slopes
 from reports.panels import Panel, draw_panels, line
 from reports.plot import Plot
 from reports.style import SIDES
@@ -43,7 +44,9 @@ PLOT = Plot(
         "Left: the paper's plot; its gap at step 0 only shows that rejected texts are longer. Middle: the same without the "
         "lengths. Right: what training added. If it is above 0 and rises, rejected becomes ever less likely."
     ),
-    needs=("softmax_grad/",),
+    needs=tuple(f"softmax_grad/{side}/log_pi_gradient" for side in SIDES),
     callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",
     draw=draw,
+    has_none=has_no_likelihood_slopes,
+    reads="losses of the likelihoods of a prompt's answers",
 )

@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from reports.groups import Group
-from reports.panels import Panel, draw_panels, line
+from reports.panels import Line, Panel, draw_panels, line
 from reports.plot import Plot
-from reports.style import SIDES
+from reports.style import SAMPLES, SIDES
+
+KINDS = (*SIDES, *SAMPLES, "ranked")
+
+
+def _of_each(norm: str) -> tuple[Line, ...]:
+    return tuple(line(kind.replace("_", " "), f"softmax_grad/{kind}/{norm}") for kind in KINDS)
+
 
 PANELS = (
-    Panel("A completion's gradient", "L2 at the logits", tuple(line(s, f"softmax_grad/{s}/norm") for s in SIDES), is_log=True),
-    Panel("A token's gradient", "L2 at the logits", tuple(line(s, f"softmax_grad/{s}/l2") for s in SIDES), is_log=True),
+    Panel("A completion's gradient", "L2 at the logits", _of_each("norm"), is_log=True),
+    Panel("A token's gradient", "L2 at the logits", _of_each("l2"), is_log=True),
     Panel(
         "Rejected over chosen",
         "ratio of norms",
@@ -34,7 +41,8 @@ PLOT = Plot(
     title="Gradient asymmetry at the logits",
     meaning=(
         "The gradient that reaches the network, on a logarithmic scale. Where the ratio is 1 both sides get the same push; above 1 "
-        "the rejected side gets more. Both fall as the loss is satisfied."
+        "the rejected side gets more. Both fall as the loss is satisfied. Where rewards train, the sides are sampled answers above "
+        "and below the mean score of their prompt."
     ),
     needs=("softmax_grad/",),
     callback="callbacks.diagnostics.softmax_gradient.SoftmaxGradientMonitor",

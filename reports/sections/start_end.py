@@ -8,10 +8,13 @@ from html import escape
 
 from reports.figures.trajectories import BANK, probe_kinds
 from reports.groups import Curve, Group
+from reports.missing import is_reinforced
 from reports.style import SIDES
 
 _PLAIN = {
     "task/accuracy": ("accuracy of the task", 3),
+    "objective/scores": ("score of sampled answers", 3),
+    "objective/kl": ("KL to the reference, nats per completion", 2),
     "train/loss": ("loss, training (nats)", 3),
     "val/loss": ("loss, validation (nats)", 3),
     "train/rewards/margins": ("reward margin, training", 3),
@@ -32,6 +35,7 @@ _PLAIN = {
 
 _BETTER = {
     "task/accuracy": 1,
+    "objective/scores": 1,
     "val/rewards/accuracies": 1,
     "likelihood/bank/drop_share": -1,
     "degradation/displaced": -1,
@@ -101,7 +105,9 @@ def table(
 
 
 def _row(name: str, groups: Sequence[Group], metric: str, digits: int) -> Row:
-    curves = [group.curve(metric) for group in groups]
+    # A loss of rewards is in their unit, and no measure of progress.
+    has_none = [metric.endswith("/loss") and is_reinforced(group) for group in groups]
+    curves = [None if none else group.curve(metric) for group, none in zip(groups, has_none, strict=True)]
     ends = {number: float(curve.mean[-1]) for number, curve in enumerate(curves) if curve is not None}
     return Row(name, tuple("" if curve is None else _cell(curve, digits) for curve in curves), _worst(ends, _BETTER.get(metric, 0)))
 

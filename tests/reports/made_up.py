@@ -63,6 +63,14 @@ def language_rows(offset: float = 0.0) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
+def reward_rows() -> dict[str, list[dict[str, Any]]]:
+    """Rows of a run that rewards train: its sampled answers take the place of the sides."""
+    names = ("objective/scores", "objective/rlhf_reward", "objective/kl", "policy/entropy", "lazy_likelihood/lift")
+    gradients = [f"softmax_grad/sample_{side}/{norm}" for side in ("above", "below") for norm in ("norm", "l2")]
+    numbered = [(name, 0.1 + 0.2 * place) for place, name in enumerate([*names, *gradients])]
+    return {"rewarded": [{"step": step, **{name: value + 0.01 * step for name, value in numbered}} for step in STEPS]}
+
+
 def toy_rows() -> dict[str, list[dict[str, Any]]]:
     """Rows of the toy's ledger for two seeds."""
     masses = {"own_chosen": (0.1, 0.3), "other_chosen": (0.3, 0.1), "own_rejected": (0.1, 0.2), "other_rejected": (0.3, 0.2)}

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from reports.catalogue import PLOTS
 from reports.groups import Group, grouped
 from reports.runs import load_run
-from tests.reports.made_up import STEPS, config, language_rows, toy_rows, write_run
+from tests.reports.made_up import STEPS, config, language_rows, reward_rows, toy_rows, write_run
 
 BY_NAME = {plot.name: plot for plot in PLOTS}
 BANK = "likelihood/bank"
@@ -43,6 +43,12 @@ DRAWN: dict[str, dict[tuple[int, int], tuple[str, Callable[[float], float] | Non
         (2, 1): (f"{BANK}/rejected/logp", lambda nats: nats / math.log(10)),
     },
     "figure_3": {(0, 1): (f"{BANK}/rejected/logp_per_token", math.exp)},
+    "reward": {
+        (0, 1): ("objective/rlhf_reward", None),
+        (1, 0): ("objective/kl", None),
+        (2, 0): ("policy/entropy", None),
+        (3, 0): ("lazy_likelihood/lift", None),
+    },
     "figure_6": {(0, 1): ("softmax_grad/rejected/log_pi_gradient", None), (2, 0): ("softmax_grad/corollary1_from_reference", None)},
 }
 
@@ -53,6 +59,11 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
     return grouped([load_run(write_run(folder, language_rows()))])
 
 
+@pytest.fixture(scope="module")
+def rewarded(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
+    return grouped([load_run(write_run(tmp_path_factory.mktemp("runs") / "rewarded" / "version_0", reward_rows()))])
+
+
 def drawn(name: str, groups: list[Group]) -> Figure:
     figure = BY_NAME[name].draw(groups)
     assert figure is not None
@@ -60,8 +71,9 @@ def drawn(name: str, groups: list[Group]) -> Figure:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_lines_are_the_rows(name: str, groups: list[Group]) -> None:
-    figure, tracks = drawn(name, groups), groups[0].runs[0].tracks
+def test_lines_are_the_rows(name: str, groups: list[Group], rewarded: list[Group]) -> None:
+    shown_groups = rewarded if name == "reward" else groups
+    figure, tracks = drawn(name, shown_groups), shown_groups[0].runs[0].tracks
     for (panel, line), (metric, transform) in DRAWN[name].items():
         steps, values = zip(*tracks[metric], strict=True)
         shown = figure.axes[panel].lines[line]

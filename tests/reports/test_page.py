@@ -100,7 +100,9 @@ def test_the_heatmap_marks_where_the_sides_part() -> None:
 
 
 def test_what_was_not_measured_names_its_callback(tmp_path: Path) -> None:
-    page = report_page([load_run(write_run(tmp_path / "bare" / "version_0", {}))])
+    own = config()
+    del own["trainer"]["callbacks"]
+    page = report_page([load_run(write_run(tmp_path / "bare" / "version_0", {}, own))])
     for name in ("likelihood.LikelihoodMonitor", "softmax_gradient.SoftmaxGradientMonitor", "dispersion.DispersionMonitor"):
         assert f"--trainer.callbacks+=callbacks.diagnostics.{name}" in page
     assert "callbacks.diagnostics.toy_ledger" not in page, "not everybody trains the toy"
