@@ -6,9 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
-
-from torch import Tensor
 
 from callbacks.diagnostics.accuracy import examine
 from datamodules.contracts.prompts import TaskPrompt
@@ -62,4 +59,4 @@ def accuracies(policy: Path, asked: Mapping[str, list[TaskPrompt]]) -> dict[str,
     """Share of each kind of problems whose final answer is right."""
     model, tokenizer = PretrainedPolicy(path=str(policy)).build().eval(), load_tokenizer(str(BASE))
     found = {name: examine(model, items, ArithmeticJudge(), tokenizer, PARAMETERS) for name, items in asked.items()}
-    return {f"{NAME}/{name}": float(cast(Tensor, values["task/accuracy"]).mean()) for name, values in found.items()}
+    return {f"{NAME}/{name}": float(values["task/accuracy"].mean()) for name, values in found.items()}

@@ -63,7 +63,7 @@ def test_a_fork_that_fails_is_told_by_its_own_words(
         stdout.write(printed)
         return SimpleNamespace(returncode=code)
 
-    monkeypatch.setattr(advise.train, "main", here)
+    monkeypatch.setattr("train.main", here)
     monkeypatch.setattr("subprocess.run", apart)
     config: Config = {"trainer": {"devices": devices}}
     with pytest.raises(ValueError, match=f"^{re.escape(said)} that was printed: .*to_step_1.log$"):

@@ -54,7 +54,8 @@ def part(name: str) -> dict[str, Any]:
 
 def test_what_losses_name_are_files_and_every_file_is_named() -> None:
     named = {name for loss in losses() for name in loss.remedies}
-    named |= {name for module in (TrainedModule, *MODULES.values()) for name in module.remedies}
+    modules: list[type[TrainedModule]] = [TrainedModule, *MODULES.values()]
+    named |= {name for module in modules for name in module.remedies}
     assert named == set(KNOWN)
     page = (ROOT / "docs" / "advise.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def write_run(cell: Cell, tuning: float, test: float) -> None:
     (cell.folder / "policy").mkdir()
     (cell.folder / "config.yaml").write_text("seed_everything: 0\n")
     solved = [float(n < 100 * tuning) for n in range(100)] + [float(n < 200 * test) for n in range(200)]
-    rows = {"outcome": {"task/accuracy": solved}, "known_mass": {"known_mass/known": 0.7}}
+    rows: dict[str, dict[str, Any]] = {"outcome": {"task/accuracy": solved}, "known_mass": {"known_mass/known": 0.7}}
     for name, row in rows.items():
         lines = [{"step": 0} | row, {"step": 20} | row]
         (cell.folder / "diagnostics" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
