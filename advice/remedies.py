@@ -116,7 +116,7 @@ def _resolved(value: Any, known: Config) -> Any:  # noqa: ANN401
         return {key: _resolved(item, known) for key, item in value.items()}
     paths = value["of"] if isinstance(value["of"], list) else [value["of"]]
     found = next((one for path in paths if (one := value_at(known, path)) is not MISSING), MISSING)
-    found = value.get("or", MISSING) if found in (MISSING, None) else found
+    found = value["or"] if found in (MISSING, None) and "or" in value else found
     if found is MISSING:
         raise CannotApply(f"the run has no {' or '.join(paths)}")
     return found * _resolved(value["times"], known) if "times" in value else found

@@ -167,9 +167,10 @@ def test_the_gpus_trainer_is_the_default_but_for_what_a_gpu_wants(parse: Parse) 
 
 
 def test_every_part_is_used_or_documented() -> None:
-    """A config that no experiment names and no document mentions is dead."""
+    """A config that no experiment and no study names, and that no document mentions, is dead."""
     documents = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
-    experiments = "".join(path.read_text(encoding="utf-8") for path in EXPERIMENTS)
+    studies = (ROOT / "studies").rglob("*.yaml")
+    experiments = "".join(path.read_text(encoding="utf-8") for path in (*EXPERIMENTS, *studies))
     dead = [relative(path) for _, path in PARTS if f"{path.parent.name}/{path.name}" not in experiments + documents]
     assert not dead
 

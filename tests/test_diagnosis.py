@@ -208,8 +208,8 @@ def test_a_diagnosis_tells_the_step_of_its_loss_and_how_to_run_it_again(
     assert "step 1)." in alarm_sentence(looked.alarms, looked.verdicts, verdict) or looked.alarms
     printed = capsys.readouterr().out
     # Of what only the checkpoint was asked there is no start.
-    [line] = [line for line in printed.splitlines() if "pairs whose chosen fell" in line]
-    assert len(re.findall(r"\d\.\d{3}", line)) == 1
+    [line] = [line for line in printed.splitlines() if "growth of log pi+ - log pi-" in line]
+    assert len(re.findall(r"\d\.\d{2}", line)) == 1
     command = command_of(looked).split()
     assert command[:3] == ["python", "train.py", "validate"]
     again = run(*command[2:4], looked.folder / "config.yaml")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def rehearse(folder: Path, names: list[str], *, seconds: float = 60, limit: float = 30) -> dict[str, dict[str, object]]:
-    parts = [Part(name, "tests.rehearsed_part", 2 if name == "hangs" else limit) for name in names]
+    parts = [Part(name, "tests.rehearsed_part", 6 if name == "hangs" else limit) for name in names]
     run_all(parts, Run(folder, dry_run=True, deadline=time.time() + seconds))
     table: dict[str, dict[str, object]] = json.loads((folder / "table.json").read_text())
     return table
@@ -36,7 +36,7 @@ def test_a_part_that_hangs_crashes_or_is_killed_costs_its_own_figures_only(tmp_p
     table = rehearse(tmp_path, ["works", "hangs", "crashes", "is killed", "also works"])
     outcomes = {name: str(part["outcome"]) for name, part in table.items()}
     assert outcomes["works"] == outcomes["also works"] == "done"
-    assert outcomes["hangs"] == "stopped after 2 s"
+    assert outcomes["hangs"] == "stopped after 6 s"
     assert outcomes["crashes"].startswith("failed with exit code 1: RuntimeError: expected a kernel, got none")
     assert outcomes["is killed"] == "killed by SIGKILL"
     kept = {name: list(part["rows"]) for name, part in table.items()}  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ from typing_extensions import override
 from callbacks.base import BatchDiagnostic
 from callbacks.readings import Readings, Values
 from datamodules.contracts.batches import CompletionBatch
-from datamodules.contracts.stores import require
+from datamodules.contracts.stores import meets
 from lightning_modules.contracts import HasLoss
 from lightning_modules.step_output import PairOutput, StepOutput
 
@@ -65,7 +65,7 @@ class SourceMetrics(BatchDiagnostic[StepOutput]):
         dataloader_idx: int = 0,
     ) -> None:
         measured = self.measure(outputs["step"], batch)
-        if require(pl_module, HasLoss).loss.needs_step:
+        if meets(pl_module, HasLoss) and pl_module.loss.needs_step:
             # The loss of a batch depends on what else is in it.
             measured = {name: values for name, values in measured.items() if not name.endswith("/loss")}
         self._validation.update({f"val/{name}": values for name, values in measured.items()})

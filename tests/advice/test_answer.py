@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_trainer_is_forked_from_its_weights(tmp_path: Pa
     assert arguments["optimizer"]["init_args"]["lr"] == 2e-3
     assert arguments["policy"]["init_args"]["path"] == "checkpoint-30"
     assert arguments["reference"]["init_args"]["path"] == "base"
-    with pytest.raises(ValueError, match=r"expected --reference, for checkpoint-30 does not say"):
+    with pytest.raises(ValueError, match=r"expected --reference, because checkpoint-30 does not name"):
         ask(Path("checkpoint-30"), "--pairs", "pairs.jsonl")
 
 

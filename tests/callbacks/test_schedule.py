@@ -63,7 +63,7 @@ def test_it_acts_at_the_start_every_n_steps_and_at_the_end_once(
 def test_a_resumed_run_has_no_second_start_unless_the_first_is_missing(tmp_path: Path) -> None:
     fit(tmp_path, Steps(2), 3)
     assert fit(tmp_path, Steps(2), 5, resume=str(tmp_path / "3.ckpt")) == [4, 5]
-    with pytest.warns(UserWarning, match="no start of NeverBegun: its changes count from step 3"):
+    with pytest.warns(UserWarning, match="no first reading of NeverBegun: changes are counted from step 3"):
         assert fit(tmp_path, NeverBegun(9), 5, resume=str(tmp_path / "3.ckpt")) == [3, 5]
 
 

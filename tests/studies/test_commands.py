@@ -101,7 +101,10 @@ def test_an_option_that_a_class_took_along_is_found(parse: Parse) -> None:
         "--model.loss",
         "configs/model/loss/dpo.yaml",
     ]
-    assert dropped(parse("fit", *words), words) == ["model.loss.beta 0.7"]
+    with pytest.raises(ValueError, match=r"^expected --model\.loss before --model\.loss\.beta"):
+        parse("fit", *words)
+    config = parse("fit", *words[:2], *words[4:])
+    assert dropped(config, words) == ["model.loss.beta 0.7"], "nor may it get lost where the command line has not seen it"
 
 
 def commands(text: str, *, is_script: bool) -> list[list[str]]:

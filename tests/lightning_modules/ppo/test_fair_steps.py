@@ -34,6 +34,7 @@ from lightning_modules.references.frozen import FrozenPolicy
 from lightning_modules.rewards.base import RewardSource
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.token_reward import TokenReward
+from lightning_modules.token_stats import TokenStats
 from tests.lightning_modules.ppo.rig import EOS, EvenJudge, Numbers, Prompts, fit, module
 from tests.lightning_modules.ppo.test_module import logged
 from tests.lightning_modules.stubs import TINY
@@ -79,12 +80,13 @@ def test_pairs_of_uneven_microbatches_weigh_the_same(tmp_path: Path) -> None:
 
 def test_a_reference_is_built_for_those_who_read_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
+    answer = FrozenPolicy._asked
 
-    def logps(self: FrozenPolicy, batch: CompletionBatch) -> torch.Tensor:
+    def noted(self: FrozenPolicy, batch: CompletionBatch) -> TokenStats:
         asked.append(self)
-        return torch.zeros(batch.num_targets)
+        return answer(self, batch)
 
-    monkeypatch.setattr(FrozenPolicy, "logps", logps)
+    monkeypatch.setattr(FrozenPolicy, "_asked", noted)
     seen, module = Seen(), on_policy(SimPOLoss())
     fit(tmp_path, module, callbacks=[seen], max_steps=1)
     assert (asked, module._frozen._policy, seen.batches[0].reference_token_logps) == ([], None, None)

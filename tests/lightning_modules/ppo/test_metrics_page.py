@@ -15,6 +15,7 @@ from lightning_modules.losses.dpo import DPOLoss
 from lightning_modules.models.scalars.reward_model import RewardModelSpec
 from lightning_modules.on_policy import OnPolicyPreferenceModule
 from lightning_modules.ppo.module import PPOModule
+from lightning_modules.ppo.settings import PPOSettings
 from lightning_modules.reward import RewardModule
 from lightning_modules.rewards.judge_reward import JudgeReward
 from lightning_modules.rewards.model_reward import ModelReward
@@ -53,6 +54,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     reward.reward_model.save(folder / "reward_model")
     sources = [JudgeReward(EvenJudge()), ModelReward(str(folder / "reward_model"))]
     found |= names_of(fit(folder / "ppo", PPOModule(TINY, sources, optimizer), max_steps=1))
+    settings = PPOSettings(kl_in_loss=0.1, preservation=0.1)
+    found |= names_of(fit(folder / "grpo", PPOModule(TINY, sources, optimizer, settings=settings), max_steps=1))
     on_policy = OnPolicyPreferenceModule(TINY, DPOLoss(), [JudgeReward(EvenJudge())], optimizer)
     return found | names_of(fit(folder / "on_policy", on_policy, Prompts(), max_steps=1))
 
