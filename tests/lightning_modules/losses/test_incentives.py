@@ -51,7 +51,7 @@ from lightning_modules.losses.sft_dpo import SFTDPOLoss
 from lightning_modules.losses.simpo import SimPOLoss
 from lightning_modules.losses.slic import SLiCLoss
 from lightning_modules.losses.sppo import SPPOLoss
-from tests.lightning_modules.losses.cases import random_logps
+from tests.lightning_modules.losses.cases import loss_classes, random_logps
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,6 +304,10 @@ def test_incentives_equal_the_closed_form(loss: PreferenceLoss, closed: Closed) 
     for ours, theirs in zip(incentives(loss, logps), closed(_terms(logps)), strict=True):
         expected = torch.as_tensor(theirs, dtype=torch.float64).expand_as(ours)
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_every_loss_of_pairs_has_a_closed_form() -> None:
+    assert {cls.__name__ for cls in loss_classes()} == {type(loss).__name__ for loss, _ in CASES}
 
 
 def test_the_sample_reaches_both_sides_of_every_branch() -> None:
