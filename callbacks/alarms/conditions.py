@@ -1,4 +1,4 @@
-"""Conditions on the last readings of a metric, of which rules are made."""
+"""Conditions on the last readings of a metric; rules are made of them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ JUDGED = frozenset({ACCURACY, PROBLEMS})
 """What is read where answers are judged."""
 
 _AS_SOON_AS_MASS_MOVES = frozenset({CHOSEN_LOST})
-"""Written only once something has moved: not having been read is no lack."""
+"""Written only once something has moved, so a missing reading is not an error."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class HarmWatch:
         """Take readings of the step that is judged next; others than the features' are left alone."""
         for name in (METRICS | JUDGED) & readings.keys():
             if math.isfinite(readings[name]):
-                # The first reading is the start: it is no change yet.
+                # The first reading is the start, so nothing has changed yet.
                 self._fresh |= name in self._first
                 self._unseen = True
                 self._first.setdefault(name, readings[name])

@@ -67,7 +67,7 @@ class AlarmWatch:
             if not rule.metrics() & self._fresh:
                 continue
             if rule.holds(self._histories) is None:
-                # What settled it before has changed, and the rest was not measured: there is no saying any more.
+                # The condition that settled it has changed, and the others were not measured: it cannot be judged any more.
                 self._judged.discard(number)
             else:
                 self._judged.add(number)

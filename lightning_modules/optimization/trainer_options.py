@@ -1,4 +1,4 @@
-"""Refuses trainer options that would change or skip steps without a word."""
+"""Refuses trainer options that would change or skip steps silently."""
 
 from __future__ import annotations
 
