@@ -166,7 +166,8 @@ def start(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
     monkeypatch.setattr(sys, "argv", [module, *options])
-    # Another test may have imported the module: that is as well.
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    # Another test may have imported what is run here; the package around it stays, because its parent and its modules know it.
+    run = f"{module}.__main__" if spec.submodule_search_locations else module
+    monkeypatch.delitem(sys.modules, run, raising=False)
     with pytest.raises(Read):
         runpy.run_module(module, run_name="__main__")
