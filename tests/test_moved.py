@@ -27,6 +27,7 @@ def test_classes_are_one_under_both_names_in_a_fresh_process() -> None:
         "from callbacks.checkpoint import RunCheckpoint as old; from callbacks.saving.checkpoint import RunCheckpoint as new; "
         "assert old is new and new.__module__ == 'callbacks.saving.checkpoint'; import datamodules.batches as b; "
         "from datamodules.contracts import batches; "
+        "from datamodules.tasks.arithmetic import ArithmeticTask; "
         "assert b is batches and batches.__spec__.name == 'datamodules.contracts.batches'"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
