@@ -19,6 +19,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from bench.markdown import write_lines
 from bench.measure import resident_bytes
 from command_line.experiment import run_experiment
 from run_folder.files import append_row
@@ -114,9 +115,7 @@ def main() -> None:
         table += [line_of(trainer, run(trainer, asked.steps, Path(name)), asked.steps) for trainer in asked.trainers]
     command = shlex.join(["python", "-m", "bench.growth", *sys.argv[1:]])
     text = f"`{command}`: memory of the process that is in use, and MB that the run's folder grows in 1,000 steps.\n\n"
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text("# Growth\n\n" + text + "\n".join(table) + "\n", encoding="utf-8")
-    print("\n".join(table))
+    write_lines(asked.out, "# Growth\n\n" + text, table)
 
 
 if __name__ == "__main__":

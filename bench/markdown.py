@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ def write_page(path: Path, title: str, about: str, report: Mapping[str, Any], ro
     text = f"# {title}\n\n{about.strip()}\n\n`{command()}` ({machine}):\n\n" + "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def write_lines(path: Path, text: str, table: Sequence[str]) -> None:
+    """Write `path`: what was measured and how, then the table; print the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n".join(table) + "\n", encoding="utf-8")
+    print("\n".join(table))
 
 
 def publish_page(

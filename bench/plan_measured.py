@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from bench.markdown import write_lines
 from bench.measure import peak_bytes
 from bench.plan import Run, Shape, memory
 from datamodules.contracts.batches import CompletionBatch, Role
@@ -78,9 +79,7 @@ def check(out: Path) -> None:
         f"resident memory that building a random Llama and two steps on {MEASURED.max_tokens} packed tokens add, against "
         "`bench.plan.memory`. Asked: within 15%.\n\n"
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_lines(out, text, lines)
 
 
 if __name__ == "__main__":

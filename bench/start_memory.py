@@ -20,6 +20,7 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from bench.gloo import together
+from bench.markdown import write_lines
 from lightning_modules.models.specs import PretrainedPolicy, RandomPolicy
 
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
@@ -95,9 +96,7 @@ def check(out: Path) -> None:
         "of the files (`lightning_modules/models/files/shards.py`); the check gathers what is in no layer, and one layer at a "
         "time.\n\n"
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_lines(out, text, lines)
 
 
 if __name__ == "__main__":
