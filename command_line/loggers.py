@@ -1,4 +1,4 @@
-"""The loggers of a run: whichever a user names, the run has a folder of its own, and each logger its name and its settings."""
+"""Prepares the loggers of a run: the run has a folder of its own with any of them, and each gets its name and its settings."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lightning_modules.models.heads.tile_gradients import HeadInputs, TileGradie
 from lightning_modules.models.heads.tiled_logits import CPU_TILE, ColumnTile, LogitTransform, TiledLogits, TileShape, product_dtype
 
 DEVICE_TILE = TileShape(4096, 8192)
-"""128 MiB of float32, of which three are held at a time: less than the one tile of the log-probs."""
+"""128 MiB of float32. Three such tiles are held at a time, which is less than one tile of the log-probs takes."""
 
 
 class Compared(NamedTuple):
